@@ -23,7 +23,7 @@ from diffusers import (
     WanVideoToVideoPipeline,
 )
 from PIL import Image
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
 from interp.mini.text import TEXT_DIM, build_text_encoder, build_tokenizer
 
@@ -84,7 +84,7 @@ def tiny_ti2v(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> WanImageToVideoPipeline | WanPipeline:
-    """Wan2.2 TI2V-5B: 48 latent channels, one timestep per token; the same weights serve text alone (``image=False``)."""
+    """Wan2.2 TI2V-5B: 48 latent channels, one timestep per token; ``image=False``: from text alone."""
     parts = {
         **_shared(scheduler),
         "vae": _vae(seed, patched=True),
@@ -114,17 +114,14 @@ def tiny_i2v_clip(
             seed + 1, dtype, in_channels=36, image_dim=IMAGE_DIM, added_kv_proj_dim=WIDTH, **image_config
         ),
         image_encoder=_image_encoder(seed + 3),
-        image_processor=CLIPImageProcessor(crop_size=32, size={"shortest_edge": 32}),
+        image_processor=CLIPImageProcessorPil(crop_size=32, size={"shortest_edge": 32}),
     )
 
 
 def tiny_v2v(
     *, scheduler: SchedulerName = "unipc", dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> WanVideoToVideoPipeline:
-    """Video-to-video: the text-to-video model started from a noised video; gives no cache context to hooks.
-
-    Runs with UniPC only: the stock pipeline noises its input with ``scheduler.add_noise``.
-    """
+    """Video-to-video: the text-to-video model started from a noised video; gives no cache context to hooks."""
     return WanVideoToVideoPipeline(
         **_shared(scheduler), vae=_vae(seed), transformer=_transformer(seed + 1, dtype, in_channels=16)
     )

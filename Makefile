@@ -1,0 +1,68 @@
+# Needs python3 (3.11 or later, with venv and pip), make and a C compiler; everything else goes into .venv.
+.POSIX:
+
+PYTHON = python3
+VENV = .venv
+BIN = $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+RUN = $(BIN)/python -m
+
+help:
+	@echo "make demo        run the decodability study on the bundled model; prints where its report is"
+	@echo "make test        lint, types and tests"
+	@echo "make format      mend layout and the lint that can be mended by itself"
+	@echo "make slow        the tests that take minutes"
+	@echo "make docs        build the documentation, tutorials included, into docs/_build/html"
+	@echo "make bench       run the benchmarks"
+	@echo "make train-mini  train the bundled model from nothing (about an hour on two cores; can be resumed)"
+	@echo "make dist        build the wheel and the sdist into dist/"
+	@echo "make clean       remove what the above have made, .venv and build/ included"
+
+# One stamp a kind of set-up: done once, and again when what is to be installed has changed.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (once; a few minutes) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) -e ".[viz]"
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(INSTALL) -e ".[viz,nnsight,dev,docs]"
+	@touch $@
+
+venv: $(VENV)/.installed
+
+dev: $(VENV)/.installed-dev
+
+demo: $(VENV)/.installed
+	$(RUN) studies.decodability --model wan-maze-mini --out build/demo
+
+test: $(VENV)/.installed-dev
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+	$(RUN) pytest -n 2
+
+format: $(VENV)/.installed-dev
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+slow: $(VENV)/.installed-dev
+	$(RUN) pytest -m slow
+
+docs: $(VENV)/.installed-dev
+	$(RUN) sphinx -W --keep-going -b html docs docs/_build/html
+
+bench: $(VENV)/.installed-dev
+	$(RUN) benchmarks
+
+train-mini: $(VENV)/.installed
+	$(RUN) interp.mini.train --out build/mini
+	$(RUN) interp.mini.publish --run build/mini
+
+dist: $(VENV)/.installed-dev
+	$(RUN) build
+
+clean:
+	rm -rf $(VENV) build dist docs/_build docs/tutorials docs/sg_execution_times.rst
+
+.PHONY: help venv dev demo test format slow docs bench train-mini dist clean
