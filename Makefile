@@ -57,7 +57,7 @@ bench: $(VENV)/.installed-dev
 
 train-mini: $(VENV)/.installed
 	$(RUN) interp.mini.train --out build/mini
-	$(RUN) interp.mini.publish --run build/mini
+	$(RUN) interp.mini.publish --checkpoint build/mini --out build/mini/wan-maze-mini
 
 dist: $(VENV)/.installed-dev
 	$(RUN) build

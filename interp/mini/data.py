@@ -27,7 +27,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Batch:
-    """``clean`` latents [batch, z, latent_frame, row, col], ``cond`` [batch, 4 + z, ...], noise, sigma [batch], prompt ids."""
+    """``clean``, ``noise`` [batch, z, latent_frame, row, col], ``cond`` [batch, 4 + z, ...], ``sigma`` [batch]."""
 
     clean: Tensor
     cond: Tensor
@@ -66,8 +66,8 @@ def training_batch(recipe: Recipe, statistics: Statistics, batch: int) -> Batch:
     videos, prompts = [], []
     for row in range(recipe.batch):
         maze, rng = draw_training_maze(recipe, batch, row)
-        u = rng.random()
-        prompt = TRAIL if u < recipe.trail_share else PLAIN if u < recipe.trail_share + recipe.plain_share else EMPTY
+        p = rng.random()
+        prompt = TRAIL if p < recipe.trail_share else PLAIN if p < recipe.trail_share + recipe.plain_share else EMPTY
         trail = prompt == TRAIL or (prompt == EMPTY and rng.random() < 0.5)
         route = maze.random_route(rng)
         videos.append(render_symbols(maze, route, trail=trail, num_frames=recipe.num_frames))

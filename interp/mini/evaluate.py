@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from diffusers import WanTransformer3DModel
@@ -29,7 +31,7 @@ def quick_solve_rate(
     x = torch.randn(n, 16, *cond.shape[2:], generator=torch.Generator().manual_seed(0))
     u = torch.linspace(1, 0, steps + 1)
     sigmas = 5 * u / (1 + 4 * u)
-    for now, then in zip(sigmas, sigmas[1:], strict=False):
+    for now, then in pairwise(sigmas):
         x = x + (then - now) * twin.forward(model, torch.cat([x, cond], 1), (now * 1000).expand(n), text)
     blocks = decode_blocks(denormalise(x, statistics.mean, statistics.std))
     symbols = symbols_from_blocks((blocks + 1) * 127.5)

@@ -25,9 +25,9 @@ _MIX = mixing()
 
 
 def encode_blocks(rgb: np.ndarray) -> np.ndarray:
-    """Block colours in [-1, 1], [batch, frame, block_row, block_col, rgb], to raw latents [batch, z, latent_frame, row, col].
+    """Block colours in [-1, 1] to raw latents.
 
-    The number of frames is 4k + 1.
+    From [batch, frame, block_row, block_col, rgb] to [batch, z, latent_frame, row, col]. There are 4k + 1 frames.
     """
     batch, frames, rows, cols, _ = rgb.shape
     latent_frames = (frames - 1) // SLOTS + 1
@@ -51,7 +51,7 @@ def decode_blocks(latents: np.ndarray) -> np.ndarray:
 
 
 def condition(rgb: np.ndarray, mean: np.ndarray, std: np.ndarray) -> torch.Tensor:
-    """What the image-to-video pipeline builds from a first frame: mask and latents [batch, 4 + z, latent_frame, row, col].
+    """What the image-to-video pipeline builds from a first frame: [batch, 4 + z, latent_frame, row, col].
 
     The mask is 1 on latent frame 0; the latents are those of (first frame, mid-grey ...), normalised.
     """

@@ -14,9 +14,9 @@ TEXT_DIM = 64
 MAX_TOKENS = 512
 WORDS = (
     "a the agent ball circle disc square triangle green red blue yellow white black grey object target wall maze grid "
-    "moves returns leaves passes bounces hits marks finds draws shows appears disappears waits from to goal start along "
-    "path route trail line frame behind after before once again with without and or of in on its same place one two "
-    "three four shortest solve video static camera , ."
+    "moves returns leaves passes bounces hits marks finds draws shows appears disappears waits from to goal start "
+    "along path route trail line frame behind after before once again with without and or of in on its same place "
+    "one two three four shortest solve video static camera , ."
 ).split()
 
 

@@ -68,8 +68,8 @@ def encode_prompts() -> list[Tensor]:
     pipe = WanImageToVideoPipeline(
         tokenizer=build_tokenizer(),
         text_encoder=build_text_encoder(),
-        vae=None,  # type: ignore[arg-type]  # only encode_prompt is used
-        scheduler=None,  # type: ignore[arg-type]
+        vae=None,  # only encode_prompt is used
+        scheduler=None,
     )
     with torch.no_grad():
         return [pipe.encode_prompt(p, do_classifier_free_guidance=False)[0][0] for p in (*PROMPTS.values(), "")]
@@ -150,7 +150,8 @@ def train(recipe: Recipe, out: Path, *, compile_blocks: bool = False, stop_after
             checkpoint(done)
         if done % 400 == 0:
             rates = {
-                size: quick_solve_rate(ema, statistics, prompts[0], size) for size in sorted({recipe.size_at(number), 6})
+                size: quick_solve_rate(ema, statistics, prompts[0], size)
+                for size in sorted({recipe.size_at(number), 6})
             }
             _say(f"solved at 8 steps, n = 64: {rates}")
             since = time.perf_counter()

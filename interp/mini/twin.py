@@ -1,15 +1,16 @@
 """A training twin: the forward pass of ``WanTransformer3DModel``, written for speed on CPU over the same parameters.
 
-Same mathematics as diffusers' forward (a test compares them); nothing is copied back or forth because the parameters are
-the model's own. What is different: matmul attention in bf16 (CPU scaled-dot-product attention is several times slower
-backwards), one fused q-k-v product, patches as a linear layer, and **one zero-padding text token that stands for all of
-them**: 512 - n identical tokens attend like one whose logit is raised by log(512 - n).
+Same mathematics as diffusers' forward (a test compares them); nothing is copied back or forth because the parameters
+are the model's own. What is different: matmul attention in bf16 (CPU scaled-dot-product attention is several times
+slower backwards), one fused q-k-v product, patches as a linear layer, and **one zero-padding text token that stands for
+all of them**: 512 - n identical tokens attend like one whose logit is raised by log(512 - n).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -49,7 +50,9 @@ def forward(model: WanTransformer3DModel, x: Tensor, timestep: Tensor, text: Tex
     """Velocity [batch, channel, latent_frame, row, col] for x [batch, in_channel, latent_frame, row, col]."""
     batch, channels, frames, rows, cols = x.shape
     h, w = rows // 2, cols // 2
-    patches = x.view(batch, channels, frames, h, 2, w, 2).permute(0, 2, 3, 5, 1, 4, 6).reshape(batch, frames * h * w, -1)
+    patches = (
+        x.view(batch, channels, frames, h, 2, w, 2).permute(0, 2, 3, 5, 1, 4, 6).reshape(batch, frames * h * w, -1)
+    )
     conv = model.patch_embedding
     stream = functional.linear(patches, conv.weight.flatten(1), conv.bias).float()
     embed = model.condition_embedder
@@ -70,7 +73,9 @@ def _norm(x: Tensor) -> Tensor:
     return functional.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 
-def _block(block, stream, context, bias, modulation, cos, sin) -> Tensor:
+def _block(
+    block: Any, stream: Tensor, context: Tensor, bias: Tensor, modulation: Tensor, cos: Tensor, sin: Tensor
+) -> Tensor:
     shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (block.scale_shift_table + modulation).chunk(6, dim=1)
     stream = stream + gate_a * _self_attention(block.attn1, _norm(stream) * (1 + scale_a) + shift_a, cos, sin)
     normed = functional.layer_norm(stream, stream.shape[-1:], block.norm2.weight, block.norm2.bias, eps=1e-6)
@@ -106,7 +111,7 @@ def _matmul_dtype() -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
 
 
-def _self_attention(attn, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _self_attention(attn: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     layers = (attn.to_q, attn.to_k, attn.to_v)
     weight, bias = torch.cat([m.weight for m in layers]), torch.cat([m.bias for m in layers])
     q, k, v = functional.linear(x, weight, bias).chunk(3, dim=-1)
@@ -115,7 +120,7 @@ def _self_attention(attn, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return attn.to_out[0](_attend(q, k, _heads(v, attn.heads), None, _matmul_dtype()))
 
 
-def _cross_attention(attn, x: Tensor, context: Tensor, bias: Tensor) -> Tensor:
+def _cross_attention(attn: Any, x: Tensor, context: Tensor, bias: Tensor) -> Tensor:
     q = _heads(_rms(attn.to_q(x), attn.norm_q.weight), attn.heads)
     k = _heads(_rms(attn.to_k(context), attn.norm_k.weight), attn.heads)
     v = _heads(attn.to_v(context), attn.heads)

@@ -7,6 +7,8 @@ A cell (i, j) is block (2i, 2j), the passage to its right is block (2i, 2j + 1),
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from PIL import Image
 
@@ -42,7 +44,7 @@ def open_blocks(maze: Maze) -> np.ndarray:
 def route_blocks(route: Route) -> list[tuple[int, int]]:
     """Blocks of a route in order: cells and the passages between them."""
     blocks = [block_of(route[0])]
-    for a, b in zip(route, route[1:], strict=False):
+    for a, b in pairwise(route):
         blocks += [block_between(a, b), block_of(b)]
     return blocks
 
