@@ -1,0 +1,60 @@
+"""Find out when and where a Wan video diffusion transformer comes to its answer, and prove it by intervening.
+
+Public names are listed here and loaded when first used, so that ``import interp`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from interp import tasks
+    from interp.capture import Receipt
+    from interp.errors import InterpError, ModelError, OutputError, SelectionError, StoreError, TaskError
+    from interp.grid import TokenGrid
+    from interp.lab import Lab, RunResult, load
+    from interp.model import bundled_models
+    from interp.runspec import RunSpec, SamplerSettings
+    from interp.selection import AddressSpace, Resolution, Selection, select
+    from interp.store import Store
+    from interp.tasks.sample import Sample
+    from interp.trajectory import Schedule, Trajectory
+
+_HOMES = {
+    "AddressSpace": "interp.selection",
+    "InterpError": "interp.errors",
+    "Lab": "interp.lab",
+    "ModelError": "interp.errors",
+    "OutputError": "interp.errors",
+    "Receipt": "interp.capture",
+    "Resolution": "interp.selection",
+    "RunResult": "interp.lab",
+    "RunSpec": "interp.runspec",
+    "Sample": "interp.tasks.sample",
+    "SamplerSettings": "interp.runspec",
+    "Schedule": "interp.trajectory",
+    "Selection": "interp.selection",
+    "SelectionError": "interp.errors",
+    "Store": "interp.store",
+    "StoreError": "interp.errors",
+    "TaskError": "interp.errors",
+    "TokenGrid": "interp.grid",
+    "Trajectory": "interp.trajectory",
+    "bundled_models": "interp.model",
+    "load": "interp.lab",
+    "select": "interp.selection",
+}
+__all__ = [*sorted(_HOMES), "tasks"]  # noqa: PLE0604  # computed from the table above
+
+
+def __getattr__(name: str) -> Any:
+    if name == "tasks":
+        return importlib.import_module("interp.tasks")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'interp' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

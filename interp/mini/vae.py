@@ -134,3 +134,13 @@ def _set_decoder(decoder: nn.Module) -> None:
     for c in range(3):
         decoder.conv_out.weight[c, c, 2, 1, 1] = 1
         decoder.conv_out.weight[c, 3 + c, 2, 1, 1] = -1
+
+
+def is_block_exact(vae: nn.Module) -> bool:
+    """Whether a VAE has these hand-set weights, so that `interp.mini.latents.decode_blocks` decodes for it."""
+    if getattr(vae, "config", {}).get("base_dim") != BASE or vae.config.get("z_dim") != Z_DIM:
+        return False
+    conv = vae.decoder.conv_in
+    mix = torch.from_numpy(mixing()).to(conv.weight.device, conv.weight.dtype)
+    columns = torch.stack([conv.weight[channel, :, 2, 1, 1] for channel in _signal_of_slots()], dim=1)
+    return bool(conv.bias[_CONST] == CONSTANT) and torch.equal(columns, mix)

@@ -1,0 +1,206 @@
+"""Many runs into a store: plan the batches, show the byte budget, run, label, write one shard a run.
+
+Resume is what the store lacks. A batch that fails leaves no shard behind; runs finished before it stay.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from interp.capture import DTYPES, Recorder
+from interp.errors import InterpError
+from interp.runspec import RunSpec
+from interp.selection import Resolution, Selection
+from interp.sites import site_named
+from interp.store import RunLayout, SiteLayout, Store
+from interp.tasks import get as get_task
+from interp.trajectory import Schedule, Trajectory
+
+if TYPE_CHECKING:
+    from interp.lab import Lab
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a capture will write.
+
+    Attributes:
+        runs: runs still to do.
+        tensors: tensors per run of the largest kind.
+        nbytes: bytes of all runs still to do, before metadata.
+    """
+
+    runs: int
+    tensors: int
+    nbytes: int
+
+    def __str__(self) -> str:
+        return f"{self.runs} runs x up to {self.tensors} tensors = {_size(self.nbytes)}"
+
+
+def capture_runs(
+    lab: Lab,
+    runs: Sequence[RunSpec],
+    selection: Selection,
+    to: Path,
+    dtype: str,
+    batch_size: int,
+    limit: float,
+    progress: bool,
+) -> Store:
+    """See `interp.Lab.capture`."""
+    if dtype not in DTYPES:
+        raise InterpError(f"dtype={dtype!r} cannot be stored; choose one of {', '.join(DTYPES)}")
+    unique = list({run.key: run for run in runs}.values())
+    resolutions = {_kind(run): selection.resolve(lab.space(run)) for run in unique}
+    store = Store.create(to, {"model": lab.name, "model_hash": lab.model_hash, "versions": versions()})
+    todo = [run for run in unique if run.key not in store]
+    budget = _budget(todo, resolutions, DTYPES[dtype].itemsize)
+    if budget.nbytes > limit:
+        raise InterpError(
+            f"this capture would write {budget}, more than the limit of {_size(limit)}; "
+            "select fewer steps, layers or tokens (frames=-1 keeps the last latent frame), or raise limit="
+        )
+    if progress:
+        print(f"capture to {to}: {budget}; {len(unique) - len(todo)} already there", flush=True)
+    with _Bar(len(todo), progress) as bar:
+        for batch in _batches(todo, batch_size):
+            _one_batch(lab, batch, resolutions[_kind(batch[0])], store, dtype)
+            bar.advance(len(batch))
+    return store
+
+
+def _one_batch(lab: Lab, batch: Sequence[RunSpec], resolution: Resolution, store: Store, dtype: str) -> None:
+    schedule = lab.schedule(batch[0].settings)
+    writers = []
+    try:
+        for run in batch:
+            writers.append(store.writer(run.key, _layout(lab, run, resolution, schedule, dtype)))
+        recorder = Recorder(resolution, writers, lab.grid(batch[0].sample), dtype)
+        trajectories = lab.run_batch(batch, recorder)
+        recorder.receipt()
+        for run, writer, trajectory in zip(batch, writers, trajectories, strict=True):
+            writer.finish(labels=_labels(lab, run, trajectory))
+    except BaseException:
+        for writer in writers:
+            writer.abort()
+        raise
+
+
+def _layout(lab: Lab, run: RunSpec, resolution: Resolution, schedule: Schedule, dtype: str) -> RunLayout:
+    grid = lab.grid(run.sample)
+    space = lab.space(run)
+    sites = []
+    for name in resolution.sites:
+        site, shape = site_named(name), space.widths[name]
+        tokens = resolution.tokens if site.axes[0] == "token" else None
+        if tokens is not None:
+            shape = (len(tokens), *shape[1:])
+        branches = resolution.branches_of(name)
+        sites.append(
+            SiteLayout(
+                site=name,
+                axes=("step", "branch", *site.axes),
+                shape=(len(resolution.steps), len(branches), *shape),
+                dtype=dtype,
+                tokens=tokens,
+                branches=branches,
+            )
+        )
+    steps = resolution.steps
+    return RunLayout(
+        run=run.key,
+        sites=tuple(sites),
+        steps=steps,
+        sigmas=tuple(schedule.sigmas[s] for s in steps),
+        timesteps=tuple(schedule.timesteps[s] for s in steps),
+        experts=tuple(schedule.experts[s] for s in steps),
+        branches=resolution.branches,
+        grid=grid,
+        provenance={**run.provenance(), "versions": versions()},
+    )
+
+
+def _labels(lab: Lab, run: RunSpec, trajectory: Trajectory) -> dict[str, Any]:
+    """What the task says of the finished video; nothing for samples of no task."""
+    if not run.sample.task:
+        return {}
+    task = get_task(run.sample.task)
+    frames = lab.frames(trajectory.result[None])[0]
+    labels = task.labels(run.sample, task.score(run.sample, frames), lab.grid(run.sample))
+    return {name: value if np.ndim(value) else _scalar(value) for name, value in labels.items()}
+
+
+def _scalar(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _kind(run: RunSpec) -> tuple[Any, ...]:
+    sample = run.sample
+    return run.settings, sample.height, sample.width, sample.num_frames
+
+
+def _batches(runs: Sequence[RunSpec], size: int) -> Iterator[list[RunSpec]]:
+    """Runs of one kind at a time, in batches."""
+    kinds: dict[tuple[Any, ...], list[RunSpec]] = {}
+    for run in runs:
+        kinds.setdefault(_kind(run), []).append(run)
+    for same in kinds.values():
+        yield from (same[i : i + size] for i in range(0, len(same), size))
+
+
+def _budget(runs: Sequence[RunSpec], resolutions: dict[tuple[Any, ...], Resolution], itemsize: int) -> Budget:
+    kinds = [resolutions[_kind(run)] for run in runs]
+    return Budget(
+        runs=len(runs),
+        tensors=max((r.tensors for r in kinds), default=0),
+        nbytes=sum(r.nbytes(itemsize) for r in kinds),
+    )
+
+
+def _size(nbytes: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if nbytes < 1000:
+            return f"{nbytes:.3g} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.3g} TB"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    found = {"python": platform.python_version()}
+    for package in ("wan-interp", "torch", "diffusers", "transformers", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+class _Bar:
+    """A progress bar of runs, or nothing."""
+
+    def __init__(self, total: int, shown: bool) -> None:
+        self._bar: Any = None
+        if shown and total:
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(total=total, unit="run", desc="runs")
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def advance(self, count: int) -> None:
+        if self._bar is not None:
+            self._bar.update(count)

@@ -1,0 +1,259 @@
+"""The lab: one pipeline, and everything that can be asked of it.
+
+``interp.load(...)`` returns a `Lab`. It takes the pipeline as it is and gives it back as it was: hooks exist only while a
+run is under way, and the sampler works on a copy of the scheduler.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interp.capture import MemorySink, Receipt, Recorder, Sink
+from interp.decode import frames_of
+from interp.errors import InterpError
+from interp.grid import TokenGrid
+from interp.hooks import Clock, tapped
+from interp.model import check_pipeline, fingerprint, load_pipeline
+from interp.observe import Seen, observe
+from interp.runspec import RunSpec, SamplerSettings, SchedulerName
+from interp.sampler import Plan, build_scheduler, finish, prepare, run_steps, schedule_of, transformer_of
+from interp.selection import AddressSpace, Selection, select
+from interp.sites import site_named
+from interp.space import space_of
+from interp.tasks.sample import Sample
+from interp.trajectory import Schedule, Trajectory
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One finished run.
+
+    Attributes:
+        spec: what was run.
+        trajectory: latents, velocity and x0_hat of every step.
+        captured: site to tensor [step, branch, <site axes>], for what was selected.
+        receipt: what fired.
+    """
+
+    spec: RunSpec
+    trajectory: Trajectory
+    captured: dict[str, Tensor]
+    receipt: Receipt | None
+    _pipe: Any = field(repr=False)
+
+    @cached_property
+    def frames(self) -> np.ndarray:
+        """The video: uint8 [frame, row, col, rgb]."""
+        return frames_of(self._pipe, self.trajectory.result[None])[0]
+
+
+class Lab:
+    """A pipeline under study.
+
+    Args:
+        pipe: a supported diffusers pipeline.
+        name: how runs and stores call the model.
+    """
+
+    def __init__(self, pipe: Any, name: str) -> None:
+        self.pipe = check_pipeline(pipe)
+        self.name = name
+
+    @cached_property
+    def model_hash(self) -> str:
+        """Fingerprint of the weights."""
+        return fingerprint(self.pipe)
+
+    def plan(
+        self,
+        samples: Sample | Sequence[Sample],
+        seeds: int | Sequence[int] = 1,
+        *,
+        steps: int = 20,
+        guidance_scale: float = 1.0,
+        scheduler: SchedulerName | None = None,
+        shift: float | None = None,
+        **settings: Any,
+    ) -> list[RunSpec]:
+        """Runs of every sample with every seed.
+
+        Args:
+            samples: problems of a task.
+            seeds: a number of seeds, 0 to n - 1, or the seeds themselves.
+            steps, guidance_scale, scheduler, shift, settings: see `SamplerSettings`.
+        """
+        many = [samples] if isinstance(samples, Sample) else list(samples)
+        numbers = range(seeds) if isinstance(seeds, int) else seeds
+        chosen = SamplerSettings(
+            steps=steps, guidance_scale=guidance_scale, scheduler=scheduler, shift=shift, **settings
+        )
+        config = build_scheduler(self.pipe, chosen).config
+        described = json.dumps({k: v for k, v in config.items() if not k.startswith("_")}, sort_keys=True, default=str)
+        return [RunSpec(self.name, self.model_hash, sample, seed, chosen, described) for sample in many for seed in numbers]
+
+    def grid(self, sample: Sample) -> TokenGrid:
+        """The token grid of a sample's video."""
+        pipe = self.pipe
+        patch = transformer_of(pipe, "main").config.patch_size
+        t, s = pipe.vae_scale_factor_temporal, pipe.vae_scale_factor_spatial
+        return TokenGrid(
+            frames=((sample.num_frames - 1) // t + 1) // patch[0],
+            rows=sample.height // s // patch[1],
+            cols=sample.width // s // patch[2],
+            patch=tuple(patch),
+            vae_spatial=s,
+            vae_temporal=t,
+        )
+
+    def schedule(self, settings: SamplerSettings) -> Schedule:
+        """Sigmas, timesteps and experts that runs with these settings go through."""
+        return schedule_of(self.pipe, build_scheduler(self.pipe, settings), settings.steps)
+
+    def space(self, spec: RunSpec) -> AddressSpace:
+        """Every address of a run: what selections are resolved against."""
+        schedule = self.schedule(spec.settings)
+        return space_of(
+            transformer_of(self.pipe, "main").config,
+            self.grid(spec.sample),
+            sigmas=schedule.sigmas,
+            experts=schedule.experts,
+            branches=spec.settings.branches,
+            text_tokens=spec.settings.max_sequence_length,
+        )
+
+    def run(
+        self,
+        runs: RunSpec | Sequence[RunSpec],
+        capture: str | Selection | None = None,
+        *,
+        dtype: str = "float32",
+    ) -> RunResult | list[RunResult]:
+        """Run one spec, or several in one batch, and keep what is selected in memory.
+
+        Args:
+            runs: one spec gives one result, a sequence gives a list. All must share settings and size.
+            capture: a hook point pattern or a `Selection`.
+            dtype: of the captured tensors.
+        """
+        specs = [runs] if isinstance(runs, RunSpec) else list(runs)
+        selection = select(capture) if isinstance(capture, str) else capture
+        recorder = None
+        sinks: list[MemorySink] = []
+        if selection is not None and specs:
+            resolution = selection.resolve(self.space(specs[0]))
+            branches = {site: len(resolution.branches_of(site)) for site in resolution.sites}
+            sinks = [MemorySink(len(resolution.steps), branches) for _ in specs]
+            recorder = Recorder(resolution, sinks, self.grid(specs[0].sample), dtype)
+        trajectories = self.run_batch(specs, recorder)
+        receipt = recorder.receipt() if recorder else None
+        results = [
+            RunResult(spec, trajectory, sinks[i].tensors if sinks else {}, receipt, self.pipe)
+            for i, (spec, trajectory) in enumerate(zip(specs, trajectories, strict=True))
+        ]
+        return results[0] if isinstance(runs, RunSpec) else results
+
+    def run_batch(self, specs: Sequence[RunSpec], recorder: Recorder | None = None) -> list[Trajectory]:
+        """Sample a batch of specs that share settings and size, feeding a recorder."""
+        plan = prepare(self.pipe, specs)
+        steps = list(self._steps(plan, recorder))
+        final = finish(plan, steps[-1].next_latents)
+        return [
+            Trajectory(
+                plan.schedule,
+                latents=torch.stack([*(s.latents[row].float().cpu() for s in steps), final[row].float().cpu()]),
+                velocity=torch.stack([s.velocity[row].float().cpu() for s in steps]),
+                x0_hat=torch.stack([s.x0_hat[row].cpu() for s in steps]),
+            )
+            for row in range(len(specs))
+        ]
+
+    def _steps(self, plan: Plan, recorder: Recorder | None) -> Iterator[Any]:
+        with ExitStack() as stack:
+            if recorder is not None:
+                clock = Clock()
+                plan.on_call = clock.enter
+                sites = [s for s in recorder.resolution.sites if site_named(s).tier != "sampler"]
+                stack.enter_context(tapped(self.pipe, sites, clock, recorder.on_site))
+            for step in run_steps(self.pipe, plan):
+                if recorder is not None:
+                    recorder.on_step(step)
+                yield step
+
+    def observe(self, selection: str | Selection, *, dtype: str = "float32", **axes: Any) -> AbstractContextManager[Seen]:
+        """Watch an unmodified call: ``with lab.observe("blocks.3.hook_resid_post", step=0) as seen: lab.pipe(...)``.
+
+        Args:
+            selection: a `Selection`, or a hook point pattern with ``axes`` as `interp.select` takes them.
+        """
+        return observe(self.pipe, select(selection, **axes) if isinstance(selection, str) else selection, dtype)
+
+    def frames(self, latents: Tensor, *, use_vae: bool = False) -> np.ndarray:
+        """Frames of latents [batch, channel, latent_frame, row, col]: uint8 [batch, frame, row, col, rgb]."""
+        return frames_of(self.pipe, latents, use_vae=use_vae)
+
+    def capture(
+        self,
+        runs: Sequence[RunSpec],
+        selection: str | Selection,
+        *,
+        to: str | Path,
+        dtype: str = "bfloat16",
+        batch_size: int = 16,
+        limit: float = 100e9,
+        progress: bool = True,
+    ) -> Any:
+        """Run every spec and write what is selected to a store, one shard a run; finished runs are skipped.
+
+        Args:
+            runs: specs of any mixture of sizes and settings.
+            selection: a hook point pattern or a `Selection`.
+            to: folder of the store; made if missing, continued if it is a store.
+            dtype: "bfloat16" or "float32".
+            batch_size: runs in one forward.
+            limit: refuse to write more than this many bytes.
+            progress: print the byte budget and show a progress bar.
+
+        Returns:
+            The `interp.store.Store`.
+
+        Raises:
+            InterpError: no runs, or a byte budget above ``limit``.
+            SelectionError: the selection matches nothing in one of the runs.
+            StoreError: the folder cannot be used, or a write failed; finished runs are kept.
+        """
+        from interp.collect import capture_runs
+
+        if not runs:
+            raise InterpError("no runs were given to capture; make some with lab.plan(samples, seeds=...)")
+        chosen = select(selection) if isinstance(selection, str) else selection
+        return capture_runs(self, list(runs), chosen, Path(to), dtype, batch_size, limit, progress)
+
+
+def load(source: Any, **from_pretrained: Any) -> Lab:
+    """Load a model and open a lab on it.
+
+    Args:
+        source: a bundled name ("wan-maze-mini"), a diffusers folder, a hub id, or a pipeline object.
+        from_pretrained: passed to diffusers as it is (``torch_dtype``, ``revision``, ``device_map`` ...).
+
+    Raises:
+        ModelError: there is no such model, or it is not a Wan pipeline this package supports.
+    """
+    if isinstance(source, str | Path):
+        pipe = load_pipeline(source, **from_pretrained)
+        pipe.set_progress_bar_config(disable=True)
+        return Lab(pipe, str(source))
+    return Lab(source, type(source).__name__)
+
+
+__all__ = ["Lab", "RunResult", "Sink", "load"]

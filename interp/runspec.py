@@ -1,0 +1,109 @@
+"""A run as data: model, sample, seed and sampler settings, with a content hash.
+
+Two specs with the same key give the same latents on the same machine; the key names the run's shard in a store.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from interp.errors import InterpError
+from interp.tasks.sample import Sample
+
+SchedulerName = Literal["euler", "unipc"]
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """How a run is sampled; names are diffusers' own.
+
+    Attributes:
+        steps: ``num_inference_steps``.
+        guidance_scale: 1 means one pass a step (cond only), more means classifier-free guidance with two.
+        guidance_scale_2: guidance of the low-noise expert; None takes ``guidance_scale``.
+        scheduler: None keeps the pipeline's own scheduler, "euler" is FlowMatchEuler, "unipc" is UniPC (flow).
+        shift: ``flow_shift`` of the scheduler; None keeps the pipeline's.
+        negative_prompt: the prompt of the uncond pass.
+        max_sequence_length: text tokens after padding.
+    """
+
+    steps: int = 20
+    guidance_scale: float = 1.0
+    guidance_scale_2: float | None = None
+    scheduler: SchedulerName | None = None
+    shift: float | None = None
+    negative_prompt: str = ""
+    max_sequence_length: int = 512
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise InterpError(f"steps={self.steps}: a run needs at least one denoising step")
+        if self.scheduler not in (None, "euler", "unipc"):
+            raise InterpError(
+                f"scheduler={self.scheduler!r} is not known; use 'euler', 'unipc' or None for the pipeline's"
+            )
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """Passes of one step in call order, as diffusers makes them."""
+        return ("cond", "uncond") if self.guidance_scale > 1 else ("cond",)
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One generated video, fully specified by data.
+
+    Attributes:
+        model: name, folder or hub id the model was loaded from.
+        model_hash: fingerprint of its weights (see `interp.model.fingerprint`).
+        sample: the problem, with prompt and first frame.
+        seed: of the CPU generator that draws the initial noise.
+        settings: see `SamplerSettings`.
+        scheduler_config: the configuration of the scheduler that will run, after ``settings`` were applied.
+    """
+
+    model: str
+    model_hash: str
+    sample: Sample
+    seed: int
+    settings: SamplerSettings = SamplerSettings()
+    scheduler_config: str = "{}"
+
+    @cached_property
+    def key(self) -> str:
+        """Content hash, 16 hexadecimal digits. The model counts by its weights, not by where it was loaded from."""
+        content = {k: v for k, v in self.provenance().items() if k != "model"}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def provenance(self) -> dict[str, Any]:
+        """Everything that determines the run, as JSON-ready data."""
+        sample = self.sample
+        return {
+            "model": self.model,
+            "model_hash": self.model_hash,
+            "task": sample.task,
+            "sample": sample.key,
+            "prompt": sample.prompt,
+            "height": sample.height,
+            "width": sample.width,
+            "num_frames": sample.num_frames,
+            "meta": _plain(sample.meta),
+            "seed": self.seed,
+            "settings": dataclasses.asdict(self.settings),
+            "scheduler_config": json.loads(self.scheduler_config),
+        }
+
+
+def _plain(value: Any) -> Any:
+    """Mappings and sequences as dicts and lists, so that JSON is the same before and after a round trip."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_plain(v) for v in value]
+    return value

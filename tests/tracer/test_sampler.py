@@ -1,0 +1,222 @@
+"""The step loop against the bare pipeline: equal to the bit, and the pipeline as it was."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from interp.errors import InterpError, ModelError
+from interp.lab import Lab, load
+from interp.runspec import SamplerSettings
+from interp.sampler import SolverState, prepare, run_steps
+from tests import pipelines
+from tests.tracer.runs import sample_of, specs_of
+
+KINDS: dict[str, Any] = {
+    "i2v": pipelines.tiny_i2v,
+    "i2v two experts": lambda **k: pipelines.tiny_i2v(two_experts=True, **k),
+    "i2v clip": pipelines.tiny_i2v_clip,
+    "t2v": pipelines.tiny_t2v,
+    "t2v two experts": lambda **k: pipelines.tiny_t2v(two_experts=True, **k),
+    "ti2v image": pipelines.tiny_ti2v,
+    "ti2v text": lambda **k: pipelines.tiny_ti2v(image=False, **k),
+}
+
+
+def bare_latents(pipe: Any, arguments: dict[str, Any], seeds: list[int]) -> torch.Tensor:
+    generators = [torch.Generator().manual_seed(s) for s in seeds]
+    call = arguments | {
+        "generator": generators if len(seeds) > 1 else generators[0],
+        "num_videos_per_prompt": len(seeds),
+    }
+    return pipe(**call).frames
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+@pytest.mark.parametrize("scheduler", ["euler", "unipc"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_latents_are_bit_equal_to_the_bare_pipeline(
+    kind: str, scheduler: str, guidance: float, dtype: torch.dtype
+) -> None:
+    pipe = KINDS[kind](scheduler=scheduler, dtype=dtype)
+    arguments = pipelines.call_arguments(pipe, guidance=guidance)
+    seeds = [3] if "clip" in kind else [3, 11]
+    expected = bare_latents(pipe, arguments, seeds)
+    lab = load(pipe)
+    got = torch.stack([t.result for t in lab.run_batch(specs_of(lab, arguments, seeds))])
+    assert torch.equal(got, expected.float())
+
+
+@pytest.mark.parametrize("scheduler", ["euler", "unipc"])
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+def test_hooks_on_every_layer_change_nothing(scheduler: str, guidance: float) -> None:
+    pipe = pipelines.tiny_i2v(scheduler=scheduler, two_experts=True)
+    arguments = pipelines.call_arguments(pipe, guidance=guidance)
+    expected = bare_latents(pipe, arguments, [3])
+    lab = load(pipe)
+    result = lab.run(specs_of(lab, arguments, [3])[0], "blocks.*.hook_resid_post")
+    assert torch.equal(result.trajectory.result, expected[0])
+
+
+def test_different_samples_share_a_batch_exactly() -> None:
+    """Reference: the stock ``__call__`` itself, given the stacked conditions of two pictures."""
+    pipe = pipelines.tiny_i2v(scheduler="unipc")
+    arguments = pipelines.call_arguments(pipe, guidance=3.0)
+    lab = load(pipe)
+    first, second = sample_of(arguments), sample_of(arguments | {"image": pipelines.picture(7)})
+    second = copy.replace(second, key="other") if hasattr(copy, "replace") else _with_key(second, "other")
+    runs = [lab.plan(s, [seed], steps=3, guidance_scale=3.0, negative_prompt="static camera")[0] for s, seed in ((first, 3), (second, 4))]
+    got = torch.stack([t.result for t in lab.run_batch(runs)])
+
+    conditions = []
+    original = pipe.prepare_latents
+    for sample in (first, second):
+        image = pipe.video_processor.preprocess(sample.image, height=sample.height, width=sample.width)
+        conditions.append(original(image, 1, 16, sample.height, sample.width, sample.num_frames, latents=torch.zeros(1))[1])
+    noise = torch.cat([torch.randn(1, 16, 3, 4, 4, generator=torch.Generator().manual_seed(s)) for s in (3, 4)])
+    pipe.prepare_latents = lambda *a, **k: (noise, torch.cat(conditions))
+    try:
+        expected = pipe(**(arguments | {"num_videos_per_prompt": 2, "generator": None})).frames
+    finally:
+        del pipe.prepare_latents
+    assert torch.equal(got, expected)
+
+
+def _with_key(sample: Any, key: str) -> Any:
+    import dataclasses
+
+    return dataclasses.replace(sample, key=key)
+
+
+@pytest.mark.parametrize("scheduler", ["euler", "unipc"])
+def test_a_run_goes_on_from_any_step_to_the_bit(scheduler: str) -> None:
+    pipe = pipelines.tiny_i2v(scheduler=scheduler, two_experts=True)
+    lab = load(pipe)
+    plan = prepare(pipe, specs_of(lab, pipelines.call_arguments(pipe, steps=6, guidance=4.0), [1, 2]))
+    whole = list(run_steps(pipe, plan))
+    for cut in (1, 3, 5):
+        scheduler_state = copy.deepcopy(plan.start.scheduler)
+        for step in whole[:cut]:
+            scheduler_state.step(step.velocity, scheduler_state.timesteps[step.index], step.latents, return_dict=False)
+        tail = list(run_steps(pipe, plan, SolverState(cut, whole[cut].latents, scheduler_state)))
+        assert [s.index for s in tail] == list(range(cut, 6))
+        assert torch.equal(tail[-1].next_latents, whole[-1].next_latents)
+
+
+def test_trajectory_obeys_the_flow_equations() -> None:
+    pipe = pipelines.tiny_i2v(scheduler="euler")
+    lab = load(pipe)
+    run = specs_of(lab, pipelines.call_arguments(pipe, steps=5), [0])[0]
+    path = lab.run(run).trajectory
+    for i in range(5):
+        now, then = path.schedule.sigmas[i], path.schedule.sigmas[i + 1]
+        torch.testing.assert_close(path.x0_hat[i], path.latents[i] - now * path.velocity[i])
+        torch.testing.assert_close(path.latents[i + 1], path.latents[i] + (then - now) * path.velocity[i])
+    torch.testing.assert_close(path.x0_hat[-1], path.result)
+
+
+def test_captured_tensors_equal_plain_hooks() -> None:
+    pipe = pipelines.tiny_i2v(scheduler="euler")
+    arguments = pipelines.call_arguments(pipe, guidance=5.0)
+    seen: list[torch.Tensor] = []
+    handle = pipe.transformer.blocks[1].register_forward_hook(lambda m, a, out: seen.append(out.clone()))
+    bare_latents(pipe, arguments, [3])
+    handle.remove()
+    lab = load(pipe)
+    kept = lab.run(specs_of(lab, arguments, [3])[0], "blocks.1.hook_resid_post").captured["blocks.1.hook_resid_post"]
+    assert kept.shape == (3, 2, 12, pipelines.WIDTH)
+    assert torch.equal(kept.flatten(0, 1), torch.cat(seen))
+
+
+def test_the_pipeline_is_given_back_as_it_was_even_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = pipelines.tiny_i2v(two_experts=True)
+    lab = load(pipe)
+    run = specs_of(lab, pipelines.call_arguments(pipe), [0])[0]
+    before = _state(pipe)
+    lab.run(run, "blocks.*.hook_resid_post")
+    assert _state(pipe) == before
+
+    def explode(*_: Any) -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("interp.capture.Recorder.on_site", explode)
+    with pytest.raises(RuntimeError, match="boom"):
+        lab.run(run, "blocks.*.hook_resid_post")
+    assert _state(pipe) == before
+
+
+def _state(pipe: Any) -> str:
+    modules = {
+        name: (sorted(module.__dict__), [len(h) for h in (module._forward_hooks, module._forward_pre_hooks)])
+        for part in ("transformer", "transformer_2")
+        for name, module in getattr(pipe, part).named_modules(prefix=part)
+    }
+    scheduler = {k: repr(v) for k, v in pipe.scheduler.__dict__.items()}
+    return json.dumps([modules, scheduler, sorted(pipe.__dict__)], default=str)
+
+
+def test_runs_of_different_kinds_are_not_batched_silently() -> None:
+    lab = load(pipelines.tiny_i2v())
+    arguments = pipelines.call_arguments(lab.pipe)
+    runs = [*specs_of(lab, arguments, [0]), *specs_of(lab, arguments | {"num_inference_steps": 4}, [0])]
+    with pytest.raises(InterpError, match="cannot share one batch"):
+        lab.run(runs)
+
+
+@pytest.mark.parametrize(
+    "breakage",
+    ["fuse", "cache", "compile"],
+)
+def test_what_would_miss_silently_is_refused(breakage: str) -> None:
+    pipe = pipelines.tiny_i2v()
+    lab = load(pipe)
+    if breakage == "fuse":
+        pipe.transformer.fuse_qkv_projections()
+    elif breakage == "cache":
+        from diffusers import FirstBlockCacheConfig
+
+        pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))
+    else:
+        pipe.transformer.blocks[0].compile()
+    run = specs_of(lab, pipelines.call_arguments(pipe), [0])[0]
+    with pytest.raises(InterpError, match="fused|cache|compiled"):
+        lab.run(run, "blocks.*.hook_resid_post")
+
+
+def test_spec_keys_are_content_hashes() -> None:
+    lab = load(pipelines.tiny_i2v())
+    arguments = pipelines.call_arguments(lab.pipe)
+    one, same, other = specs_of(lab, arguments, [0])[0], specs_of(lab, arguments, [0])[0], specs_of(lab, arguments, [1])[0]
+    assert one.key == same.key != other.key
+    assert Lab(lab.pipe, "renamed").plan(sample_of(arguments), [0], steps=3, negative_prompt="static camera")[0].key == one.key
+    assert specs_of(load(pipelines.tiny_i2v(seed=9)), arguments, [0])[0].key != one.key
+
+
+def test_settings_are_checked_at_the_edge() -> None:
+    with pytest.raises(InterpError, match="at least one"):
+        SamplerSettings(steps=0)
+    with pytest.raises(InterpError, match="euler"):
+        SamplerSettings(scheduler="ddim")  # type: ignore[arg-type]  # what a user might type
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("wan-maze-mni", "did you mean|no model is called"),
+        ("docs", "no model_index.json"),
+        ("README.md", "is a file"),
+    ],
+)
+def test_a_wrong_model_is_one_clear_sentence(source: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        load(source)
+
+
+def test_an_unsupported_pipeline_is_refused_by_name() -> None:
+    with pytest.raises(ModelError, match="WanVideoToVideoPipeline is not supported"):
+        load(pipelines.tiny_v2v())
