@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +52,29 @@ class Maze:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Maze) and self.key == other.key
+
+    def describe(self) -> dict[str, Any]:
+        """The maze as JSON-ready data; `from_description` gives it back."""
+        return {
+            "size": self.size,
+            "right": ["".join("01"[int(v)] for v in row) for row in self.right],
+            "down": ["".join("01"[int(v)] for v in row) for row in self.down],
+            "start": list(self.start),
+            "goal": list(self.goal),
+        }
+
+    @staticmethod
+    def from_description(described: Mapping[str, Any]) -> Maze:
+        """The maze that `describe` described."""
+        right, down = (np.array([[c == "1" for c in row] for row in described[name]]) for name in ("right", "down"))
+        (i, j), (k, m) = described["start"], described["goal"]
+        return Maze(int(described["size"]), right, down, (int(i), int(j)), (int(k), int(m)))
+
+    def toggled(self, side: str, i: int, j: int) -> Maze:
+        """The same maze with the wall on that side ("right" or "down") of cell (i, j) opened or closed."""
+        walls = {"right": self.right.copy(), "down": self.down.copy()}
+        walls[side][i, j] ^= True
+        return Maze(self.size, walls["right"], walls["down"], self.start, self.goal)
 
     def neighbours(self, cell: Cell) -> list[Cell]:
         """Cells one open step away, in the order right, left, down, up."""

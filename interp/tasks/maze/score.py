@@ -8,6 +8,7 @@ agent's own way through the frames for prompts that do not.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -59,9 +60,24 @@ def blocks_from_pixels(video: np.ndarray, size: int) -> np.ndarray:
         raise TaskError(
             f"a {size}x{size} maze is scored on frames of [frame, {wanted}, {wanted}, 3] pixels, got {video.shape}"
         )
-    scale = 1.0 if video.dtype == np.uint8 else 255.0
+    scale = _scale(video)
     blocks = video.astype(np.float32).reshape(len(video), 2 * size, BLOCK, 2 * size, BLOCK, 3).mean((2, 4))
     return blocks * scale
+
+
+def _scale(colours: np.ndarray) -> float:
+    """Factor that takes colours to 0..255."""
+    if colours.dtype == np.uint8:
+        return 1.0
+    if not np.issubdtype(colours.dtype, np.floating):
+        raise TaskError(f"colours of dtype {colours.dtype} are not known; give uint8 in 0..255 or floats in 0..1")
+    low, high = float(colours.min()), float(colours.max())
+    if not (low > -0.75 and high < 1.75):
+        raise TaskError(
+            f"floating-point colours must lie in 0..1, got {low:.3g}..{high:.3g}; "
+            "rescale them, (x + 1) / 2 from -1..1 or x / 255 from 0..255"
+        )
+    return 255.0
 
 
 def symbols_from_blocks(blocks: np.ndarray) -> np.ndarray:
@@ -82,6 +98,11 @@ def occupancy(blocks: np.ndarray) -> np.ndarray:
 def score_video(maze: Maze, video: np.ndarray, *, trail: bool = True) -> MazeScore:
     """Score pixels: see `blocks_from_pixels` for shapes and `MazeScore` for the answer."""
     return score_symbols(maze, symbols_from_blocks(blocks_from_pixels(video, maze.size)), trail=trail)
+
+
+def score_blocks(maze: Maze, blocks: np.ndarray, *, trail: bool = True) -> MazeScore:
+    """Score block colours [frame, block_row, block_col, rgb], uint8 in 0..255 or float in 0..1."""
+    return score_symbols(maze, symbols_from_blocks(blocks.astype(np.float32) * _scale(blocks)), trail=trail)
 
 
 def score_symbols(maze: Maze, symbols: np.ndarray, *, trail: bool = True) -> MazeScore:
@@ -128,7 +149,7 @@ def _drawn_path(maze: Maze, last: np.ndarray) -> tuple[Route, bool]:
 
 def _walked_path(maze: Maze, steps: list[Cell]) -> tuple[Route, bool]:
     """Cells of a legal walk without waits, if it is simple and ends on the goal."""
-    path = [steps[0]] + [b for a, b in zip(steps, steps[1:], strict=False) if a != b]
+    path = [steps[0]] + [b for a, b in pairwise(steps) if a != b]
     reached = path[-1] == maze.goal
     simple = len(set(path)) == len(path)
     return (tuple(path) if reached and simple else ()), reached
@@ -146,7 +167,7 @@ def _agent_cells(symbols: np.ndarray) -> list[Cell] | None:
 
 
 def _moves_legal(maze: Maze, steps: list[Cell]) -> bool:
-    return all(a == b or maze.is_open(a, b) for a, b in zip(steps, steps[1:], strict=False))
+    return all(a == b or maze.is_open(a, b) for a, b in pairwise(steps))
 
 
 def _adjacent(block: Block) -> list[Block]:
