@@ -1,0 +1,65 @@
+"""How the documentation is built; ``make docs`` runs it with warnings as errors."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+ROOT = Path(__file__).parent.parent
+
+project = "wan-interp"
+author = "the wan-interp authors"
+copyright = f"2026, {author}"
+release = version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["_build", "gallery"]
+html_theme = "furo"
+html_static_path = ["_static"]
+html_title = f"wan-interp {release}"
+
+default_role = "py:obj"  # `Name` in a docstring links to Name where there is a page for it
+myst_enable_extensions = ["colon_fence", "deflist"]
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+
+
+def saved_pictures(block: tuple[str, str, int], variables: dict[str, Any], gallery: dict[str, Any]) -> str:
+    """Show the PNG files that a block of a tutorial wrote into its working directory."""
+    from sphinx_gallery.scrapers import figure_rst
+
+    folder = Path(variables["src_file"]).parent
+    shown = []
+    for picture in sorted(folder.glob("*.png")):
+        target = Path(next(variables["image_path_iterator"]))
+        shutil.move(picture, target)
+        shown.append(str(target))
+    return figure_rst(shown, gallery["src_dir"])
+
+
+sphinx_gallery_conf = {
+    "examples_dirs": ["gallery"],
+    "gallery_dirs": ["tutorials"],
+    "filename_pattern": r"/plot_",
+    "image_scrapers": (saved_pictures,),
+    "abort_on_example_error": True,
+    "show_memory": False,
+    "write_computation_times": False,
+    "download_all_examples": False,
+}
