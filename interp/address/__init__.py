@@ -1,0 +1,1 @@
+"""Hook points and selections; import them from `interp.sites` and `interp.selection`."""
