@@ -50,6 +50,12 @@ def test_forks_have_exactly_two_shortest_routes(size: int, seed: int) -> None:
     assert len(list(nx.all_shortest_paths(graph_of(maze), maze.start, maze.goal))) == 2
 
 
+def test_forks_can_be_asked_to_lie_apart() -> None:
+    for sample in tasks.get("maze", size=6).sample(10, fork=True, apart=6):
+        a, b = nx.all_shortest_paths(graph_of(sample.problem), sample.problem.start, sample.problem.goal)
+        assert len(set(map(tuple, a)) ^ set(map(tuple, b))) == sample.problem.apart >= 6
+
+
 @pytest.mark.parametrize("fork", [False, True])
 def test_samples_are_seeded_prefix_stable_and_distinct(fork: bool) -> None:
     task = tasks.get("maze", size=5)

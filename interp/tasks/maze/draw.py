@@ -25,14 +25,20 @@ class Kind:
     min_moves: int
     max_moves: int
 
-    def draw(self, rng: np.random.Generator, *, fork: bool = False) -> Maze:
+    def draw(self, rng: np.random.Generator, *, fork: bool = False, apart: int = 0) -> Maze:
         """One maze of this kind."""
         return draw_maze(
-            rng, self.size, openings=self.openings, min_moves=self.min_moves, max_moves=self.max_moves, fork=fork
+            rng,
+            self.size,
+            openings=self.openings,
+            min_moves=self.min_moves,
+            max_moves=self.max_moves,
+            fork=fork,
+            apart=apart,
         )
 
 
-def draw_samples(kind: Kind, n: int, seed: int, *, fork: bool) -> list[Maze]:
+def draw_samples(kind: Kind, n: int, seed: int, *, fork: bool, apart: int = 0) -> list[Maze]:
     """``n`` different mazes; the first m of them are those of ``draw_samples(kind, m, seed)``."""
     if n < 0 or seed < 0:
         raise TaskError(f"n={n}, seed={seed}: neither can be negative")
@@ -40,7 +46,7 @@ def draw_samples(kind: Kind, n: int, seed: int, *, fork: bool) -> list[Maze]:
     for k in range(n):
         for attempt in range(_SAMPLE_ATTEMPTS):
             rng = np.random.default_rng((SAMPLE_STREAM, kind.size, int(fork), seed, k, attempt))
-            maze = kind.draw(rng, fork=fork)
+            maze = kind.draw(rng, fork=fork, apart=apart)
             if maze.key not in found:
                 found[maze.key] = maze
                 break

@@ -133,6 +133,11 @@ class Maze:
         """Exactly two equally short routes: which one a run takes is decided by its seed."""
         return len(self.routes) == 2
 
+    @property
+    def apart(self) -> int:
+        """Cells that lie on one of the first and the last shortest route but not on both; 0 if there is only one."""
+        return len(set(self.routes[0]) ^ set(self.routes[-1]))
+
     def random_route(self, rng: np.random.Generator) -> Route:
         """A shortest route, ties broken at random (a fork's two routes are equally likely)."""
         return self.routes[int(rng.integers(len(self.routes)))]
@@ -146,6 +151,7 @@ def draw_maze(
     min_moves: int = 3,
     max_moves: int = 16,
     fork: bool = False,
+    apart: int = 0,
 ) -> Maze:
     """Draw one maze whose shortest route has ``min_moves`` to ``max_moves`` moves.
 
@@ -155,6 +161,7 @@ def draw_maze(
         openings: probability that a wall outside the spanning tree is opened.
         min_moves, max_moves: bounds on the shortest route (16 moves fill a 17-frame video).
         fork: keep only mazes with exactly two shortest routes.
+        apart: of forks, keep only those in which so many cells or more lie on just one of the two routes.
 
     Raises:
         TaskError: no such maze was found in 10,000 draws.
@@ -163,12 +170,12 @@ def draw_maze(
         right, down = _carve(rng, size, openings)
         start, goal = (divmod(int(c), size) for c in rng.choice(size * size, 2, replace=False))
         maze = Maze(size, right, down, start, goal)
-        if min_moves <= maze.moves <= max_moves and (not fork or maze.is_fork):
+        if min_moves <= maze.moves <= max_moves and (not fork or (maze.is_fork and maze.apart >= apart)):
             return maze
     raise TaskError(
         f"no {size}x{size} maze with {min_moves} to {max_moves} moves"
-        f"{' and exactly two shortest routes' if fork else ''} turned up in 10,000 draws (openings={openings}); "
-        "widen the range of moves or raise openings"
+        f"{f' and exactly two shortest routes, {apart} cells apart,' if fork else ''} turned up in 10,000 draws "
+        f"(openings={openings}); widen the range of moves or raise openings"
     )
 
 

@@ -64,7 +64,7 @@ class MazeTask:
         """Names of the options."""
         return tuple(field.name for field in dataclasses.fields(cls))
 
-    def sample(self, n: int, seed: int = 0, *, fork: bool = False) -> list[Sample]:
+    def sample(self, n: int, seed: int = 0, *, fork: bool = False, apart: int = 2) -> list[Sample]:
         """``n`` different mazes.
 
         Sample k depends on the options, the seed and k alone, so that ``sample(10)`` begins with ``sample(5)``. No
@@ -74,11 +74,13 @@ class MazeTask:
             n: how many.
             seed: another seed gives other mazes.
             fork: only mazes with exactly two equally short routes.
+            apart: of forks, only those in which so many cells or more lie on just one of the two routes. Two of three
+                forks are a little square, 2 cells apart.
 
         Raises:
             TaskError: there are not ``n`` such mazes, or they are too rare to be found.
         """
-        return [self.wrap(maze) for maze in draw_samples(self._kind, n, seed, fork=fork)]
+        return [self.wrap(maze) for maze in draw_samples(self._kind, n, seed, fork=fork, apart=apart)]
 
     def pair(self, seed: int = 0) -> tuple[Sample, Sample]:
         """Two mazes that differ in one wall and have different answers: (clean, corrupt).
