@@ -26,6 +26,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["_build", "gallery"]
+suppress_warnings = ["config.cache"]  # a scraper that is a function cannot be pickled, and need not be
 html_theme = "furo"
 html_static_path = ["_static"]
 html_title = f"wan-interp {release}"
