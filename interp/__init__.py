@@ -45,7 +45,31 @@ _HOMES = {
     "load": "interp.lab",
     "select": "interp.selection",
 }
-__all__ = [*sorted(_HOMES), "tasks"]  # noqa: PLE0604  # computed from the table above
+__all__ = [
+    "AddressSpace",
+    "InterpError",
+    "Lab",
+    "ModelError",
+    "OutputError",
+    "Receipt",
+    "Resolution",
+    "RunResult",
+    "RunSpec",
+    "Sample",
+    "SamplerSettings",
+    "Schedule",
+    "Selection",
+    "SelectionError",
+    "Store",
+    "StoreError",
+    "TaskError",
+    "TokenGrid",
+    "Trajectory",
+    "bundled_models",
+    "load",
+    "select",
+    "tasks",
+]
 
 
 def __getattr__(name: str) -> Any:

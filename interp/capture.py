@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from interp.sites import site_named
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Where one run's tensors go."""
 
@@ -42,14 +43,14 @@ class Receipt:
 class MemorySink:
     """Keeps a run's tensors in memory: site to [step, branch, <site axes>]."""
 
-    steps: int
-    branches: dict[str, int]
+    resolution: Resolution
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def write(self, site: str, step_index: int, branch_index: int, tensor: Tensor) -> None:
         """See `Sink`."""
         if site not in self.tensors:
-            self.tensors[site] = tensor.new_empty((self.steps, self.branches[site], *tensor.shape))
+            cells = (len(self.resolution.steps_of(site)), len(self.resolution.branches_of(site)))
+            self.tensors[site] = tensor.new_empty((*cells, *tensor.shape))
         self.tensors[site][step_index, branch_index] = tensor
 
 
@@ -59,40 +60,40 @@ class Recorder:
     Args:
         resolution: what is selected.
         sinks: one a row of the batch.
-        grid: tokens of this batch's videos.
         dtype: "bfloat16", "float32" or "float16".
     """
 
-    def __init__(self, resolution: Resolution, sinks: Sequence[Sink], grid: TokenGrid, dtype: str) -> None:
-        self.resolution, self.sinks, self.grid = resolution, sinks, grid
-        self.dtype = DTYPES[dtype]
+    def __init__(self, resolution: Resolution, sinks: Sequence[Sink], dtype: str) -> None:
+        self.resolution, self.sinks = resolution, sinks
+        self.dtype = dtype_named(dtype)
         self.fired: Counter[tuple[str, int, str]] = Counter()
-        self._steps = {step: i for i, step in enumerate(resolution.steps)}
-        self._tokens = None if resolution.tokens is None else torch.as_tensor(resolution.tokens)
+        self._kept = {site: Kept.of(resolution, site) for site in resolution.sites}
+        self._of_sampler = [s for s in resolution.sites if site_named(s).tier == "sampler"]
+
+    @property
+    def hooked(self) -> list[str]:
+        """Sites that hooks on the transformer have to deliver."""
+        return [site for site in self.resolution.sites if site not in self._of_sampler]
 
     def on_site(self, site: str, call: Call, tensor: Tensor) -> None:
-        """A module hook fired: tensor [batch, <site axes>]."""
+        """A hook fired: tensor [batch, <site axes>]."""
         if self.resolution.contains(site, call.step, call.branch):
             self._keep(site, call.step, call.branch, tensor)
 
     def on_step(self, step: Step) -> None:
         """A step ended: keep the sampler's own sites, as patches [batch, token, feature]."""
-        for site in self.resolution.sites:
-            if site.startswith("latents.") and step.index in self._steps:
-                tensor = _of_step(site, step)
-                if tensor is None:
-                    raise InterpError(f"{site} does not exist in a run without guidance; set guidance_scale above 1")
-                self._keep(site, step.index, self.resolution.branches_of(site)[0], patchify(tensor, self.grid))
+        for site in self._of_sampler:
+            branch = self.resolution.branches_of(site)[0]
+            if self.resolution.contains(site, step.index, branch):
+                self._keep(site, step.index, branch, patchify(of_step(site, step), self.resolution.space.grid))
 
     def _keep(self, site: str, step: int, branch: str, tensor: Tensor) -> None:
-        if self._tokens is not None and site_named(site).axes[0] == "token":
-            tensor = tensor.index_select(1, self._tokens.to(tensor.device))
-        kept = tensor.to(self.dtype).cpu()
-        if len(kept) != len(self.sinks):
-            raise InterpError(f"{site} fired with {len(kept)} rows in a batch of {len(self.sinks)} runs")
-        branch_index = self.resolution.branches_of(site).index(branch)
-        for row, sink in zip(kept, self.sinks, strict=True):
-            sink.write(site, self._steps[step], branch_index, row)
+        kept = self._kept[site]
+        chosen = kept.choose(tensor).to(self.dtype).cpu()
+        if len(chosen) != len(self.sinks):
+            raise InterpError(f"{site} fired with {len(chosen)} rows in a batch of {len(self.sinks)} runs")
+        for row, sink in zip(chosen, self.sinks, strict=True):
+            sink.write(site, kept.steps[step], kept.branches[branch], row)
         self.fired[(site, step, branch)] += 1
 
     def receipt(self) -> Receipt:
@@ -101,12 +102,7 @@ class Recorder:
         Raises:
             InterpError: something selected never fired, or fired more than once.
         """
-        wanted = {
-            (site, step, branch)
-            for site in self.resolution.sites
-            for step in self.resolution.steps
-            for branch in self.resolution.branches_of(site)
-        }
+        wanted = set(self.resolution.addresses())
         missed = sorted(wanted - set(self.fired))
         doubled = sorted(key for key, count in self.fired.items() if count > 1)
         if missed or doubled:
@@ -117,15 +113,60 @@ class Recorder:
         return Receipt(dict(self.fired))
 
 
-def _of_step(site: str, step: Step) -> Tensor | None:
-    return {
-        "latents.hook_in": step.latents,
-        "latents.hook_velocity_cond": step.velocity_cond,
-        "latents.hook_velocity_uncond": step.velocity_uncond,
-        "latents.hook_velocity_cfg": step.velocity,
-        "latents.hook_x0": step.x0_hat,
-        "latents.hook_out": step.next_latents,
-    }[site]
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of one site: places of steps and branches, and positions along its axes."""
+
+    steps: dict[int, int]
+    branches: dict[str, int]
+    picks: tuple[tuple[int, Tensor], ...]  # (dimension with the batch, positions)
+
+    @classmethod
+    def of(cls, resolution: Resolution, site: str) -> Kept:
+        chosen = {"token": resolution.tokens_of(site), "head": resolution.heads_of(site)}
+        axes = resolution.space.axes_of(site)
+        return cls(
+            {step: i for i, step in enumerate(resolution.steps_of(site))},
+            {branch: i for i, branch in enumerate(resolution.branches_of(site))},
+            tuple((1 + axes.index(a), torch.as_tensor(p)) for a, p in chosen.items() if p is not None and a in axes),
+        )
+
+    def choose(self, tensor: Tensor) -> Tensor:
+        """The chosen positions of [batch, <site axes>]; the tensor itself if all are kept."""
+        for dimension, positions in self.picks:
+            tensor = tensor.index_select(dimension, positions.to(tensor.device))
+        return tensor
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """The torch dtype of a name.
+
+    Raises:
+        InterpError: tensors are not kept in that format.
+    """
+    if name not in DTYPES:
+        raise InterpError(f"dtype={name!r} cannot be kept; choose one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def of_step(site: str, step: Step) -> Tensor:
+    """The sampler's own tensor behind a site: [batch, channel, latent_frame, row, col]."""
+
+    def clean(velocity: Tensor) -> Tensor:
+        return step.latents.float() - step.sigma * velocity.float()
+
+    uncond = step.velocity_cond if step.velocity_uncond is None else step.velocity_uncond
+    tensors = {
+        "latents.hook_in": lambda: step.latents,
+        "latents.hook_velocity_cond": lambda: step.velocity_cond,
+        "latents.hook_velocity_uncond": lambda: uncond,
+        "latents.hook_velocity_cfg": lambda: step.velocity,
+        "latents.hook_x0_cond": lambda: clean(step.velocity_cond),
+        "latents.hook_x0_uncond": lambda: clean(uncond),
+        "latents.hook_x0": lambda: step.x0_hat,
+        "latents.hook_out": lambda: step.next_latents,
+    }
+    return tensors[site]()
 
 
 def patchify(latents: Tensor, grid: TokenGrid) -> Tensor:

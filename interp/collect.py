@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from interp.capture import DTYPES, Recorder
+from interp.capture import Recorder, dtype_named
 from interp.errors import InterpError
 from interp.runspec import RunSpec
 from interp.selection import Resolution, Selection
-from interp.sites import site_named
 from interp.store import RunLayout, SiteLayout, Store
 from interp.tasks import get as get_task
 from interp.trajectory import Schedule, Trajectory
@@ -56,13 +55,12 @@ def capture_runs(
     progress: bool,
 ) -> Store:
     """See `interp.Lab.capture`."""
-    if dtype not in DTYPES:
-        raise InterpError(f"dtype={dtype!r} cannot be stored; choose one of {', '.join(DTYPES)}")
+    itemsize = dtype_named(dtype).itemsize
     unique = list({run.key: run for run in runs}.values())
     resolutions = {_kind(run): selection.resolve(lab.space(run)) for run in unique}
     store = Store.create(to, {"model": lab.name, "model_hash": lab.model_hash, "versions": versions()})
     todo = [run for run in unique if run.key not in store]
-    budget = _budget(todo, resolutions, DTYPES[dtype].itemsize)
+    budget = _budget(todo, resolutions, itemsize)
     if budget.nbytes > limit:
         raise InterpError(
             f"this capture would write {budget}, more than the limit of {_size(limit)}; "
@@ -82,8 +80,8 @@ def _one_batch(lab: Lab, batch: Sequence[RunSpec], resolution: Resolution, store
     writers = []
     try:
         for run in batch:
-            writers.append(store.writer(run.key, _layout(lab, run, resolution, schedule, dtype)))
-        recorder = Recorder(resolution, writers, lab.grid(batch[0].sample), dtype)
+            writers.append(store.writer(run.key, _layout(run, resolution, schedule, dtype)))
+        recorder = Recorder(resolution, writers, dtype)
         trajectories = lab.run_batch(batch, recorder)
         recorder.receipt()
         for run, writer, trajectory in zip(batch, writers, trajectories, strict=True):
@@ -94,36 +92,34 @@ def _one_batch(lab: Lab, batch: Sequence[RunSpec], resolution: Resolution, store
         raise
 
 
-def _layout(lab: Lab, run: RunSpec, resolution: Resolution, schedule: Schedule, dtype: str) -> RunLayout:
-    grid = lab.grid(run.sample)
-    space = lab.space(run)
-    sites = []
-    for name in resolution.sites:
-        site, shape = site_named(name), space.widths[name]
-        tokens = resolution.tokens if site.axes[0] == "token" else None
-        if tokens is not None:
-            shape = (len(tokens), *shape[1:])
-        branches = resolution.branches_of(name)
-        sites.append(
-            SiteLayout(
-                site=name,
-                axes=("step", "branch", *site.axes),
-                shape=(len(resolution.steps), len(branches), *shape),
-                dtype=dtype,
-                tokens=tokens,
-                branches=branches,
-            )
+def _layout(run: RunSpec, resolution: Resolution, schedule: Schedule, dtype: str) -> RunLayout:
+    """The shard's layout; all sites of a store share their steps."""
+    steps, space = resolution.steps, resolution.space
+    uneven = [site for site in resolution.sites if resolution.steps_of(site) != steps]
+    if uneven:
+        raise InterpError(
+            f"{uneven[0]} is selected at other steps than the rest; one store keeps the same steps of every site: "
+            "capture them into two folders"
         )
-    steps = resolution.steps
     return RunLayout(
         run=run.key,
-        sites=tuple(sites),
+        sites=tuple(
+            SiteLayout(
+                site=site,
+                axes=("step", "branch", *space.axes_of(site)),
+                shape=(len(steps), len(resolution.branches_of(site)), *resolution.shape_of(site)),
+                dtype=dtype,
+                tokens=resolution.tokens_of(site) if "token" in space.axes_of(site) else None,
+                branches=resolution.branches_of(site),
+            )
+            for site in resolution.sites
+        ),
         steps=steps,
         sigmas=tuple(schedule.sigmas[s] for s in steps),
         timesteps=tuple(schedule.timesteps[s] for s in steps),
         experts=tuple(schedule.experts[s] for s in steps),
-        branches=resolution.branches,
-        grid=grid,
+        branches=run.settings.branches,
+        grid=space.grid,
         provenance={**run.provenance(), "versions": versions()},
     )
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from interp.errors import InterpError, SelectionError
 from interp.sampler import Call, transformer_of
-from interp.sites import Site, site_named
+from interp.sites import site_named
 
-Emit = Callable[[str, Call, Tensor], None]
+Emit = Callable[[str, Call, Tensor], Tensor | None]
 
 
 @dataclass
@@ -45,7 +45,8 @@ def tapped(pipe: Any, sites: Sequence[str], clock: Clock, emit: Emit) -> Iterato
         pipe: a supported pipeline; both experts are hooked.
         sites: concrete names such as "blocks.3.hook_resid_post".
         clock: says which forward is under way.
-        emit: receives the live tensor and must not change it.
+        emit: receives the live tensor, which it must not change in place. What it returns, if not None, takes the
+            tensor's place: same shape, same dtype.
 
     Raises:
         SelectionError: a site needs more than a module hook.
@@ -92,32 +93,39 @@ def check_hookable(model: nn.Module) -> None:
 
 def _attach(model: nn.Module, name: str, clock: Clock, emit: Emit) -> Any:
     site = site_named(name)
-    if site.tier != "module":
+    if site.tier != "module" or site.transform not in ("", "heads"):
         raise SelectionError(
-            f"{name} needs the {site.tier} tier, and so far only sites that plain module hooks reach can be captured"
+            f"{name} cannot be captured yet: it is {site.meaning}, which takes more than a plain module hook"
         )
     module = model.get_submodule(site.module_at(name))
 
-    def report(value: Any) -> None:
+    def report(raw: Tensor) -> Tensor | None:
         if clock.call is None:
             raise InterpError(f"{name} fired outside a traced forward; call the pipeline through the lab")
-        emit(name, clock.call, _shaped(site, value, model))
+        value = raw.unflatten(-1, (model.config.num_attention_heads, -1)) if site.transform == "heads" else raw
+        new = emit(name, clock.call, value)
+        if new is None:
+            return None
+        if new.shape != value.shape or new.dtype != value.dtype:
+            raise InterpError(
+                f"{name} is {tuple(value.shape)} of {value.dtype}, but an edit gave {tuple(new.shape)} of {new.dtype}"
+            )
+        return new.flatten(-2) if site.transform == "heads" else new
 
     if site.port == "input":
+        position, keyword = site.argument
 
-        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            report(args[0] if args else kwargs["hidden_states"])
+        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            new = report(args[position] if len(args) > position else kwargs[keyword])
+            if new is None:
+                return None
+            if len(args) > position:
+                return (*args[:position], new, *args[position + 1 :]), kwargs
+            return args, {**kwargs, keyword: new}
 
         return module.register_forward_pre_hook(before, with_kwargs=True)
 
-    def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        report(output[0] if isinstance(output, tuple) else output)
+    def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return report(output)
 
     return module.register_forward_hook(after)
-
-
-def _shaped(site: Site, value: Tensor, model: nn.Module) -> Tensor:
-    """The raw module tensor under the site's own axes."""
-    if site.transform == "heads":
-        return value.unflatten(-1, (model.config.num_attention_heads, -1))
-    return value

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp.capture import MemorySink, Receipt, Recorder, Sink
+from interp.capture import MemorySink, Receipt, Recorder
 from interp.decode import frames_of
 from interp.errors import InterpError
 from interp.grid import TokenGrid
@@ -28,8 +28,6 @@ from interp.observe import Seen, observe
 from interp.runspec import RunSpec, SamplerSettings, SchedulerName
 from interp.sampler import Plan, build_scheduler, finish, prepare, run_steps, schedule_of, transformer_of
 from interp.selection import AddressSpace, Selection, select
-from interp.sites import site_named
-from interp.space import space_of
 from interp.tasks.sample import Sample
 from interp.trajectory import Schedule, Trajectory
 
@@ -99,7 +97,9 @@ class Lab:
         )
         config = build_scheduler(self.pipe, chosen).config
         described = json.dumps({k: v for k, v in config.items() if not k.startswith("_")}, sort_keys=True, default=str)
-        return [RunSpec(self.name, self.model_hash, sample, seed, chosen, described) for sample in many for seed in numbers]
+        return [
+            RunSpec(self.name, self.model_hash, sample, seed, chosen, described) for sample in many for seed in numbers
+        ]
 
     def grid(self, sample: Sample) -> TokenGrid:
         """The token grid of a sample's video."""
@@ -121,20 +121,21 @@ class Lab:
 
     def space(self, spec: RunSpec) -> AddressSpace:
         """Every address of a run: what selections are resolved against."""
-        schedule = self.schedule(spec.settings)
-        return space_of(
+        schedule, sample = self.schedule(spec.settings), spec.sample
+        return AddressSpace.of_model(
             transformer_of(self.pipe, "main").config,
-            self.grid(spec.sample),
-            sigmas=schedule.sigmas,
+            self.grid(sample),
+            sigmas=schedule.sigmas[: schedule.steps],
             experts=schedule.experts,
             branches=spec.settings.branches,
             text_tokens=spec.settings.max_sequence_length,
+            per_token_time=bool(self.pipe.config.get("expand_timesteps")),
         )
 
     def run(
         self,
         runs: RunSpec | Sequence[RunSpec],
-        capture: str | Selection | None = None,
+        capture: str | Selection | Sequence[str | Selection] | None = None,
         *,
         dtype: str = "float32",
     ) -> RunResult | list[RunResult]:
@@ -146,14 +147,13 @@ class Lab:
             dtype: of the captured tensors.
         """
         specs = [runs] if isinstance(runs, RunSpec) else list(runs)
-        selection = select(capture) if isinstance(capture, str) else capture
+        selection = None if capture is None else select(capture)
         recorder = None
         sinks: list[MemorySink] = []
         if selection is not None and specs:
             resolution = selection.resolve(self.space(specs[0]))
-            branches = {site: len(resolution.branches_of(site)) for site in resolution.sites}
-            sinks = [MemorySink(len(resolution.steps), branches) for _ in specs]
-            recorder = Recorder(resolution, sinks, self.grid(specs[0].sample), dtype)
+            sinks = [MemorySink(resolution) for _ in specs]
+            recorder = Recorder(resolution, sinks, dtype)
         trajectories = self.run_batch(specs, recorder)
         receipt = recorder.receipt() if recorder else None
         results = [
@@ -182,20 +182,22 @@ class Lab:
             if recorder is not None:
                 clock = Clock()
                 plan.on_call = clock.enter
-                sites = [s for s in recorder.resolution.sites if site_named(s).tier != "sampler"]
-                stack.enter_context(tapped(self.pipe, sites, clock, recorder.on_site))
+                stack.enter_context(tapped(self.pipe, recorder.hooked, clock, recorder.on_site))
             for step in run_steps(self.pipe, plan):
                 if recorder is not None:
                     recorder.on_step(step)
                 yield step
 
-    def observe(self, selection: str | Selection, *, dtype: str = "float32", **axes: Any) -> AbstractContextManager[Seen]:
+    def observe(
+        self, selection: str | Selection | Sequence[str | Selection], *, dtype: str = "float32", **axes: Any
+    ) -> AbstractContextManager[Seen]:
         """Watch an unmodified call: ``with lab.observe("blocks.3.hook_resid_post", step=0) as seen: lab.pipe(...)``.
 
         Args:
-            selection: a `Selection`, or a hook point pattern with ``axes`` as `interp.select` takes them.
+            selection: hook point patterns or a `Selection`, narrowed by ``axes`` as `interp.select` takes them.
+            dtype: of what is kept.
         """
-        return observe(self.pipe, select(selection, **axes) if isinstance(selection, str) else selection, dtype)
+        return observe(self.pipe, select(selection, **axes), dtype)
 
     def frames(self, latents: Tensor, *, use_vae: bool = False) -> np.ndarray:
         """Frames of latents [batch, channel, latent_frame, row, col]: uint8 [batch, frame, row, col, rgb]."""
@@ -204,7 +206,7 @@ class Lab:
     def capture(
         self,
         runs: Sequence[RunSpec],
-        selection: str | Selection,
+        selection: str | Selection | Sequence[str | Selection],
         *,
         to: str | Path,
         dtype: str = "bfloat16",
@@ -235,8 +237,7 @@ class Lab:
 
         if not runs:
             raise InterpError("no runs were given to capture; make some with lab.plan(samples, seeds=...)")
-        chosen = select(selection) if isinstance(selection, str) else selection
-        return capture_runs(self, list(runs), chosen, Path(to), dtype, batch_size, limit, progress)
+        return capture_runs(self, list(runs), select(selection), Path(to), dtype, batch_size, limit, progress)
 
 
 def load(source: Any, **from_pretrained: Any) -> Lab:
@@ -254,6 +255,3 @@ def load(source: Any, **from_pretrained: Any) -> Lab:
         pipe.set_progress_bar_config(disable=True)
         return Lab(pipe, str(source))
     return Lab(source, type(source).__name__)
-
-
-__all__ = ["Lab", "RunResult", "Sink", "load"]

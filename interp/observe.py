@@ -16,14 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.capture import DTYPES
+from interp.capture import Kept, dtype_named
 from interp.errors import InterpError, SelectionError
 from interp.grid import TokenGrid
 from interp.hooks import Clock, check_hookable, tapped
 from interp.sampler import Call, boundary_timestep, transformer_of
 from interp.selection import AddressSpace, Resolution, Selection
-from interp.sites import concrete_sites, site_named
-from interp.space import space_of
+from interp.sites import site_named
 
 
 @dataclass(frozen=True)
@@ -61,12 +60,8 @@ def observe(pipe: Any, selection: Selection, dtype: str = "float32") -> Iterator
         InterpError: two sources disagree about where the call is.
     """
     seen, clock = Seen(), Clock()
-    watcher = _Watcher(pipe, selection, DTYPES[dtype], seen, clock)
-    layers = transformer_of(pipe, "main").config.num_layers
-    names = [n for n in concrete_sites(layers) if site_named(n).tier == "module" and selection.names(n)]
-    if not names:
-        raise SelectionError(f"{selection} names no hook point that module hooks reach; see the table of hook points")
     with contextlib.ExitStack() as stack:
+        watcher = _Watcher(pipe, selection, dtype_named(dtype), seen, clock, stack)
         for expert in watcher.experts:
             model = transformer_of(pipe, expert)
             check_hookable(model)
@@ -77,7 +72,6 @@ def observe(pipe: Any, selection: Selection, dtype: str = "float32") -> Iterator
             stack.callback(done.remove)
         stack.enter_context(_wrapped(pipe.scheduler, "step", watcher.wrap_step))
         stack.enter_context(_wrapped(pipe.scheduler, "set_timesteps", watcher.wrap_set_timesteps))
-        stack.enter_context(tapped(pipe, names, clock, watcher.on_site))
         yield seen
     if not seen.tensors:
         ran = f"{len(seen.calls)} forwards ran" if seen.calls else "no forward ran inside the with block"
@@ -87,13 +81,23 @@ def observe(pipe: Any, selection: Selection, dtype: str = "float32") -> Iterator
 class _Watcher:
     """The state behind one ``with`` block."""
 
-    def __init__(self, pipe: Any, selection: Selection, dtype: torch.dtype, seen: Seen, clock: Clock) -> None:
-        self.pipe, self.selection, self.dtype, self.seen, self.clock = pipe, selection, dtype, seen, clock
+    def __init__(
+        self,
+        pipe: Any,
+        selection: Selection,
+        dtype: torch.dtype,
+        seen: Seen,
+        clock: Clock,
+        stack: contextlib.ExitStack,
+    ) -> None:
+        self.pipe, self.selection, self.dtype = pipe, selection, dtype
+        self.seen, self.clock, self.stack = seen, clock, stack
         self.experts = ("main",) if getattr(pipe, "transformer_2", None) is None else ("main", "low")
         self.context: tuple[str, dict[str, Any]] | None = None
         self.step, self.in_step, self.pending = -1, 0, True
         self.resolution: Resolution | None = None
-        self.tokens: Tensor | None = None
+        self.kept: dict[str, Kept] = {}
+        self.direct: list[str] = []
         self.scheduled = False
 
     def wrap_context(self, original: Any) -> Any:
@@ -120,7 +124,7 @@ class _Watcher:
         def set_timesteps(*args: Any, **kwargs: Any) -> Any:
             if self.seen.tensors:
                 raise InterpError("one observe block watches one pipeline call; open another for the next call")
-            self.step, self.pending, self.resolution, self.scheduled = -1, True, None, True
+            self.step, self.pending, self.scheduled = -1, True, True
             return original(*args, **kwargs)
 
         return set_timesteps
@@ -132,13 +136,16 @@ class _Watcher:
             branch = self._branch()
             self.in_step += 1
             name = "low" if expert == "low" else "high" if "low" in self.experts else "main"
-            timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
+            x, timestep = _argument(args, kwargs, 0, "hidden_states"), _argument(args, kwargs, 1, "timestep")
             self._check(name, float(timestep.max()))
             sigma = float(self.pipe.scheduler.sigmas[self.step]) if self.scheduled else float(timestep.max()) / 1000
-            self.clock.call = Call(name, self.step, branch, sigma)
-            self.seen.calls.append(self.clock.call)
+            call = Call(name, self.step, branch, sigma)
+            self.seen.calls.append(call)
             if self.resolution is None:
-                self._resolve(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0], kwargs)
+                self._resolve(call, x, timestep, _argument(args, kwargs, 2, "encoder_hidden_states"))
+            self.clock.call = call
+            for site in self.direct:
+                self.on_site(site, call, x if site == "hook_latent_in" else timestep)
 
         return hook
 
@@ -161,7 +168,8 @@ class _Watcher:
         if boundary is not None and expert != ("high" if timestep >= boundary else "low"):
             raise InterpError(f"the {expert}-noise expert ran at timestep {timestep}, beyond the boundary {boundary}")
 
-    def _resolve(self, x: Tensor, kwargs: dict[str, Any]) -> None:
+    def _resolve(self, call: Call, x: Tensor, timestep: Tensor, text: Tensor) -> None:
+        """The first forward: now the run's addresses are known, and the hooks can be placed."""
         config = transformer_of(self.pipe, "main").config
         patch = tuple(config.patch_size)
         grid = TokenGrid(
@@ -172,24 +180,24 @@ class _Watcher:
             vae_spatial=self.pipe.vae_scale_factor_spatial,
             vae_temporal=self.pipe.vae_scale_factor_temporal,
         )
-        scheduler = self.pipe.scheduler
         boundary = boundary_timestep(self.pipe)
-        timesteps = scheduler.timesteps if self.scheduled else kwargs["timestep"][:1].flatten()[:1]
-        experts = tuple(
-            "main" if boundary is None else "high" if float(t) >= boundary else "low" for t in timesteps
-        )
+        timesteps = self.pipe.scheduler.timesteps if self.scheduled else timestep.flatten()[:1]
+        experts = tuple("main" if boundary is None else "high" if float(t) >= boundary else "low" for t in timesteps)
         guided = self.context is not None and getattr(self.pipe, "do_classifier_free_guidance", False)
-        space: AddressSpace = space_of(
+        space = AddressSpace.of_model(
             config,
             grid,
-            sigmas=tuple(float(s) for s in scheduler.sigmas) if self.scheduled else (self.clock.call.sigma, 0.0),  # type: ignore[union-attr]  # set just before
+            sigmas=[float(s) for s in self.pipe.scheduler.sigmas][: len(experts)] if self.scheduled else [call.sigma],
             experts=experts,
             branches=("cond", "uncond") if guided else ("cond",),
-            text_tokens=kwargs["encoder_hidden_states"].shape[1],
+            text_tokens=text.shape[1],
+            per_token_time=bool(self.pipe.config.get("expand_timesteps")),
         )
         self.resolution = self.selection.resolve(space)
-        tokens = self.resolution.tokens
-        self.tokens = None if tokens is None else torch.as_tensor(tokens)
+        self.kept = {site: Kept.of(self.resolution, site) for site in self.resolution.sites}
+        self.direct = [s for s in self.resolution.sites if (site_named(s).module, site_named(s).port) == ("", "input")]
+        hooked = [site for site in self.resolution.sites if site not in self.direct]
+        self.stack.enter_context(tapped(self.pipe, hooked, self.clock, self.on_site))
 
     def on_site(self, site: str, call: Call, tensor: Tensor) -> None:
         if self.resolution is None or not self.resolution.contains(site, call.step, call.branch):
@@ -197,9 +205,12 @@ class _Watcher:
         key = (site, call.step, call.branch)
         if key in self.seen.tensors:
             raise InterpError(f"{key} fired twice in one call")
-        if self.tokens is not None and site_named(site).axes[0] == "token":
-            tensor = tensor.index_select(1, self.tokens.to(tensor.device))
-        self.seen.tensors[key] = tensor.detach().to("cpu", self.dtype, copy=True)
+        self.seen.tensors[key] = self.kept[site].choose(tensor).detach().to("cpu", self.dtype, copy=True)
+
+
+def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name: str) -> Tensor:
+    """An argument of the transformer's forward, however it was passed."""
+    return kwargs[name] if name in kwargs else args[position]
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ class SamplerSettings:
     steps: int = 20
     guidance_scale: float = 1.0
     guidance_scale_2: float | None = None
-    scheduler: SchedulerName | None = None
+    scheduler: str | None = None
     shift: float | None = None
     negative_prompt: str = ""
     max_sequence_length: int = 512

@@ -163,9 +163,7 @@ def prepare(pipe: Any, specs: Sequence[RunSpec]) -> Plan:
     return Plan(tuple(specs), settings, conditioning, schedule, SolverState(0, latents, scheduler))
 
 
-def _encode(
-    pipe: Any, specs: Sequence[RunSpec], settings: SamplerSettings, device: Any
-) -> tuple[Conditioning, Tensor]:
+def _encode(pipe: Any, specs: Sequence[RunSpec], settings: SamplerSettings, device: Any) -> tuple[Conditioning, Tensor]:
     dtype = _dtype_of(pipe)
     guided = len(settings.branches) > 1
     texts: dict[str, tuple[Tensor, Tensor | None]] = {}
@@ -257,7 +255,6 @@ def _dtype_of(pipe: Any) -> torch.dtype:
     return transformer.dtype
 
 
-@torch.no_grad()
 def run_steps(pipe: Any, plan: Plan, start: SolverState | None = None, stop: int | None = None) -> Iterator[Step]:
     """Denoise, yielding each `Step` as it ends.
 
@@ -275,6 +272,7 @@ def run_steps(pipe: Any, plan: Plan, start: SolverState | None = None, stop: int
         yield step
 
 
+@torch.no_grad()
 def _one_step(pipe: Any, plan: Plan, scheduler: Any, index: int, latents: Tensor) -> Step:
     """One step exactly as the Wan pipelines make it; see ``pipeline_wan.py`` and ``pipeline_wan_i2v.py``."""
     settings, schedule, given = plan.settings, plan.schedule, plan.conditioning
@@ -309,7 +307,7 @@ def _transformer_input(pipe: Any, model: Any, given: Conditioning, latents: Tens
     """Latents with their conditioning, and the timestep: per run, or per token for TI2V models."""
     dtype = model.dtype
     if pipe.config.get("expand_timesteps"):
-        mask = given.frame_mask if given.frame_mask is not None else torch.ones_like(latents)
+        mask = torch.ones_like(latents, dtype=torch.float32) if given.frame_mask is None else given.frame_mask
         x = latents if given.condition is None else (1 - mask) * given.condition + mask * latents
         per_token = (mask[0][0][:, ::2, ::2] * t).flatten()
         return x.to(dtype), per_token.unsqueeze(0).expand(latents.shape[0], -1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.mini.latents import condition, encode_blocks, normalise
@@ -29,10 +30,10 @@ class Statistics:
 class Batch:
     """``clean``, ``noise`` [batch, z, latent_frame, row, col], ``cond`` [batch, 4 + z, ...], ``sigma`` [batch]."""
 
-    clean: Tensor
-    cond: Tensor
-    noise: Tensor
-    sigma: Tensor
+    clean: Float[Tensor, "batch z latent_frame row col"]
+    cond: Float[Tensor, "batch cond_channel latent_frame row col"]
+    noise: Float[Tensor, "batch z latent_frame row col"]
+    sigma: Float[Tensor, " batch"]
     prompts: list[int]
 
 

@@ -10,12 +10,18 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 Z_DIM = 16
 SLOTS = 4  # pixel frames in one latent frame; slot 3 is the newest
 
+Blocks = Float[np.ndarray, "batch frame block_row block_col 3"]
+Raw = Float[np.ndarray, "batch 16 latent_frame block_row block_col"]
+Scaled = Float[torch.Tensor, "batch 16 latent_frame block_row block_col"]
+PerChannel = Float[np.ndarray, "16"]
 
-def mixing() -> np.ndarray:
+
+def mixing() -> Float[np.ndarray, "16 12"]:
     """Orthonormal columns [latent channel, slot x rgb], fixed for all models."""
     rng = np.random.RandomState(0)
     return np.linalg.qr(rng.randn(Z_DIM, SLOTS * 3))[0].astype(np.float32)
@@ -24,7 +30,7 @@ def mixing() -> np.ndarray:
 _MIX = mixing()
 
 
-def encode_blocks(rgb: np.ndarray) -> np.ndarray:
+def encode_blocks(rgb: Blocks) -> Raw:
     """Block colours in [-1, 1] to raw latents.
 
     From [batch, frame, block_row, block_col, rgb] to [batch, z, latent_frame, row, col]. There are 4k + 1 frames.
@@ -40,7 +46,7 @@ def encode_blocks(rgb: np.ndarray) -> np.ndarray:
     return np.matmul(_MIX, flat).reshape(batch, Z_DIM, latent_frames, rows, cols)
 
 
-def decode_blocks(latents: np.ndarray) -> np.ndarray:
+def decode_blocks(latents: Raw) -> Blocks:
     """Raw latents to block colours: the inverse of `encode_blocks`."""
     batch, _, latent_frames, rows, cols = latents.shape
     flat = np.matmul(_MIX.T, latents.reshape(batch, Z_DIM, -1))
@@ -50,7 +56,9 @@ def decode_blocks(latents: np.ndarray) -> np.ndarray:
     return np.moveaxis(np.concatenate([first, later], axis=2), 1, -1)
 
 
-def condition(rgb: np.ndarray, mean: np.ndarray, std: np.ndarray) -> torch.Tensor:
+def condition(
+    rgb: Blocks, mean: PerChannel, std: PerChannel
+) -> Float[torch.Tensor, "batch 20 latent_frame block_row block_col"]:
     """What the image-to-video pipeline builds from a first frame: [batch, 4 + z, latent_frame, row, col].
 
     The mask is 1 on latent frame 0; the latents are those of (first frame, mid-grey ...), normalised.
@@ -63,13 +71,13 @@ def condition(rgb: np.ndarray, mean: np.ndarray, std: np.ndarray) -> torch.Tenso
     return torch.cat([mask, latents], dim=1)
 
 
-def normalise(latents: np.ndarray, mean: np.ndarray, std: np.ndarray) -> torch.Tensor:
+def normalise(latents: Raw, mean: PerChannel, std: PerChannel) -> Scaled:
     """Raw latents to the model's scale, channel by channel."""
     shape = (1, -1, 1, 1, 1)
     return torch.from_numpy((latents - mean.reshape(shape)) / std.reshape(shape)).float()
 
 
-def denormalise(latents: torch.Tensor, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+def denormalise(latents: Scaled, mean: PerChannel, std: PerChannel) -> Raw:
     """The inverse of `normalise`."""
     shape = (1, -1, 1, 1, 1)
     return latents.float().numpy() * std.reshape(shape) + mean.reshape(shape)

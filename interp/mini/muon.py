@@ -10,12 +10,13 @@ import math
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalise(stack: Tensor, iterations: int = 4) -> Tensor:
+def orthogonalise(stack: Float[Tensor, "matrix row col"], iterations: int = 4) -> Float[Tensor, "matrix row col"]:
     """Nearest semi-orthogonal matrices, approximately: [matrix, row, col] to the same shape."""
     a, b, c = _COEFFICIENTS
     wide = stack.shape[1] > stack.shape[2]

@@ -24,7 +24,7 @@ class Recipe:
     head_dim: int = 32
     ffn: int = 512
     batch: int = 64
-    stages: tuple[Stage, ...] = (Stage((4,), 900), Stage((6, 5, 4, 6), 1500))
+    stages: tuple[Stage, ...] = (Stage((4,), 900), Stage((6, 5, 4, 6), 1300))
     decay_from: float = 0.55  # share of batches after which the learning rate falls linearly
     floor: float = 0.03  # last learning rate as a share of the first
     warmup: int = 60  # batches

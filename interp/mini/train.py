@@ -72,7 +72,11 @@ def encode_prompts() -> list[Tensor]:
         scheduler=None,
     )
     with torch.no_grad():
-        return [pipe.encode_prompt(p, do_classifier_free_guidance=False)[0][0] for p in (*PROMPTS.values(), "")]
+        texts = (*PROMPTS.values(), "")
+        return [
+            pipe.encode_prompt(p, do_classifier_free_guidance=False, max_sequence_length=MAX_TOKENS)[0][0]
+            for p in texts
+        ]
 
 
 def native_dtype() -> torch.dtype:
@@ -117,7 +121,7 @@ def train(recipe: Recipe, out: Path, *, compile_blocks: bool = False, stop_after
         first, seconds = state["batch"], state["seconds"]
     dtype = native_dtype() if recipe.dtype == "auto" else getattr(torch, recipe.dtype)
     if compile_blocks:
-        twin._block = torch.compile(twin._block)
+        twin._block = torch.compile(twin._block, dynamic=False)
     last = recipe.batches if stop_after is None else min(recipe.batches, first + stop_after)
     _say(f"{recipe.name}: batches {first} to {last} of {recipe.batches}, {dtype}, {torch.get_num_threads()} threads")
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from diffusers import WanTransformer3DModel
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -24,11 +25,11 @@ from interp.mini.text import MAX_TOKENS
 class TextBatch:
     """Prompts of a batch: ``states`` [batch, token, text_dim] and the logit ``bias`` [batch, 1, 1, token]."""
 
-    states: Tensor
-    bias: Tensor
+    states: Float[Tensor, "batch text text_dim"]
+    bias: Float[Tensor, "batch 1 1 text"]
 
 
-def pack_text(embeds: list[Tensor], rows: list[int]) -> TextBatch:
+def pack_text(embeds: list[Float[Tensor, "512 text_dim"]], rows: list[int]) -> TextBatch:
     """Collapse zero padding to one token per prompt.
 
     Args:
@@ -46,7 +47,12 @@ def pack_text(embeds: list[Tensor], rows: list[int]) -> TextBatch:
     return TextBatch(states[index], bias[index])
 
 
-def forward(model: WanTransformer3DModel, x: Tensor, timestep: Tensor, text: TextBatch) -> Tensor:
+def forward(
+    model: WanTransformer3DModel,
+    x: Float[Tensor, "batch in_channel latent_frame row col"],
+    timestep: Float[Tensor, " batch"],
+    text: TextBatch,
+) -> Float[Tensor, "batch out_channel latent_frame row col"]:
     """Velocity [batch, channel, latent_frame, row, col] for x [batch, in_channel, latent_frame, row, col]."""
     batch, channels, frames, rows, cols = x.shape
     h, w = rows // 2, cols // 2

@@ -17,7 +17,7 @@ class Sample:
         task: name of the task it belongs to ("" for a sample of no task: your own image and prompt).
         key: content key. Samples with the same first frame have the same key; probes keep them on one side of a split.
         prompt: what the model is told.
-        image: the first frame, ``height`` x ``width`` pixels.
+        image: the first frame, ``height`` x ``width`` pixels; None for text-to-video.
         problem: the exact problem (a `Maze`), which the task scores against.
         height, width: pixels.
         num_frames: frames of the video, 4k + 1.
@@ -27,7 +27,7 @@ class Sample:
     task: str
     key: str
     prompt: str
-    image: Image.Image = field(compare=False, repr=False)
+    image: Image.Image | None = field(compare=False, repr=False)
     problem: Any = field(repr=False)
     height: int
     width: int

@@ -1,0 +1,107 @@
+"""Watching an unmodified call sees the same tensors under the same addresses as the step loop."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from interp.errors import InterpError, SelectionError
+from interp.lab import load
+from tests import pipelines
+from tests.tracer.runs import specs_of
+from tests.tracer.test_sampler import KINDS, bare_latents
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_ways_in_see_the_same_tensors(kind: str, guidance: float) -> None:
+    pipe = KINDS[kind](scheduler="unipc")
+    arguments = pipelines.call_arguments(pipe, guidance=guidance, steps=4)
+    lab = load(pipe)
+    patterns = ["blocks.*.hook_resid_post", "blocks.1.attn.hook_z", "blocks.0.hook_mlp_out"]
+    result = lab.run(specs_of(lab, arguments, [3])[0], patterns)
+    with lab.observe(patterns) as seen:
+        latents = bare_latents(pipe, arguments, [3])
+    assert torch.equal(latents[0].float(), result.trajectory.result)
+    assert {site for site, _, _ in seen.tensors} == set(result.captured)
+    branches = ["cond", "uncond"][: 1 + (guidance > 1)]
+    for site, kept in result.captured.items():
+        for b, branch in enumerate(branches):
+            assert torch.equal(seen.stack(site, branch)[:, 0], kept[:, b]), (site, branch)
+    experts = [call.expert for call in seen.calls if call.branch == "cond"]
+    assert experts == list(result.trajectory.schedule.experts)
+
+
+def test_steps_and_tokens_are_chosen() -> None:
+    pipe = pipelines.tiny_i2v()
+    arguments = pipelines.call_arguments(pipe, steps=4)
+    lab = load(pipe)
+    with lab.observe("blocks.0.hook_resid_post", step=slice(1, 3), frames=-1) as some:
+        bare_latents(pipe, arguments, [3])
+    with lab.observe("blocks.0.hook_resid_post") as everything:
+        bare_latents(pipe, arguments, [3])
+    assert sorted(some.tensors) == [("blocks.0.hook_resid_post", step, "cond") for step in (1, 2)]
+    whole = everything.stack("blocks.0.hook_resid_post")
+    assert torch.equal(some.stack("blocks.0.hook_resid_post"), whole[1:3, :, 8:])
+
+
+def test_a_bare_transformer_call_is_a_run_of_one_step() -> None:
+    pipe = pipelines.tiny_i2v()
+    x, t, text = torch.randn(1, 36, 3, 4, 4), torch.tensor([500]), torch.randn(1, 512, 64)
+    lab = load(pipe)
+    with lab.observe(["blocks.1.hook_resid_post", "hook_latent_in"]) as seen, torch.no_grad():
+        pipe.transformer(x, t, text)
+    assert seen.calls[0].sigma == 0.5
+    assert torch.equal(seen.tensors["hook_latent_in", 0, "cond"], x)
+
+
+def test_the_pipeline_is_given_back_as_it_was() -> None:
+    pipe = pipelines.tiny_i2v(two_experts=True)
+    arguments = pipelines.call_arguments(pipe)
+    bare_latents(pipe, arguments, [0])
+    before = _state(pipe)
+    lab = load(pipe)
+    with lab.observe("blocks.*.hook_resid_post"):
+        bare_latents(pipe, arguments, [0])
+    assert _state(pipe) == before
+    with pytest.raises(RuntimeError, match="boom"), lab.observe("blocks.*.hook_resid_post"):
+        bare_latents(pipe, arguments, [0])
+        raise RuntimeError("boom")
+    assert _state(pipe) == before
+
+
+def _state(pipe: Any) -> str:
+    modules = {
+        name: (sorted(module.__dict__), len(module._forward_hooks), len(module._forward_pre_hooks))
+        for part in ("transformer", "transformer_2")
+        for name, module in getattr(pipe, part).named_modules(prefix=part)
+    }
+    return json.dumps([modules, sorted(pipe.__dict__), sorted(pipe.scheduler.__dict__)], default=str)
+
+
+def test_nothing_observed_is_an_error() -> None:
+    lab = load(pipelines.tiny_i2v())
+    with pytest.raises(SelectionError, match="no forward ran"), lab.observe("blocks.0.hook_resid_post"):
+        pass
+    with pytest.raises(SelectionError, match="uncond"), lab.observe("blocks.0.hook_resid_post", branch="uncond"):
+        bare_latents(lab.pipe, pipelines.call_arguments(lab.pipe), [0])
+
+
+def test_a_second_call_does_not_overwrite_the_first() -> None:
+    lab = load(pipelines.tiny_i2v())
+    arguments = pipelines.call_arguments(lab.pipe)
+    with pytest.raises(InterpError, match="one pipeline call"), lab.observe("blocks.0.hook_resid_post"):
+        bare_latents(lab.pipe, arguments, [0])
+        bare_latents(lab.pipe, arguments, [1])
+
+
+def test_facts_that_disagree_are_an_error() -> None:
+    """Somebody puts the scheduler's own step back: the clock stands still while diffusers counts on."""
+    pipe = pipelines.tiny_t2v()
+    lab = load(pipe)
+    with pytest.raises(InterpError, match="says this is step 1"), lab.observe("blocks.0.hook_resid_post"):
+        pipe.scheduler.step = type(pipe.scheduler).step.__get__(pipe.scheduler)
+        bare_latents(pipe, pipelines.call_arguments(pipe), [0])
