@@ -1,0 +1,9 @@
+"""The HDF5 store: one self-describing shard per run, read as one table and one array per site."""
+
+from __future__ import annotations
+
+from interp.store.layout import RunLayout, SiteLayout
+from interp.store.shardwriter import ShardWriter
+from interp.store.store import Store
+
+__all__ = ["RunLayout", "ShardWriter", "SiteLayout", "Store"]

@@ -1,0 +1,128 @@
+"""The few system calls that touch a disk, in one place, so that each can be made to fail in a test.
+
+Every write goes out in full or raises; what is renamed was fsynced before, and its folder is fsynced after.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from interp.errors import StoreError
+
+
+def pwrite_all(fd: int, data: memoryview | bytes, offset: int) -> None:
+    """Write all bytes of contiguous ``data`` at ``offset``."""
+    view = memoryview(data).cast("B")
+    while view.nbytes:
+        done = os.pwrite(fd, view, offset)
+        if done == 0:
+            raise OSError(errno.EIO, "the disk took no bytes")
+        view, offset = view[done:], offset + done
+
+
+def pread_into(fd: int, out: memoryview, offset: int) -> None:
+    """Fill contiguous ``out`` from ``offset``.
+
+    Raises:
+        EOFError: the file ends before.
+    """
+    view = out.cast("B")
+    while view.nbytes:
+        done = os.preadv(fd, [view], offset)
+        if done == 0:
+            raise EOFError(f"file ends {view.nbytes} bytes early")
+        view, offset = view[done:], offset + done
+
+
+def bytes_of(array: np.ndarray) -> memoryview:
+    """The bytes of a contiguous array, sharing memory."""
+    return array.reshape(-1).view(np.uint8).data
+
+
+def allocate(fd: int, size: int, what: str) -> None:
+    """Take the disk space of a file before any work is done.
+
+    Raises:
+        StoreError: there is not enough.
+    """
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # a file system that cannot: go without
+            return
+        stat = os.fstatvfs(fd)
+        free = stat.f_bavail * stat.f_frsize
+        raise StoreError(f"{what} needs {size:,} bytes, and {free:,} are free: {error.strerror}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was created, renamed or removed in a folder last through a power cut."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename within a folder, lastingly. ``source`` must have been fsynced."""
+    os.replace(source, target)
+    sync_folder(target.parent)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a small file so that there is either all of it or what was there before."""
+    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            pwrite_all(fd, data, 0)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def open_read(path: Path) -> int:
+    """Open a regular file to read it; a symbolic link is not followed."""
+    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[int]:
+    """Open a file to read and write and hold its lock, against other threads and processes; gives the descriptor."""
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if _same_file(fd, path):  # it may have been replaced while we waited
+                yield fd
+                return
+        finally:
+            os.close(fd)
+
+
+def _same_file(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def try_lock(fd: int) -> bool:
+    """Take a file's lock if nobody holds it."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

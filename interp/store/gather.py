@@ -1,0 +1,164 @@
+"""One site over many runs as one array: what is asked is turned into byte ranges once, then read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from interp.errors import StoreError
+from interp.store.disk import bytes_of
+from interp.store.dtypes import DType
+from interp.store.extent import Extent
+
+MERGE = 1 << 16
+"""Chosen tokens that are nearer than this many bytes are read in one go."""
+
+Steps = int | slice | Sequence[int] | None
+Tokens = Sequence[int] | np.ndarray | Callable[[Any], Sequence[int]] | None
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Cells of one file and where they go.
+
+    Attributes:
+        extent: the bytes they are in.
+        cells: numbers of the cells in the extent, int [n].
+        slots: places in the result, int [n].
+        cell_shape: sizes of a cell in this file.
+        rows: chosen positions along the site's axis "token"; None for all.
+    """
+
+    extent: Extent
+    cells: np.ndarray
+    slots: np.ndarray
+    cell_shape: tuple[int, ...]
+    rows: np.ndarray | None
+
+
+def gather(requests: Iterable[Cells], out: np.ndarray, token_axis: int | None) -> None:
+    """Read cells.
+
+    Args:
+        requests: what goes where.
+        out: bits [slot, <cell axes, chosen tokens>], contiguous.
+        token_axis: where "token" is among the cell's axes.
+    """
+    flat = bytes_of(out)
+    slot_nbytes = flat.nbytes // len(out)
+    for request in requests:
+        fd = request.extent.source.open()
+        try:
+            if request.rows is None:
+                for cell, slot, count in _runs(request.cells, request.slots):
+                    place = flat[slot * slot_nbytes : (slot + count) * slot_nbytes]
+                    request.extent.read(fd, cell * slot_nbytes, place)
+            else:
+                for cell, slot in zip(request.cells.tolist(), request.slots.tolist(), strict=True):
+                    _read_rows(fd, request, cell, out[slot], token_axis or 0)
+        finally:
+            os.close(fd)
+
+
+def positions(asked: Steps, have: Sequence[int], what: str) -> tuple[list[int], bool]:
+    """Where steps lie along an axis.
+
+    Args:
+        asked: a step of the sampler's schedule, several, a slice of step numbers (stop excluded), or None for all.
+        have: steps that are there.
+        what: how errors call the thing asked.
+
+    Returns:
+        Places along the axis, and whether the axis is kept.
+
+    Raises:
+        StoreError: a step is not there, or none is meant.
+    """
+    if asked is None:
+        return list(range(len(have))), True
+    if isinstance(asked, slice):
+        if (asked.start or 0) < 0 or (asked.stop is not None and asked.stop < 0):
+            raise StoreError(
+                f"{what}: step={asked} counts from the end; name steps by their number, there are {_some(have)}"
+            )
+        wanted: list[int] = [s for s in have if s in range(*asked.indices(max(have) + 1))]
+    else:
+        wanted = [asked] if isinstance(asked, int | np.integer) else [int(s) for s in asked]
+    place = {step: i for i, step in enumerate(have)}
+    lost = [step for step in wanted if step not in place]
+    if lost or not wanted:
+        raise StoreError(f"{what}: step {lost[0] if lost else asked} was not kept; there are steps {_some(have)}")
+    return [place[step] for step in wanted], not isinstance(asked, int | np.integer)
+
+
+def token_rows(asked: Tokens, kept: np.ndarray | None, grid: Any, what: str) -> np.ndarray | None:
+    """Positions of tokens along the axis of a site.
+
+    Args:
+        asked: indices on the full grid, or a function that gives them for a grid; None for all that are kept.
+        kept: tokens int64 [token] that the site keeps; None if all.
+        grid: the run's token grid.
+        what: how errors call the site.
+
+    Raises:
+        StoreError: a token was not kept or is outside the grid.
+    """
+    if asked is None:
+        return None
+    wanted = np.asarray(asked(grid) if callable(asked) else asked, np.int64).reshape(-1)
+    total = grid.frames * grid.rows * grid.cols
+    if not len(wanted) or wanted.min() < 0 or wanted.max() >= total:
+        raise StoreError(f"{what}: tokens {_some(wanted.tolist())} are not on the grid, which has tokens 0-{total - 1}")
+    if kept is None:
+        return wanted
+    order = np.argsort(kept)
+    rows = order[np.minimum(np.searchsorted(kept, wanted, sorter=order), len(kept) - 1)]
+    lost = wanted[kept[rows] != wanted]
+    if len(lost):
+        raise StoreError(f"{what}: token {lost[0]} was not kept; there are tokens {_some(kept.tolist())}")
+    return rows
+
+
+def shaped(bits: np.ndarray, dtype: DType, as_: str) -> Any:
+    """Bits as what the caller wants: "numpy" (bfloat16 widened to float32) or "torch" (the stored dtype)."""
+    return dtype.to_torch(bits) if as_ == "torch" else dtype.widen(bits)
+
+
+def _runs(cells: np.ndarray, slots: np.ndarray) -> Iterable[tuple[int, int, int]]:
+    """(first cell, first slot, count) of stretches that follow one another in both."""
+    cuts = np.flatnonzero((np.diff(cells) != 1) | (np.diff(slots) != 1)) + 1
+    starts = [0, *cuts.tolist()]
+    for a, b in zip(starts, [*starts[1:], len(cells)], strict=True):
+        yield int(cells[a]), int(slots[a]), b - a
+
+
+def _read_rows(fd: int, request: Cells, cell: int, out: np.ndarray, token_axis: int) -> None:
+    extent, rows, cell_shape = request.extent, request.rows, request.cell_shape
+    assert rows is not None
+    start, nbytes = cell * extent.plan.cell_nbytes, extent.plan.cell_nbytes
+    if token_axis != 0:
+        scratch = np.empty(cell_shape, out.dtype)
+        extent.read(fd, start, bytes_of(scratch))
+        np.take(scratch, rows, axis=token_axis, out=out)
+        return
+    row = nbytes // cell_shape[0]
+    order = np.argsort(rows, kind="stable")
+    ordered = rows[order]
+    cuts = np.flatnonzero(np.diff(ordered) * row > MERGE) + 1
+    for part in np.split(order, cuts):
+        low, high = int(rows[part[0]]), int(rows[part[-1]]) + 1
+        scratch = np.empty((high - low, *cell_shape[1:]), out.dtype)
+        extent.read(fd, start + low * row, bytes_of(scratch))
+        out[part] = scratch[rows[part] - low]
+
+
+def _some(values: Sequence[int], limit: int = 8) -> str:
+    """A few numbers, or a range."""
+    values = list(values)
+    if len(values) > 1 and values == list(range(values[0], values[-1] + 1)):
+        return f"{values[0]}-{values[-1]}"
+    return ", ".join(map(str, values[:limit])) + (" ..." if len(values) > limit else "")

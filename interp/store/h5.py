@@ -1,0 +1,68 @@
+"""HDF5 objects as shards use them: contiguous, allocated at once, no times, nothing of variable length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5d, h5p, h5s
+
+from interp.store.sparse import SparseFile
+
+ALIGNED = 1 << 16
+"""Objects of this many bytes or more begin on a page."""
+
+
+def new_file(into: SparseFile) -> h5py.File:
+    """An empty HDF5 file in memory, of the oldest format that holds it (newer ones survive a crash less well)."""
+    return h5py.File(into, "w", alignment_threshold=ALIGNED, alignment_interval=4096)
+
+
+def new_dataset(group: h5py.Group, name: str, kind: Any, shape: tuple[int, ...]) -> h5py.Dataset:
+    """A contiguous dataset whose space is taken now and never filled; ``get_offset`` of its id says where it lies."""
+    plan = h5p.create(h5p.DATASET_CREATE)
+    plan.set_layout(h5d.CONTIGUOUS)
+    plan.set_alloc_time(h5d.ALLOC_TIME_EARLY)
+    plan.set_fill_time(h5d.FILL_TIME_NEVER)
+    plan.set_obj_track_times(False)
+    space = h5s.create_simple(shape) if shape else h5s.create(h5s.SCALAR)
+    return h5py.Dataset(h5d.create(group.id, name.encode(), kind, space, plan))
+
+
+def put_array(group: h5py.Group, name: str, array: np.ndarray) -> h5py.Dataset:
+    """A dataset with these numbers (or NumPy bools, which become HDF5's usual FALSE/TRUE enum)."""
+    dataset = new_dataset(group, name, h5py.h5t.py_create(array.dtype, logical=True), array.shape)
+    dataset[...] = array
+    return dataset
+
+
+def put_text(group: h5py.Group, name: str, text: str) -> h5py.Dataset:
+    """A scalar dataset with UTF-8 text of fixed length."""
+    dataset = new_dataset(group, name, _text_kind(text), ())
+    dataset[()] = text.encode()
+    return dataset
+
+
+def put_attribute(where: h5py.HLObject, name: str, value: str | int | Sequence[str] | Sequence[int]) -> None:
+    """An attribute: a number, numbers, text or texts, of fixed length."""
+    if isinstance(value, str):
+        where.attrs.create(name, value.encode(), dtype=h5py.string_dtype("utf-8", max(1, len(value.encode()))))
+    elif isinstance(value, int):
+        where.attrs.create(name, value, dtype=np.int64)
+    elif value and isinstance(value[0], str):
+        where.attrs.create(name, texts(value))
+    else:
+        where.attrs.create(name, np.array(value, np.int64))
+
+
+def texts(values: Sequence[Any]) -> np.ndarray:
+    """Texts as an array of fixed-length UTF-8."""
+    encoded = [str(value).encode() for value in values]
+    width = max((len(text) for text in encoded), default=1) or 1
+    return np.array(encoded, dtype=h5py.string_dtype("utf-8", width))
+
+
+def _text_kind(text: str) -> Any:
+    return h5py.h5t.py_create(h5py.string_dtype("utf-8", max(1, len(text.encode()))), logical=True)

@@ -1,0 +1,228 @@
+"""The index of a shard: one JSON text in it that says where everything lies and what its checksums are.
+
+It repeats what HDF5 attributes say to a reader who knows nothing of this package, so that 5,000 shards can be opened
+without HDF5 (8 ms each) in a second. The manifest holds its checksum, and it holds those of all else, so every byte is
+covered. Whatever an index claims is checked against the size of its file before anything is read or allocated.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from interp.errors import InterpError
+from interp.store.blocks import BlockPlan
+from interp.store.dtypes import DTYPES
+from interp.store.layout import RunLayout, SiteLayout, check_name
+
+VERSION = 1
+SHARD = "wan-interp-shard"
+LARGEST_INDEX = 1 << 26
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Small numbers somewhere in a file, with one checksum.
+
+    Attributes:
+        offset: first byte.
+        shape: sizes.
+        dtype: number format by its NumPy name ("float64", "bool", "uint64" ...).
+        xxh3: of the bytes.
+    """
+
+    offset: int
+    shape: tuple[int, ...]
+    dtype: str
+    xxh3: str
+
+    ALLOWED = ("bool", "int64", "uint64", "float64", "float32", "int32", "int16", "int8", "uint8")
+
+    def __post_init__(self) -> None:
+        if self.dtype not in self.ALLOWED or min(self.shape, default=1) < 0:
+            raise ValueError(f"numbers of shape {self.shape} and dtype {self.dtype}")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes."""
+        itemsize = 1 if self.dtype.endswith(("bool", "int8")) else int(self.dtype[-2:]) // 8
+        return math.prod(self.shape) * itemsize
+
+
+@dataclass(frozen=True)
+class SiteEntry:
+    """Where one site lies.
+
+    Attributes:
+        layout: what it is; its ``tokens`` are None here, see ``tokens``.
+        offset: first byte.
+        plan: how it is cut into blocks.
+        checksums: where the blocks' checksums lie.
+        tokens: which of the index's token sets is kept; None for all tokens.
+    """
+
+    layout: SiteLayout
+    offset: int
+    plan: BlockPlan
+    checksums: Piece
+    tokens: int | None
+
+
+@dataclass(frozen=True)
+class Index:
+    """A shard's table of contents.
+
+    Attributes:
+        run: the run's layout; ``tokens`` of its sites are None (they are in ``token_sets``).
+        sites: where each site lies, by name.
+        token_sets: kept tokens, each set once.
+        labels: scalars, and where arrays lie.
+        rest: xxh3 of all bytes of the file that are neither data of sites nor the index itself.
+    """
+
+    run: RunLayout
+    sites: Mapping[str, SiteEntry]
+    token_sets: tuple[Piece, ...]
+    labels: Mapping[str, Any] = field(hash=False)
+    rest: str = "0" * 16
+
+    def data(self) -> list[tuple[int, int]]:
+        """Byte ranges [start, stop) of the sites' data, ascending."""
+        return sorted((entry.offset, entry.offset + entry.plan.nbytes) for entry in self.sites.values())
+
+    def to_json(self) -> str:
+        """As text."""
+        run = self.run
+        body = {
+            "format": SHARD,
+            "version": VERSION,
+            "run": run.run,
+            "steps": run.steps,
+            "sigmas": run.sigmas,
+            "timesteps": run.timesteps,
+            "experts": run.experts,
+            "branches": run.branches,
+            "grid": grid_fields(run.grid),
+            "provenance": run.provenance,
+            "token_sets": [_piece_json(piece) for piece in self.token_sets],
+            "sites": [_site_json(entry) for entry in self.sites.values()],
+            "labels": {k: _piece_json(v) if isinstance(v, Piece) else v for k, v in self.labels.items()},
+            "rest": self.rest,
+        }
+        return json.dumps(body, sort_keys=True, separators=(",", ":"))
+
+    @staticmethod
+    def parse(text: bytes, run: str, size: int) -> Index:
+        """Read an index.
+
+        Args:
+            text: the JSON.
+            run: key of the run it should be of.
+            size: bytes of its file; nothing may lie beyond.
+
+        Raises:
+            ValueError: it is not a shard's index, is of another version or run, or contradicts itself or the file.
+        """
+        body = json.loads(text)
+        if not isinstance(body, dict) or body.get("format") != SHARD:
+            raise ValueError("it is not a shard of a wan-interp store")
+        if body.get("version") != VERSION:
+            raise ValueError(f"it has format version {body.get('version')!r}, and this release reads version {VERSION}")
+        if body.get("run") != run:
+            raise ValueError(f"it holds the run {body.get('run')!r}")
+        try:
+            index = _parse(body)
+        except (KeyError, TypeError, AttributeError, IndexError, OverflowError, InterpError) as error:
+            raise ValueError(f"its index makes no sense ({type(error).__name__}: {error})") from error
+        _check_places(index, size)
+        return index
+
+
+def grid_fields(grid: Any) -> dict[str, Any]:
+    """A token grid as JSON-ready data."""
+    names = ("frames", "rows", "cols", "vae_spatial", "vae_temporal")
+    return {name: int(getattr(grid, name)) for name in names} | {"patch": [int(p) for p in grid.patch]}
+
+
+def grid_of(fields: Mapping[str, Any]) -> Any:
+    """The `interp.grid.TokenGrid` of such data."""
+    from interp.grid import TokenGrid
+
+    return TokenGrid(**{**fields, "patch": tuple(fields["patch"])})
+
+
+def _piece_json(piece: Piece) -> dict[str, Any]:
+    return {"offset": piece.offset, "shape": piece.shape, "dtype": piece.dtype, "xxh3": piece.xxh3}
+
+
+def _piece(body: Mapping[str, Any]) -> Piece:
+    return Piece(int(body["offset"]), tuple(map(int, body["shape"])), str(body["dtype"]), str(body["xxh3"]))
+
+
+def _site_json(entry: SiteEntry) -> dict[str, Any]:
+    layout = entry.layout
+    return {
+        "site": layout.site,
+        "axes": layout.axes,
+        "shape": layout.shape,
+        "dtype": layout.dtype,
+        "branches": layout.branches,
+        "tokens": entry.tokens,
+        "offset": entry.offset,
+        "blocks": [entry.plan.together, entry.plan.block_nbytes],
+        "checksums": _piece_json(entry.checksums),
+    }
+
+
+def _parse(body: Mapping[str, Any]) -> Index:
+    sites = {}
+    token_sets = tuple(_piece(piece) for piece in body["token_sets"])
+    for item in body["sites"]:
+        layout = SiteLayout(
+            site=item["site"],
+            axes=tuple(map(str, item["axes"])),
+            shape=tuple(map(int, item["shape"])),
+            dtype=item["dtype"],
+            branches=None if item["branches"] is None else tuple(map(str, item["branches"])),
+        )
+        together, block_nbytes = map(int, item["blocks"])
+        plan = BlockPlan(layout.cells, layout.cell_nbytes, together, block_nbytes)
+        entry = SiteEntry(layout, int(item["offset"]), plan, _piece(item["checksums"]), item["tokens"])
+        if layout.dtype not in DTYPES or not (1 <= together <= layout.cells) or block_nbytes < 1:
+            raise ValueError(f"its site {layout.site} has impossible blocks")
+        if entry.checksums.shape != (plan.count,) or entry.checksums.dtype != "uint64":
+            raise ValueError(f"its site {layout.site} has {entry.checksums.shape} checksums for {plan.count} blocks")
+        if entry.tokens is not None:
+            (count,) = token_sets[entry.tokens].shape
+            if "token" not in layout.axes or count != layout.shape[layout.axes.index("token")]:
+                raise ValueError(f"its site {layout.site} does not fit its tokens")
+        sites[layout.site] = entry
+    run = RunLayout(
+        run=body["run"],
+        sites=tuple(entry.layout for entry in sites.values()),
+        steps=tuple(map(int, body["steps"])),
+        sigmas=tuple(map(float, body["sigmas"])),
+        timesteps=tuple(map(float, body["timesteps"])),
+        experts=tuple(map(str, body["experts"])),
+        branches=tuple(map(str, body["branches"])),
+        grid=grid_of(body["grid"]),
+        provenance=dict(body["provenance"]),
+    )
+    labels = {check_name(k, "label"): _piece(v) if isinstance(v, dict) else v for k, v in body["labels"].items()}
+    return Index(run, sites, token_sets, labels, str(body["rest"]))
+
+
+def _check_places(index: Index, size: int) -> None:
+    arrays = [label for label in index.labels.values() if isinstance(label, Piece)]
+    pieces = [*index.token_sets, *arrays, *(entry.checksums for entry in index.sites.values())]
+    ranges = sorted(index.data() + [(piece.offset, piece.offset + piece.nbytes) for piece in pieces])
+    at = 0
+    for start, stop in ranges:
+        if start < at or stop > size:
+            raise ValueError(
+                f"its index points to bytes {start}-{stop} of {size}, which overlap others or do not exist"
+            )
+        at = stop

@@ -1,0 +1,51 @@
+"""Labels of a run: scalars and arrays, checked when they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from interp.errors import StoreError
+from interp.store.index import Piece
+from interp.store.layout import check_name
+
+RESERVED = ("run", "sample", "seed", "prompt", "model", "task", "frames", "rows", "cols")
+"""Columns of the table of runs that come from its provenance and grid."""
+
+Scalar = bool | int | float | str
+
+
+def checked_labels(labels: Mapping[str, Any], where: str) -> dict[str, Scalar | np.ndarray]:
+    """Labels as Python scalars and contiguous arrays; None is left out.
+
+    Raises:
+        StoreError: a name or a value that cannot be stored.
+    """
+    out: dict[str, Scalar | np.ndarray] = {}
+    for name, value in labels.items():
+        check_name(name, f"{where}: label")
+        if name in RESERVED:
+            raise StoreError(f"{where}: label {name!r} would hide a column of that name; call it otherwise")
+        if value is None:
+            continue
+        if hasattr(value, "detach"):
+            value = value.detach().cpu().numpy()
+        if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+            value = value.item()
+        out[name] = _array(value, name, where) if isinstance(value, np.ndarray | list | tuple) else value
+        if not isinstance(out[name], bool | int | float | str | np.ndarray) or (
+            isinstance(value, int) and not -(2**63) <= value < 2**63
+        ):
+            raise StoreError(
+                f"{where}: label {name!r} is {value!r}; a label is a number, bool, text or array of numbers"
+            )
+    return out
+
+
+def _array(value: Any, name: str, where: str) -> np.ndarray:
+    array = np.ascontiguousarray(value)
+    if array.dtype.newbyteorder("=").name not in Piece.ALLOWED:
+        raise StoreError(f"{where}: label {name!r} is an array of {array.dtype}; use one of {', '.join(Piece.ALLOWED)}")
+    return array.astype(array.dtype.newbyteorder("<"), copy=False)

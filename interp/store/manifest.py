@@ -1,0 +1,160 @@
+"""The list of finished runs: one line of JSON each, outside the HDF5 files, fsynced after the shard it speaks of.
+
+A run is finished if and only if it has a line. Each line carries its own checksum; a last line without its line break
+was cut off by a crash and does not count. The file's lock orders writers: threads, processes
+and machines that share a folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from xxhash import xxh3_64_hexdigest
+
+from interp.errors import StoreError
+from interp.store.disk import locked, open_read, pread_into, pwrite_all, write_whole
+from interp.store.layout import check_name
+
+
+@dataclass(frozen=True)
+class Line:
+    """A finished run.
+
+    Attributes:
+        run: its key; its shard is ``runs/<run>.h5``.
+        size: bytes of the shard.
+        index: first byte and number of bytes of the shard's index.
+        xxh3: of the index, which holds the checksums of all else.
+    """
+
+    run: str
+    size: int
+    index: tuple[int, int]
+    xxh3: str
+
+    def to_json(self) -> str:
+        """The line without its line break."""
+        body = asdict(self)
+        return _compact(body | {"line": xxh3_64_hexdigest(_compact(body).encode())})
+
+    @staticmethod
+    def parse(text: bytes) -> Line:
+        """Read a line.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        body = json.loads(text)
+        if not isinstance(body, dict):
+            raise ValueError("it is no JSON object")
+        if body.pop("line", None) != xxh3_64_hexdigest(_compact(body).encode()):
+            raise ValueError("it does not match its checksum")
+        if body.keys() != {field.name for field in fields(Line)}:
+            raise ValueError(f"it has the fields {sorted(body)}")
+        offset, nbytes = map(int, body["index"])
+        return Line(check_name(body["run"], "run key"), int(body["size"]), (offset, nbytes), str(body["xxh3"]))
+
+
+class Manifest:
+    """The finished runs of a store.
+
+    Args:
+        path: the file; it is made when the first line is appended.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines: dict[str, Line] = {}
+
+    def load(self) -> None:
+        """Read it afresh.
+
+        Raises:
+            StoreError: it cannot be read, or a line in it is damaged.
+        """
+        try:
+            fd = open_read(self.path)
+        except FileNotFoundError:
+            self.lines = {}
+            return
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be read: {error.strerror}") from error
+        try:
+            self.lines = self._parse(fd)
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def locked(self) -> Iterator[int]:
+        """Hold the lock of the store; the list is read afresh. Gives a descriptor for `append`."""
+        try:
+            with locked(self.path) as fd:
+                self.lines = self._parse(fd)
+                yield fd
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be written: {error.strerror}") from error
+
+    def append(self, fd: int, line: Line) -> None:
+        """Add a finished run, lastingly; all or nothing.
+
+        Args:
+            fd: from `locked`.
+            line: the run.
+
+        Raises:
+            OSError: the disk did not take it; the file is as it was.
+        """
+        size = os.fstat(fd).st_size
+        end = self._end_of_last_line(fd, size)
+        try:
+            if end != size:  # a line cut off by a crash
+                os.ftruncate(fd, end)
+            pwrite_all(fd, line.to_json().encode() + b"\n", end)
+            os.fsync(fd)
+        except OSError:
+            os.ftruncate(fd, end)
+            raise
+        self.lines[line.run] = line
+
+    def remove(self, runs: set[str]) -> None:
+        """Take runs off the list, lastingly.
+
+        Raises:
+            StoreError: the disk did not take it; the file is as it was.
+        """
+        with self.locked():
+            kept = [line for run, line in self.lines.items() if run not in runs]
+            write_whole(self.path, b"".join(line.to_json().encode() + b"\n" for line in kept))
+            self.lines = {line.run: line for line in kept}
+
+    def _parse(self, fd: int) -> dict[str, Line]:
+        lines: dict[str, Line] = {}
+        for number, text in enumerate(_read(fd).split(b"\n")[:-1], start=1):
+            try:
+                line = Line.parse(text)
+            except (ValueError, TypeError, StoreError) as error:
+                raise StoreError(
+                    f"line {number} of {self.path} is damaged: {error}; it is not known which run it speaks of, so "
+                    "remove that line to have the run repeated"
+                ) from error
+            lines[line.run] = line
+        return lines
+
+    @staticmethod
+    def _end_of_last_line(fd: int, size: int) -> int:
+        return size if not size or os.pread(fd, 1, size - 1) == b"\n" else _read(fd).rfind(b"\n") + 1
+
+
+def _read(fd: int) -> bytes:
+    data = bytearray(os.fstat(fd).st_size)
+    pread_into(fd, memoryview(data), 0)
+    return bytes(data)
+
+
+def _compact(body: dict[str, object]) -> str:
+    return json.dumps(body, sort_keys=True, separators=(",", ":"))

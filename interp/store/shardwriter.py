@@ -1,0 +1,172 @@
+"""Writes one run: space is taken first, data goes to a temporary file, the run exists only once it is in the manifest.
+
+Order: skeleton in memory, allocate ``runs/<run>.h5.tmp.<pid>``, data by pwrite, metadata by pwrite, fsync, rename,
+fsync of the folder, manifest line, fsync. Any error on the way discards the shard whole: there is no retry, because
+what a file system keeps of a file after a failed write or fsync is anybody's guess.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from xxhash import xxh3_64_hexdigest
+
+from interp.errors import StoreError
+from interp.store.disk import allocate, pwrite_all, replace
+from interp.store.labels import checked_labels
+from interp.store.layout import RunLayout, find_site
+from interp.store.manifest import Line, Manifest
+from interp.store.shardfile import ShardFile
+from interp.store.sitebuffer import SiteBuffer
+
+
+class ShardWriter:
+    """Takes the tensors of one run. Made by `Store.writer`; a context manager, or end with `finish` or `abort`.
+
+    Args:
+        path: the shard to be.
+        layout: what will be written.
+        manifest: where the finished run is listed.
+
+    Raises:
+        StoreError: the run is there already or is being written, or there is no space for it.
+    """
+
+    def __init__(self, path: Path, layout: RunLayout, manifest: Manifest) -> None:
+        self.path, self.layout = path, layout
+        self._manifest = manifest
+        self._over: str | None = None
+        self._file = ShardFile(layout)
+        self._temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
+        self._fd = self._open()
+        try:
+            allocate(self._fd, self._file.size, f"run {layout.run}")
+        except BaseException:
+            self._discard("it found no space")
+            raise
+        self._sites = {site.site: SiteBuffer(site, self._fd, self._file.offsets[site.site]) for site in layout.sites}
+
+    def write(self, site: str, step_index: int, branch_index: int, tensor: Any) -> None:
+        """Keep one tensor.
+
+        Args:
+            site: a site of the layout.
+            step_index: place along the layout's steps (not the sampler's step).
+            branch_index: place along the site's branches.
+            tensor: torch tensor or NumPy array [<site axes>] of the site's dtype; it may be reused afterwards.
+
+        Raises:
+            StoreError: it does not fit the layout (the writer stays usable), or the disk failed (the run is discarded).
+        """
+        if self._over is not None:
+            raise StoreError(f"run {self.layout.run} takes no more data: {self._over}")
+        try:
+            self._sites[site].put(step_index, branch_index, tensor)
+        except KeyError:
+            find_site(site, self._sites, f"the layout of run {self.layout.run}")
+            raise
+        except StoreError as error:
+            raise StoreError(f"run {self.layout.run}, site {site}: {error}") from error
+        except OSError as error:
+            raise self._failed("writing", error) from error
+        except BaseException as error:
+            self._discard(f"{type(error).__name__} came in the middle of a write")
+            raise
+
+    def finish(self, labels: Mapping[str, Any] | None = None) -> None:
+        """Write the labels, make all of it last, and list the run as finished.
+
+        Args:
+            labels: by name: a number, bool or text of the run, an array [frame, row, col] over the full token grid, or
+                any other array of numbers. None values are left out.
+
+        Raises:
+            StoreError: something of the layout was never written, a label cannot be stored, or the disk failed. The
+                run is discarded in each case.
+        """
+        if self._over is not None:
+            raise StoreError(f"run {self.layout.run} cannot be finished: {self._over}")
+        try:
+            checked = checked_labels(labels or {}, f"run {self.layout.run}")
+            self._check_complete()
+            sums = {name: buffer.checksums for name, buffer in self._sites.items()}
+            self._commit(*self._file.close(checked, sums))
+        except OSError as error:
+            raise self._failed("finishing", error) from error
+        except BaseException as error:
+            self._discard(f"finishing it failed: {type(error).__name__} {error}")
+            raise
+        self._over = "it is finished"
+
+    def abort(self) -> None:
+        """Throw the run away, unless it is finished."""
+        if self._over is None:
+            self._discard("it was aborted")
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.abort()
+
+    def _open(self) -> int:
+        run = self.layout.run
+        with self._manifest.locked():
+            if run in self._manifest.lines:
+                raise StoreError(
+                    f"run {run} is already in {self.path.parent.parent}; finished runs are never overwritten"
+                )
+            try:
+                fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            except FileExistsError as error:
+                raise StoreError(f"run {run} is being written already ({self._temporary} exists)") from error
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return fd
+
+    def _check_complete(self) -> None:
+        for name, buffer in self._sites.items():
+            missing = buffer.missing()
+            if missing is not None:
+                step = self.layout.steps[missing[0]]
+                branch = self.layout.branches_of(buffer.layout)[missing[1]]
+                raise StoreError(
+                    f"run {self.layout.run}: site {name} was never written at step {step}, branch {branch}"
+                )
+
+    def _commit(self, index_at: int, index: bytes) -> None:
+        for offset, piece in self._file.pieces():
+            pwrite_all(self._fd, piece, offset)
+        os.ftruncate(self._fd, self._file.size)
+        os.fsync(self._fd)
+        line = Line(self.layout.run, self._file.size, (index_at, len(index)), xxh3_64_hexdigest(index))
+        with self._manifest.locked() as fd:
+            if line.run in self._manifest.lines:
+                raise StoreError(f"run {line.run} was finished by another process meanwhile; that one is kept")
+            replace(self._temporary, self.path)
+            try:
+                self._manifest.append(fd, line)
+            except BaseException:
+                self.path.unlink(missing_ok=True)
+                raise
+        os.close(self._fd)
+
+    def _failed(self, doing: str, error: OSError) -> StoreError:
+        reason = error.strerror or str(error)
+        self._discard(f"{doing} it failed: {reason}")
+        return StoreError(
+            f"{doing} run {self.layout.run} failed ({reason}), so it was discarded; finished runs are intact: "
+            "free some space or mend the disk, then run the same command again"
+        )
+
+    def _discard(self, why: str) -> None:
+        self._over = why if why.startswith("it was") else f"it was discarded ({why})"
+        self._sites = {}
+        try:
+            self._temporary.unlink(missing_ok=True)
+        finally:
+            os.close(self._fd)

@@ -1,0 +1,288 @@
+"""A folder of finished runs: written run by run, read as one table and one array per site."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from xxhash import xxh3_64_hexdigest
+
+from interp.errors import StoreError, suggest
+from interp.store.disk import try_lock, write_whole
+from interp.store.layout import RunLayout, to_json
+from interp.store.manifest import Manifest
+from interp.store.shard import Shard
+from interp.store.shardwriter import ShardWriter
+from interp.store.tables import runs_table, schedule_table, sites_table
+from interp.store.view import SiteView
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from interp.store.gather import Steps, Tokens
+
+FORMAT = "wan-interp-store"
+VERSION = 1
+
+
+class Store:
+    """Finished runs in a folder. Make one with `Store.create` (to write) or `Store.open` (to read).
+
+    What is there is listed when it is opened; `refresh` looks again. Runs are ordered by their key.
+
+    Attributes:
+        path: the folder.
+        provenance: what all runs have in common.
+    """
+
+    def __init__(self, path: Path, provenance: Mapping[str, Any]) -> None:
+        self.path = path
+        self.provenance = dict(provenance)
+        self._manifest = Manifest(path / "manifest.jsonl")
+        self._shards: dict[str, Shard] = {}
+        self.refresh()
+
+    @staticmethod
+    def create(path: str | Path, provenance: Mapping[str, Any] | None = None) -> Store:
+        """Make a store, or go on with the one that is there; what a crash left half-written is removed.
+
+        Args:
+            path: folder; made if missing.
+            provenance: what all runs have in common, JSON-ready. A store that is there must have been made with the
+                same (only "versions" may differ; each run records its own).
+
+        Raises:
+            StoreError: the folder cannot be used, holds something else, or holds a store of other provenance.
+        """
+        path, given = Path(path), json.loads(to_json(dict(provenance or {}), "provenance of the store"))
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if (path / "store.json").is_file():
+                _check_same(path, _read_head(path), given)
+            elif any(entry.name != "runs" and ".tmp." not in entry.name for entry in path.iterdir()):
+                raise StoreError(f"{path} is neither empty nor a store; give a new folder")
+            else:
+                _write_head(path, given)
+            (path / "runs").mkdir(exist_ok=True)
+            store = Store.open(path)
+            store._clean()
+        except OSError as error:
+            raise StoreError(f"{path} cannot be used as a store: {error.strerror}") from error
+        return store
+
+    @staticmethod
+    def open(path: str | Path) -> Store:
+        """Open a store to read it; nothing in it is changed.
+
+        Raises:
+            StoreError: there is none, or its lists are damaged or of another version.
+        """
+        path = Path(path)
+        return Store(path, _read_head(path))
+
+    def refresh(self) -> None:
+        """Look again which runs are finished."""
+        self._manifest.load()
+        self._shards.clear()
+        self.__dict__.pop("sites", None)
+
+    def writer(self, run: str, layout: RunLayout) -> ShardWriter:
+        """Begin to write a run.
+
+        Args:
+            run: its key.
+            layout: what will be written.
+
+        Raises:
+            StoreError: the run is there already or is being written, or there is no space for it.
+        """
+        if layout.run != run:
+            raise StoreError(f"the layout is of run {layout.run!r}, not of {run!r}")
+        return ShardWriter(self.path / "runs" / f"{run}.h5", layout, self._manifest)
+
+    def drop(self, runs: Iterable[str]) -> None:
+        """Take runs off the list and remove their shards, so that they are repeated.
+
+        Raises:
+            StoreError: a run is not there, or the disk failed.
+        """
+        chosen = set(self._chosen(list(runs)))
+        self._manifest.remove(chosen)
+        for run in chosen:
+            self._shards.pop(run, None)
+            (self.path / "runs" / f"{run}.h5").unlink(missing_ok=True)
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """Keys of the finished runs, ascending."""
+        return tuple(sorted(self._manifest.lines))
+
+    def __contains__(self, run: object) -> bool:
+        return run in self._manifest.lines
+
+    def __len__(self) -> int:
+        return len(self._manifest.lines)
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r}, {len(self)} runs)"
+
+    @cached_property
+    def sites(self) -> tuple[str, ...]:
+        """Sites that at least one run keeps, in the order in which runs name them."""
+        return tuple(dict.fromkeys(site for run in self.runs for site in self._shard(run).index.sites))
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """One row per run and site: run, site, axes, shape, dtype, steps, branches, tokens, bytes, model, sample …"""
+        return sites_table([self._shard(run) for run in self.runs])
+
+    @property
+    def runs_frame(self) -> pl.DataFrame:
+        """One row per run: run, sample, seed, prompt, task, model, the grid's frames, rows, cols, all scalar labels."""
+        return runs_table([self._shard(run) for run in self.runs])
+
+    def schedule(self, runs: Iterable[str] | None = None) -> pl.DataFrame:
+        """One row per kept step: step, sigma, timestep, expert.
+
+        Raises:
+            StoreError: the runs differ in it.
+        """
+        return schedule_table([self._shard(run).index.run for run in self._chosen(runs)])
+
+    def layout(self, run: str) -> RunLayout:
+        """All that was said of a run before it began."""
+        shard = self._shard(self._chosen([run])[0])
+        return replace(shard.index.run, sites=tuple(shard.layout_of(name) for name in shard.index.sites))
+
+    def read(
+        self,
+        site: str,
+        step: Steps = None,
+        branch: str | Sequence[str] | None = None,
+        runs: Iterable[str] | None = None,
+        tokens: Tokens = None,
+        as_: Literal["numpy", "torch"] = "numpy",
+    ) -> Any:
+        """One site over runs. Every block is checked against its checksum when it is first read.
+
+        Args:
+            site: hook point.
+            step: a step of the sampler's schedule; several, or a slice of step numbers, keep an axis "step"; None: all.
+            branch: a branch; several keep an axis "branch"; None is the only one there is.
+            runs: keys, in the order wanted; None is all of `runs`.
+            tokens: indices on the full token grid, or a function from the run's `TokenGrid` to such; None is all kept.
+            as_: "numpy" (bfloat16 becomes float32, exactly) or "torch" (the stored dtype, on the CPU).
+
+        Returns:
+            Array [run, step?, branch?, <site axes>].
+
+        Raises:
+            StoreError: something asked is not there, the runs do not have one shape, or a file is missing or damaged.
+        """
+        if as_ not in ("numpy", "torch"):
+            raise StoreError(f"as_={as_!r} is not known; use 'numpy' or 'torch'")
+        return SiteView([self._shard(run) for run in self._chosen(runs)], site).read(step, branch, tokens, as_)
+
+    def labels(self, name: str, runs: Iterable[str] | None = None, site: str | None = None) -> np.ndarray:
+        """A label over runs.
+
+        Args:
+            name: label, or one of the columns "sample", "seed", "prompt" of `runs_frame`.
+            runs: keys, in the order wanted; None is all of `runs`.
+            site: for labels of tokens: give the tokens that this site keeps.
+
+        Returns:
+            Array [run], [run, token] for labels [frame, row, col], or [run, <its axes>] for other arrays.
+
+        Raises:
+            StoreError: a run lacks the label, or the runs do not have one shape.
+        """
+        values = []
+        for run in self._chosen(runs):
+            shard = self._shard(run)
+            if name in ("sample", "seed", "prompt"):
+                values.append(np.asarray(shard.provenance.get(name)))
+                continue
+            if name not in shard.index.labels:
+                known = sorted(shard.index.labels)
+                near = suggest(name, known) or f"; it has {', '.join(known) or 'none'}"
+                raise StoreError(f"run {run} has no label {name!r}{near}. Leave such runs out with runs=")
+            values.append(_label(shard, name, site))
+        shapes = sorted({value.shape for value in values})
+        if len(shapes) > 1:
+            raise StoreError(
+                f"label {name!r} has the shapes {shapes} in these runs; choose runs of one size with runs="
+            )
+        return np.stack(values)
+
+    def _chosen(self, runs: Iterable[str] | None) -> list[str]:
+        if isinstance(runs, str):
+            raise StoreError(f"runs={runs!r} is one text; give a list of run keys")
+        chosen = list(self.runs if runs is None else runs)
+        for run in chosen:
+            if run not in self._manifest.lines:
+                raise StoreError(f"run {run!r} is not among the {len(self)} finished runs of {self.path}")
+        if not chosen:
+            raise StoreError(f"no runs to read: {self.path} holds {len(self)} finished runs")
+        return chosen
+
+    def _shard(self, run: str) -> Shard:
+        if run not in self._shards:
+            self._shards[run] = Shard(self.path / "runs", self._manifest.lines[run])
+        return self._shards[run]
+
+    def _clean(self) -> None:
+        """Remove what writers that are gone have left; living ones hold a lock on theirs."""
+        with self._manifest.locked():
+            for temporary in [*self.path.glob("*.tmp.*"), *(self.path / "runs").glob("*.tmp.*")]:
+                fd = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    if try_lock(fd):
+                        temporary.unlink()
+                finally:
+                    os.close(fd)
+
+
+def _label(shard: Shard, name: str, site: str | None) -> np.ndarray:
+    value = np.asarray(shard.label(name))
+    grid = shard.index.run.grid
+    if value.shape != (grid.frames, grid.rows, grid.cols):
+        return value
+    tokens = None if site is None else shard.tokens(site)
+    return value.reshape(-1) if tokens is None else value.reshape(-1)[tokens]
+
+
+def _write_head(path: Path, provenance: Mapping[str, Any]) -> None:
+    body = {"format": FORMAT, "version": VERSION, "provenance": provenance}
+    body["xxh3"] = xxh3_64_hexdigest(to_json(body, "head").encode())
+    write_whole(path / "store.json", json.dumps(body, indent=1, sort_keys=True).encode() + b"\n")
+
+
+def _read_head(path: Path) -> dict[str, Any]:
+    head = path / "store.json"
+    try:
+        body = json.loads(head.read_bytes())
+    except OSError as error:
+        raise StoreError(f"{path} is not a store: {head.name} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise StoreError(f"{head} is damaged: {error}") from error
+    if not isinstance(body, dict) or body.get("format") != FORMAT:
+        raise StoreError(f"{path} is not a store: {head.name} is of something else")
+    if body.get("version") != VERSION:
+        raise StoreError(f"{path} has format version {body.get('version')!r}, and this release reads version {VERSION}")
+    if body.pop("xxh3", None) != xxh3_64_hexdigest(to_json(body, "head").encode()):
+        raise StoreError(f"{head} is damaged: it does not match its checksum")
+    return dict(body["provenance"])
+
+
+def _check_same(path: Path, have: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    differ = sorted(k for k in have.keys() | given.keys() if k != "versions" and have.get(k) != given.get(k))
+    if differ:
+        said = "; ".join(f"{k} is {have.get(k)!r} there and {given.get(k)!r} here" for k in differ[:3])
+        raise StoreError(f"{path} holds a store of other provenance ({said}); give another folder")
