@@ -24,7 +24,7 @@ from interp.mini.data import Statistics, latent_statistics, training_batch
 from interp.mini.evaluate import quick_solve_rate
 from interp.mini.muon import Optimizer
 from interp.mini.recipe import Recipe
-from interp.mini.text import TEXT_DIM, build_text_encoder, build_tokenizer
+from interp.mini.text import MAX_TOKENS, TEXT_DIM, build_text_encoder, build_tokenizer
 from interp.tasks.maze.task import PROMPTS
 
 _MALLOC = {  # without these, page faults of freshly mapped activations cost more than the arithmetic
