@@ -5,5 +5,6 @@ from __future__ import annotations
 from interp.store.layout import RunLayout, SiteLayout
 from interp.store.shardwriter import ShardWriter
 from interp.store.store import Store
+from interp.store.verify import Report, verify
 
-__all__ = ["RunLayout", "ShardWriter", "SiteLayout", "Store"]
+__all__ = ["Report", "RunLayout", "ShardWriter", "SiteLayout", "Store", "verify"]

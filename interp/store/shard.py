@@ -69,7 +69,7 @@ class Shard:
                 return f"site {name}, {' to '.join(names)}"
 
             self._extents[name] = Extent(
-                self.source, entry.offset, entry.plan, lambda fd: self._read_at(fd, entry.checksums), describe
+                self.source, entry.offset, entry.plan, lambda fd: self.numbers(fd, entry.checksums), describe
             )
         return self._extents[name]
 
@@ -77,6 +77,16 @@ class Shard:
         """A label: a scalar, or an array. KeyError if the run has none of that name."""
         value = self.index.labels[name]
         return self._read(value) if isinstance(value, Piece) else value
+
+    def numbers(self, fd: int, piece: Piece) -> np.ndarray:
+        """Read and check small numbers of this shard from ``fd``, a descriptor of its source."""
+        data = bytearray(piece.nbytes)
+        self._pread(fd, data, piece.offset)
+        if xxh3_64_hexdigest(data) != piece.xxh3:
+            self.source.refuse(
+                f"is damaged: the {piece.dtype} numbers at byte {piece.offset} do not match their checksum"
+            )
+        return np.frombuffer(data, _little(piece.dtype)).reshape(piece.shape)
 
     def _open(self, line: Line) -> Index:
         fd = self.source.open()
@@ -101,18 +111,9 @@ class Shard:
     def _read(self, piece: Piece) -> np.ndarray:
         fd = self.source.open()
         try:
-            return self._read_at(fd, piece)
+            return self.numbers(fd, piece)
         finally:
             os.close(fd)
-
-    def _read_at(self, fd: int, piece: Piece) -> np.ndarray:
-        data = bytearray(piece.nbytes)
-        self._pread(fd, data, piece.offset)
-        if xxh3_64_hexdigest(data) != piece.xxh3:
-            self.source.refuse(
-                f"is damaged: the {piece.dtype} numbers at byte {piece.offset} do not match their checksum"
-            )
-        return np.frombuffer(data, _little(piece.dtype)).reshape(piece.shape)
 
     def _pread(self, fd: int, out: bytearray, start: int) -> None:
         try:

@@ -16,7 +16,7 @@ from xxhash import xxh3_64_hexdigest
 from interp.errors import StoreError, suggest
 from interp.store.disk import try_lock, write_whole
 from interp.store.layout import RunLayout, to_json
-from interp.store.manifest import Manifest
+from interp.store.manifest import Line, Manifest
 from interp.store.shard import Shard
 from interp.store.shardwriter import ShardWriter
 from interp.store.tables import runs_table, schedule_table, sites_table
@@ -154,6 +154,10 @@ class Store:
             StoreError: the runs differ in it.
         """
         return schedule_table([self._shard(run).index.run for run in self._chosen(runs)])
+
+    def line(self, run: str) -> Line:
+        """What the manifest says of a finished run."""
+        return self._manifest.lines[self._chosen([run])[0]]
 
     def layout(self, run: str) -> RunLayout:
         """All that was said of a run before it began."""

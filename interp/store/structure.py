@@ -1,0 +1,144 @@
+"""Is a file's HDF5 side what the format says, and nothing else? Looked at in memory, on bytes that were checked before.
+
+The reader needs none of this, as it never asks HDF5. It is for those who will open the file with other tools: nothing
+in it may point out of it, need a plug-in, or take more memory than the file is long.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import h5py
+import numpy as np
+from h5py import h5a, h5d, h5l, h5t
+
+from interp.store.dtypes import dtype_of_h5
+from interp.store.index import Index, Piece
+from interp.store.sparse import SparseFile
+
+GROUPS = ("grid", "tokens", "sites", "labels", "checksums")
+DATASETS = ("provenance", "prompt", "steps", "sigmas", "timesteps", "experts", "branches", "index")
+MOST_ATTRIBUTES = 32
+LARGEST_ATTRIBUTE = 1 << 16
+
+
+def check_structure(content: SparseFile, index: Index) -> None:
+    """Compare the HDF5 side of a shard with its index.
+
+    Args:
+        content: the file; the data of sites may be left out.
+        index: its index.
+
+    Raises:
+        ValueError: something is there that the format does not have, or the two disagree.
+    """
+    content.seek(0)
+    try:
+        with h5py.File(content, "r") as file:
+            found = dict(_datasets(file, content.size))
+            _agree(file, found, index)
+    except (OSError, RuntimeError, KeyError, TypeError, UnicodeError) as error:
+        raise ValueError(f"HDF5 cannot read it: {error}") from error
+
+
+def _datasets(file: h5py.File, size: int) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Every dataset under its path; anything else that is found is refused."""
+    _check_attributes(file, "/")
+    for name in _links(file, "/"):
+        if name in GROUPS and file.get(name, getclass=True) is h5py.Group:
+            group = file[name]
+            _check_attributes(group, name)
+            for inner in _links(group, name):
+                yield f"{name}/{inner}", _dataset(group, inner, f"{name}/{inner}", size)
+        elif name in DATASETS:
+            yield name, _dataset(file, name, name, size)
+        else:
+            raise ValueError(f"it holds /{name}, which the format does not have")
+
+
+def _links(group: h5py.Group, where: str) -> list[str]:
+    names = list(group)
+    for name in names:
+        if group.id.links.get_info(name.encode()).type != h5l.TYPE_HARD:
+            raise ValueError(f"{where} holds the link {name!r} to another place")
+    return names
+
+
+def _dataset(group: h5py.Group, name: str, where: str, size: int) -> h5py.Dataset:
+    if group.get(name, getclass=True) is not h5py.Dataset:
+        raise ValueError(f"/{where} is not a dataset")
+    dataset = group[name]
+    plan = dataset.id.get_create_plist()
+    if plan.get_layout() not in (h5d.CONTIGUOUS, h5d.COMPACT) or plan.get_nfilters() or plan.get_external_count():
+        raise ValueError(f"/{where} is not contiguous, is filtered, or lies in another file")
+    _check_kind(dataset.id.get_type(), where)
+    if math.prod(dataset.shape) * dataset.id.get_type().get_size() > size:
+        raise ValueError(f"/{where} claims the shape {dataset.shape}, more than the file holds")
+    _check_attributes(dataset, where)
+    return dataset
+
+
+def _check_attributes(where: h5py.HLObject, name: str) -> None:
+    count = h5a.get_num_attrs(where.id)
+    if count > MOST_ATTRIBUTES:
+        raise ValueError(f"{name} has {count} attributes")
+    for i in range(count):
+        attribute = h5a.open(where.id, index=i)
+        _check_kind(attribute.get_type(), f"an attribute of {name}")
+        if math.prod(attribute.shape) * attribute.get_type().get_size() > LARGEST_ATTRIBUTE:
+            raise ValueError(f"{name} has an attribute of shape {attribute.shape}")
+
+
+def _check_kind(kind: h5t.TypeID, where: str) -> None:
+    """Numbers, bools and text of fixed length."""
+    fixed_text = isinstance(kind, h5t.TypeStringID) and not kind.is_variable_str()
+    if not (fixed_text or isinstance(kind, h5t.TypeIntegerID | h5t.TypeFloatID | h5t.TypeEnumID)):
+        raise ValueError(f"/{where} has a type that the format does not have ({type(kind).__name__})")
+
+
+def _agree(file: h5py.File, found: dict[str, h5py.Dataset], index: Index) -> None:
+    run = index.run
+    wanted = {f"{group}/{name}" for group in ("sites", "checksums") for name in index.sites}
+    wanted |= {f"labels/{name}" for name in index.labels} | {f"tokens/{i}" for i in range(len(index.token_sets))}
+    differ = sorted((found.keys() - set(DATASETS)) ^ wanted) + sorted(set(DATASETS) - found.keys())
+    if differ:
+        raise ValueError(f"its index and its HDF5 objects disagree about {differ[0]}")
+    if _text(file.attrs["run"]) != run.run:
+        raise ValueError(f"HDF5 says that it is of run {file.attrs['run']!r}")
+    for name, values in (("steps", run.steps), ("sigmas", run.sigmas), ("timesteps", run.timesteps)):
+        if tuple(found[name][()].tolist()) != values:
+            raise ValueError(f"its index and /{name} disagree")
+    for name, texts in (("experts", run.experts), ("branches", run.branches)):
+        if tuple(_text(value) for value in found[name][()]) != texts:
+            raise ValueError(f"its index and /{name} disagree")
+    for name, entry in index.sites.items():
+        dataset, layout = found[f"sites/{name}"], entry.layout
+        axes = tuple(_text(axis) for axis in dataset.attrs["axes"])
+        same = dtype_of_h5(dataset.id.get_type()) == layout.kind and (dataset.shape, axes) == (
+            layout.shape,
+            layout.axes,
+        )
+        if not same or dataset.id.get_offset() != entry.offset:
+            raise ValueError(f"its index and /sites/{name} disagree")
+        _same_piece(found[f"checksums/{name}"], entry.checksums)
+    for i, piece in enumerate(index.token_sets):
+        _same_piece(found[f"tokens/{i}"], piece)
+    for name, label in index.labels.items():
+        if isinstance(label, Piece):
+            _same_piece(found[f"labels/{name}"], label)
+        else:
+            value = found[f"labels/{name}"][()]
+            value = _text(value) if isinstance(value, bytes) else value.item()
+            if value != label and not (value != value and label != label):
+                raise ValueError(f"its index and /labels/{name} disagree")
+
+
+def _same_piece(dataset: h5py.Dataset, piece: Piece) -> None:
+    offset = dataset.id.get_offset() or 0
+    if (offset, dataset.shape, dataset.dtype.newbyteorder("=").name) != (piece.offset, piece.shape, piece.dtype):
+        raise ValueError(f"its index and {dataset.name} disagree")
+
+
+def _text(value: bytes | str | np.bytes_) -> str:
+    return value.decode() if isinstance(value, bytes) else value
