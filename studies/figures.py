@@ -1,0 +1,251 @@
+"""Pictures of a study. Each function draws one figure to a PNG; all numbers come in, none is computed here.
+
+Colours: one sequential map for shares, blue for what the network knows, warm grey for chance, dashes for baselines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from studies.signs import SIGMA
+
+INK, FAINT, BLUE, ORANGE, GREEN, CHANCE = "#1d2733", "#8a94a0", "#2563a8", "#c8641b", "#2f7d4f", "#b9b2a8"
+_STYLE: Any = {  # matplotlib's rcParams
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.edgecolor": "#c5ccd3",
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "xtick.color": "#4a5562",
+    "ytick.color": "#4a5562",
+    "axes.grid": True,
+    "grid.color": "#eceff2",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+    "savefig.dpi": 160,
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One quantity by step.
+
+    Attributes:
+        name: for the legend.
+        values: [step].
+        low, high: its interval [step], or None for none.
+        colour: of line and band.
+        dashed: for baselines.
+    """
+
+    name: str
+    values: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+    colour: str = BLUE
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class StripRow:
+    """One run in a strip: pictures [row, col, rgb] in 0..1, all of one size, and a name beside them."""
+
+    name: str
+    given: np.ndarray
+    estimates: Sequence[np.ndarray]
+    truth: np.ndarray
+    answer: str = ""
+
+
+@dataclass(frozen=True)
+class Heat:
+    """One map of shares: values [layer, step], rows below it for baselines, and where it beats chance.
+
+    Attributes:
+        title: above the map.
+        values: [layer, step].
+        above: bool [layer, step], True where the interval lies above the chance level.
+        baselines: name to values [step].
+    """
+
+    title: str
+    values: np.ndarray
+    above: np.ndarray
+    baselines: dict[str, np.ndarray]
+
+
+@contextmanager
+def _figure(
+    path: Path, size: tuple[float, float], rows: int = 1, cols: int = 1, *, tight: bool = False, **kwargs: Any
+) -> Iterator[Any]:
+    """Axes [rows, cols] in the house style, saved when the block ends."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        if tight:
+            figure.set_layout_engine("constrained", w_pad=0.015, h_pad=0.02, wspace=0, hspace=0)
+        yield figure.subplots(rows, cols, squeeze=False, **kwargs)
+        figure.savefig(path, format="png")
+
+
+def strips(path: Path, rows: Sequence[StripRow], steps: Sequence[int], sigmas: Sequence[float]) -> None:
+    """Runs as rows; first frame, x0_hat at the chosen steps and the right answer as columns.
+
+    Args:
+        path: PNG to write.
+        rows: one a run, with one estimate a step.
+        steps, sigmas: of the estimates; the last is the result.
+    """
+    columns = len(steps) + 2
+    head = ["first frame", *(f"step {s}\n{SIGMA} {v:.2f}" for s, v in zip(steps, sigmas, strict=True)), "shortest"]
+    with _figure(path, (0.82 * columns + 0.6, 0.86 * len(rows) + 0.45), len(rows), columns, tight=True) as axes:
+        for row, line in zip(rows, axes, strict=True):
+            for axis, picture in zip(line, [row.given, *row.estimates, row.truth], strict=True):
+                axis.imshow(np.clip(picture, 0, 1), interpolation="nearest")
+                axis.set_xticks([])
+                axis.set_yticks([])
+                axis.grid(False)
+                axis.spines[:].set(visible=True, color="#9aa3ad", linewidth=0.6)
+            line[0].set_ylabel(row.name, fontsize=7.5, rotation=0, ha="right", va="center", labelpad=6)
+            if row.answer:
+                line[-2].set_xlabel(row.answer, fontsize=6.5, labelpad=2, color=FAINT)
+        for axis, text in zip(axes[0], head, strict=True):
+            axis.set_title(text, fontsize=7.5, loc="center", fontweight="normal", pad=4)
+        axes[0, -2].set_title(f"result\n{SIGMA} {sigmas[-1]:.2f}", fontsize=7.5, loc="center", fontweight="bold", pad=4)
+
+
+def lines(
+    path: Path,
+    panels: Sequence[tuple[str, Sequence[Line]]],
+    sigmas: Sequence[float],
+    *,
+    ylabel: str,
+    ylim: tuple[float, float] = (0.0, 1.0),
+    chance: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> None:
+    """Quantities by step, one panel beside another, with sigma along the top.
+
+    Args:
+        path: PNG to write.
+        panels: title and lines of each.
+        sigmas: [step].
+        ylabel: what is drawn.
+        ylim: limits of it.
+        chance: chance level and its upper bound, [step] each, drawn as a band.
+    """
+    steps = np.arange(len(sigmas))
+    with _figure(path, (4.6 * len(panels) + 0.4, 3.5), 1, len(panels), sharey=True) as axes:
+        for number, (axis, (title, drawn)) in enumerate(zip(axes[0], panels, strict=True)):
+            if chance is not None:
+                middle, upper = (np.asarray(values) for values in chance)
+                axis.fill_between(steps, 2 * middle - upper, upper, color=CHANCE, alpha=0.4, lw=0)
+                axis.plot(steps, middle, color=CHANCE, lw=1.2, label="chance")
+            for line in drawn:
+                style = {"ls": (0, (4, 2)), "lw": 1.4} if line.dashed else {"lw": 1.9, "marker": "o", "ms": 2.8}
+                axis.plot(steps, line.values, color=line.colour, label=line.name, **style)
+                if line.low is not None and line.high is not None:
+                    axis.fill_between(steps, line.low, line.high, color=line.colour, alpha=0.16, lw=0)
+            axis.set(xlabel="step", ylim=ylim, xlim=(-0.4, len(sigmas) - 0.6))
+            axis.set_xticks(_ticks(len(sigmas)))
+            axis.set_title(title, pad=26)
+            if number == 0:
+                axis.set_ylabel(ylabel)
+            axis.legend(fontsize=7.5, loc="best")
+            _sigma_axis(axis, sigmas)
+
+
+def heatmaps(
+    path: Path, heats: Sequence[Heat], sigmas: Sequence[float], *, low: float, high: float, label: str
+) -> None:
+    """Shares over layer and step, one map beside another, with baselines as rows below.
+
+    Cells whose interval does not clear the chance level are hatched over.
+
+    Args:
+        path: PNG to write.
+        heats: the maps; all with the same layers and steps.
+        sigmas: [step].
+        low, high: ends of the colour scale.
+        label: what the colours mean.
+    """
+    layers, steps = heats[0].values.shape
+    extra = len(heats[0].baselines)
+    ratios = [layers, max(extra, 1)] if extra else [layers]
+    size = (4.9 * len(heats) + 0.9, 0.26 * (layers + extra) + 1.7)
+    with _figure(path, size, len(ratios), len(heats), height_ratios=ratios) as axes:
+        for column, heat in enumerate(heats):
+            top = axes[0, column]
+            image = _map(top, heat.values, heat.above, low, high)
+            top.set_yticks(range(layers), [str(k) for k in range(layers)])
+            top.set_ylabel("layer" if column == 0 else "")
+            top.set_title(heat.title, pad=26)
+            _sigma_axis(top, sigmas)
+            last = top
+            if extra:
+                last = axes[1, column]
+                top.set_xticks([])
+                _map(last, np.stack(list(heat.baselines.values())), None, low, high)
+                last.set_yticks(range(extra), list(heat.baselines) if column == 0 else [""] * extra)
+            last.set_xticks(_ticks(steps))
+            last.set_xlabel("step")
+        bar = axes[0, 0].figure.colorbar(image, ax=axes, shrink=0.8, pad=0.015)
+        bar.outline.set_visible(False)
+        bar.set_label(label, fontsize=8)
+
+
+def _map(axis: Any, values: np.ndarray, above: np.ndarray | None, low: float, high: float) -> Any:
+    image = axis.imshow(
+        values, origin="lower" if above is not None else "upper", aspect="auto", cmap="viridis", vmin=low, vmax=high
+    )
+    axis.grid(False)
+    axis.spines[:].set_visible(False)
+    axis.tick_params(length=0)
+    if above is not None:
+        from matplotlib.patches import Rectangle
+
+        for layer, step in np.argwhere(~above):
+            axis.add_patch(
+                Rectangle(
+                    (step - 0.5, layer - 0.5), 1, 1, fill=False, hatch="////", edgecolor="white", lw=0, alpha=0.28
+                )
+            )
+    for (row, col), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            light = (value - low) / (high - low) > 0.62
+            axis.text(
+                col, row, f"{value:.2f}"[1:] if value < 0.995 else "1", ha="center", va="center", fontsize=5.6,
+                color="#1d2733" if light else "white",
+            )  # fmt: skip
+    return image
+
+
+def _ticks(steps: int) -> list[int]:
+    every = max(1, -(-steps // 10))
+    return list(range(0, steps, every))
+
+
+def _sigma_axis(axis: Any, sigmas: Sequence[float]) -> None:
+    """Noise level along the top, at the ticks of the steps."""
+    top = axis.secondary_xaxis("top")
+    ticks = _ticks(len(sigmas))
+    top.set_xticks(ticks, [f"{sigmas[t]:.2f}".lstrip("0") for t in ticks], fontsize=7)
+    top.set_xlabel(SIGMA, fontsize=8, labelpad=2)
+    top.spines[:].set_visible(False)
+    top.tick_params(length=0, pad=1, colors=FAINT)

@@ -1,0 +1,191 @@
+"""From tables to sentences, claims and verdicts: every number comes from the tables, every rule is stated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import polars as pl
+
+from studies.cells import Fits
+from studies.signs import DASH, SIGMA
+from studies.targets import TARGETS
+
+PAPER = (
+    "three phases in x0_hat: several paths at once, pruning, final decision (shown in pictures; no figures published)"
+)
+NEAR_SIGMA = 0.9
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim, its number and whether it holds here; ``verdict`` follows from the numbers by ``rule``."""
+
+    claim: str
+    paper: str | None
+    value: float
+    low: float
+    high: float
+    chance: float
+    placebo: float
+    verdict: str
+    rule: str
+
+
+def verdict(holds: bool) -> str:
+    """The word for it."""
+    return "holds" if holds else "not shown"
+
+
+def cell(table: pl.DataFrame, target: str, labels: str, layer: int, step: int) -> dict[str, Any]:
+    """One row of the table: a probe on the residual stream."""
+    found = table.filter(
+        (pl.col("target") == target)
+        & (pl.col("labels") == labels)
+        & (pl.col("source") == "hook")
+        & (pl.col("layer") == layer)
+        & (pl.col("step") == step)
+    )
+    return found.row(0, named=True)
+
+
+def near_step(table: pl.DataFrame) -> int:
+    """The step whose sigma is nearest to 0.9: where the decision falls, fixed in advance."""
+    steps = table.select("step", "sigma").unique().sort("step")
+    return int(steps.sort((pl.col("sigma") - NEAR_SIGMA).abs(), "step")["step"][0])
+
+
+def targets_summary(fits: Fits) -> dict[str, Any]:
+    """By target: n, the best cell, the last layer at three steps, the onset by layer, baselines, placebo."""
+    table, found = fits.table, {}
+    for target in table["target"].unique(maintain_order=True):
+        mine = table.filter(pl.col("target") == target)
+        layers = sorted(mine["layer"].drop_nulls().unique())
+        last, steps = layers[-1], sorted(mine["step"].unique())
+        real = mine.filter((pl.col("labels") == "run") & (pl.col("source") == "hook"))
+        placebo = mine.filter((pl.col("labels") == "shuffled") & (pl.col("source") == "hook"))
+        best = real.sort("score", descending=True).row(0, named=True)
+        near = near_step(mine)
+        found[target] = {
+            **fits.counts[target],
+            "metric": best["metric"],
+            "accuracy": best["score"],
+            **{key: best[key] for key in ("low", "high", "chance", "chance_high", "layer", "step", "sigma")},
+            "last_layer": {
+                name: _brief(cell(table, target, "run", last, step))
+                for name, step in (("first_step", steps[0]), ("near_sigma_0.9", near), ("last_step", steps[-1]))
+            },
+            "first_layer_near_sigma_0.9": _brief(cell(table, target, "run", layers[0], near)),
+            "onset": fits.onsets[target].to_dicts(),
+            "baselines_near_sigma_0.9": {
+                row["source"]: _brief(row)
+                for row in mine.filter(
+                    (pl.col("labels") == "run") & (pl.col("source") != "hook") & (pl.col("step") == near)
+                ).to_dicts()
+            },
+            "shuffled": {
+                "mean": placebo["score"].mean(),
+                "lowest": placebo["score"].min(),
+                "highest": placebo["score"].max(),
+                "above_chance": int((placebo["low"] > placebo["chance_high"]).sum()),
+                "cells": len(placebo),
+            },
+        }
+    return found
+
+
+def _brief(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: row[k] for k in ("step", "sigma", "layer", "score", "low", "high", "chance")}
+
+
+def claims(summary: dict[str, Any], occupancy: pl.DataFrame) -> list[dict[str, Any]]:
+    """What the study says of the paper's claims, as contract-shaped rows."""
+    found = []
+    for target, of in summary.items():
+        first, near, last = (of["last_layer"][k] for k in ("first_step", "near_sigma_0.9", "last_step"))
+        bottom, noise = of["first_layer_near_sigma_0.9"], of["shuffled"]
+        paper = PAPER if TARGETS[target].fork else None
+        found.append(
+            Claim(
+                f"{target}: becomes decodable over denoising steps (last layer, last step against first)",
+                paper, last["score"], last["low"], last["high"], last["chance"], noise["mean"],
+                verdict(last["low"] > max(first["high"], of["chance_high"])),
+                "the interval at the last step lies above the one at the first step and above the chance level",
+            )
+        )  # fmt: skip
+        found.append(
+            Claim(
+                f"{target}: becomes decodable over layers (last layer against first, at sigma nearest 0.9)",
+                None, near["score"], near["low"], near["high"], near["chance"], noise["mean"],
+                verdict(near["low"] > bottom["high"]),
+                "the interval of the last layer lies above the one of the first layer",
+            )
+        )  # fmt: skip
+        found.append(
+            Claim(
+                f"{target}: with shuffled labels nothing is decodable",
+                None, noise["mean"], noise["lowest"], noise["highest"], of["chance"], noise["mean"],
+                verdict(noise["above_chance"] <= max(1, 0.1 * noise["cells"])),
+                "at most one cell in ten has an interval above its chance level; low and high are the extreme cells",
+            )
+        )  # fmt: skip
+    if len(occupancy):
+        found.append(_pruning(occupancy))
+    return [asdict(claim) for claim in found]
+
+
+def _pruning(occupancy: pl.DataFrame) -> Claim:
+    def at(kind: str, last: bool) -> dict[str, Any]:
+        return occupancy.filter(pl.col("kind") == kind).sort("step").row(-1 if last else 0, named=True)
+
+    first, last = at("other", False), at("other", True)
+    free = occupancy.filter(pl.col("kind") == "elsewhere")
+    background = at("elsewhere", False) if len(free) else {"mean": float("nan"), "high": 0.0}
+    return Claim(
+        "x0_hat draws the route that is not taken at the first step, and gives it up by the last",
+        PAPER, first["mean"], first["low"], first["high"], background["mean"], last["mean"],
+        verdict(first["low"] > max(background["high"], last["high"])),
+        "how strongly the other route's blocks are drawn (0 to 1): the interval at the first step lies above that of "
+        "open blocks on no shortest route (chance) and above that at the last step (placebo)",
+    )  # fmt: skip
+
+
+def sentences(summary: dict[str, Any]) -> str:
+    """What was found, in two sentences: over steps, and over layers with the controls."""
+    target = "taken_route" if "taken_route" in summary else next(iter(summary))
+    of, fork = summary[target], TARGETS[target].fork
+    first, near, last = (of["last_layer"][k] for k in ("first_step", "near_sigma_0.9", "last_step"))
+    begin = next(row for row in of["onset"] if row["layer"] == near["layer"])
+    what = "which of two equally short routes the run will take" if fork else f"the label {target}"
+    when = (
+        f"is decodable above chance from step {begin['onset']} ({SIGMA} {begin['sigma']:.2f}) on"
+        if begin["onset"] is not None
+        else "is not decodable above chance up to the last step"
+    )
+    over_steps = (
+        f"In {of['runs']} runs of {of['mazes']} {'fork ' if fork else ''}mazes, {what} {when}: in the last layer from "
+        f"{_score(first)} at step {first['step']} over {_score(near)} at step {near['step']} to {_score(last)} at step "
+        f"{last['step']} ({of['metric']}; chance {last['chance']:.2f})."
+    )
+    bottom, noise, bases = of["first_layer_near_sigma_0.9"], of["shuffled"], of["baselines_near_sigma_0.9"]
+    compared = ", ".join(f"{_NAMES[name]} {_score(row)}" for name, row in bases.items())
+    over_layers = (
+        f"At step {near['step']} "
+        f"({SIGMA} {near['sigma']:.2f}) it goes from {_score(bottom)} after block {bottom['layer']} to "
+        f"{_score(near)} after block {near['layer']}, beside {compared}; with shuffled labels probes average "
+        f"{noise['mean']:.2f}, with {noise['above_chance']} of {noise['cells']} cells above the chance level."
+    )
+    return f"{over_steps} {over_layers}"
+
+
+_NAMES = {"x0_hat": "x0_hat", "x_t": "the noisy latents", "first_frame": "the first frame"}
+
+
+def _score(row: dict[str, Any]) -> str:
+    return f"{row['score']:.2f} ({row['low']:.2f}{DASH}{row['high']:.2f})"
+
+
+def by_step(tables: Sequence[tuple[str, pl.DataFrame]]) -> list[dict[str, Any]]:
+    """x0_hat accuracy as JSON rows, with the set of mazes named."""
+    return [{"mazes": name, **row} for name, table in tables for row in table.to_dicts()]
