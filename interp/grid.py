@@ -1,8 +1,8 @@
 """The token grid of a video, and the way between pixels and tokens.
 
-A token is one patch of latents; tokens are numbered row-major over (frame, row, col). The causal VAE keeps pixel frame 0
-alone in latent frame 0 and packs ``vae_temporal`` pixel frames in every later one: latent frame k >= 1 holds pixel frames
-4k-3 to 4k at Wan's stride of 4. Everything here is arithmetic; no tensor and no model is needed.
+A token is one patch of latents; tokens are numbered row-major over (frame, row, col). The causal VAE keeps pixel
+frame 0 alone in latent frame 0 and packs ``vae_temporal`` pixel frames in every later one: latent frame k >= 1 holds
+pixel frames 4k-3 to 4k at Wan's stride of 4. Everything here is arithmetic; no tensor and no model is needed.
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ class TokenGrid:
     def __post_init__(self) -> None:
         object.__setattr__(self, "patch", tuple(self.patch))
         numbers = (self.frames, self.rows, self.cols, *self.patch, self.vae_spatial, self.vae_temporal)
-        if len(self.patch) != 3 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in numbers):
-            raise SelectionError(f"{self!r}: frames, rows, cols, the three patch sizes and the VAE strides are all 1 or more")
+        if len(numbers) != 8 or min(numbers) < 1:
+            raise SelectionError(
+                f"{self!r}: frames, rows, cols, the three patch sizes and the VAE strides are all 1 or more"
+            )
 
     @classmethod
     def from_latents(
@@ -60,9 +62,11 @@ class TokenGrid:
             raise SelectionError(f"latents of shape {tuple(shape)} have no [latent_frame, latent_row, latent_col]")
         sizes = tuple(int(n) for n in shape[-3:])
         if any(size % side for size, side in zip(sizes, patch, strict=True)):
-            raise SelectionError(f"latents of {sizes} frames, rows and columns do not split into patches of {tuple(patch)}")
+            raise SelectionError(
+                f"latents of {sizes} frames, rows and columns do not split into patches of {tuple(patch)}"
+            )
         frames, rows, cols = (size // side for size, side in zip(sizes, patch, strict=True))
-        return cls(frames, rows, cols, tuple(patch), vae_spatial, vae_temporal)
+        return cls(frames, rows, cols, patch, vae_spatial, vae_temporal)
 
     @classmethod
     def from_video(
@@ -78,7 +82,7 @@ class TokenGrid:
         """The grid of a video of ``num_frames`` frames of ``height`` x ``width`` pixels.
 
         Raises:
-            SelectionError: the frames are not 1 + a multiple of the VAE's stride, or the size does not split into patches.
+            SelectionError: the frames are not 1 + a multiple of the VAE's stride, or a size does not split in patches.
         """
         if num_frames < 1 or (num_frames - 1) % vae_temporal:
             raise SelectionError(f"{num_frames} frames do not fit the VAE; use 1 + a multiple of {vae_temporal}")

@@ -1,7 +1,7 @@
 """Patterns over hook point names, part by part between the dots.
 
-``*`` stands for anything within one part, ``**`` for any number of parts, ``{q,k,v}`` for one of several words. A part that
-is a number, a slice or a list of them (``3``, ``-1``, ``3:6``, ``{0,5,7}``) picks layers, counted as Python counts.
+``*`` stands for anything within one part, ``**`` for any number of parts, ``{q,k,v}`` for one of several words. A part
+that is a number, a slice or a list of them (``3``, ``-1``, ``3:6``, ``{0,5,7}``) picks layers, counted as in Python.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 
 from interp.address.names import ALIASES, site_named, template_of
 from interp.address.picks import Picks
@@ -21,7 +21,7 @@ _INTEGERS = re.compile(r"\{?[-0-9:., ]+\}?")
 _WORDS = re.compile(r"(?:[A-Za-z0-9_*]|\{[A-Za-z0-9_*]+(?:,[A-Za-z0-9_*]+)*\})+")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
-Counts = Mapping[tuple[str, ...], int]
+Counts = Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,9 @@ class Pattern:
             SelectionError: not a pattern, or one that no hook point of any model matches.
         """
         if not isinstance(text, str):
-            raise SelectionError(f"{text!r} is not a hook point; give a name or pattern such as 'blocks.*.hook_resid_post'")
+            raise SelectionError(
+                f"{text!r} is not a hook point; give a name or pattern such as 'blocks.*.hook_resid_post'"
+            )
         raw = _split(text.strip(), text)
         if "{layer}" in raw:
             raise SelectionError(f"{text!r}: {{layer}} is a placeholder; fill in a layer, or write `*` for all")
@@ -70,19 +72,38 @@ class Pattern:
         Raises:
             SelectionError: a number out of range.
         """
+        picks = [part for part in self.parts if isinstance(part, Picks)]
         picked = {
             (part, before): frozenset(part.resolve(size, "layer", "the model"))
-            for part in self.parts
-            if isinstance(part, Picks)
+            for part in picks
             for before, size in counts.items()
         }
-        split = ((name, tuple(name.split("."))) for name in names)
-        found = [name for name, parts in split if _fits(self.parts, parts, 0, 0, picked)]
-        return tuple(name for name in found if not (self.wild_end and site_named(name).heavy))
+        found = []
+        for name in names:
+            match = self.regex.fullmatch(name)
+            if match is None or (self.wild_end and site_named(name).heavy):
+                continue
+            numbers = ((match[i + 1], name[: match.start(i + 1) - 1], part) for i, part in enumerate(picks))
+            if all(int(number) in picked[(part, before)] for number, before, part in numbers):
+                found.append(name)
+        return tuple(found)
+
+    @cached_property
+    def regex(self) -> re.Pattern[str]:
+        """Matches names, with a group for each number."""
+        found = ""
+        for i, part in enumerate(self.parts):
+            last = i == len(self.parts) - 1
+            if part == "**":
+                found += r"(?:[^.]+\.)*[^.]+" if last else r"(?:[^.]+\.)*"
+                continue
+            found += r"([0-9]+)" if isinstance(part, Picks) else _word_regex(part)
+            found += "" if last else r"\."
+        return re.compile(found)
 
     def fits_template(self, name: str) -> bool:
         """Whether the pattern matches a site's name in some layer, heavy or not."""
-        return _fits(self.parts, tuple(name.split(".")), 0, 0, None)
+        return self.regex.fullmatch(name.replace("{layer}", "0")) is not None
 
     def _unknown(self) -> str:
         wider = ".".join("**" if part == "*" else str(part) for part in self.parts)
@@ -93,46 +114,21 @@ class Pattern:
         return f"no hook point matches {self.text!r}{suggest(self.text, known)}"
 
 
-def layer_counts(names: Iterable[str]) -> dict[tuple[str, ...], int]:
-    """How many layers there are after each beginning that numbers follow: {("blocks",): 30}."""
-    counts: dict[tuple[str, ...], int] = {}
+def layer_counts(names: Iterable[str]) -> dict[str, int]:
+    """How many layers there are after each beginning that numbers follow: {"blocks": 30}."""
+    counts: dict[str, int] = {}
     for name in names:
         layer = layer_of(name)
         if layer is not None:
-            before = (name.split(".")[0],)
+            before = name.split(".")[0]
             counts[before] = max(counts.get(before, 0), layer + 1)
     return counts
 
 
-def _fits(
-    parts: tuple[str | Picks, ...],
-    name: tuple[str, ...],
-    i: int,
-    j: int,
-    picked: Mapping[tuple[Picks, tuple[str, ...]], frozenset[int]] | None,
-) -> bool:
-    """Whether ``parts[i:]`` match ``name[j:]``; without ``picked`` the name is a template, and any layer will do."""
-    if i == len(parts):
-        return j == len(name)
-    part = parts[i]
-    if part == "**":
-        return any(_fits(parts, name, i + 1, k, picked) for k in range(j, len(name) + 1))
-    if j == len(name):
-        return False
-    if picked is None and name[j] == "{layer}":
-        here = isinstance(part, Picks) or word_fits(part, "0")
-    elif isinstance(part, Picks):
-        here = picked is not None and name[j].isdecimal() and int(name[j]) in picked[(part, name[:j])]
-    else:
-        here = word_fits(part, name[j])
-    return here and _fits(parts, name, i + 1, j + 1, picked)
-
-
-@cache
-def word_fits(word: str, value: str) -> bool:
-    """Whether one part of a name matches a word with ``*`` and ``{a,b}``."""
-    escaped = re.sub(r"[^A-Za-z0-9_*{},]", lambda m: re.escape(m[0]), word).replace("*", ".*")
-    return re.fullmatch(_BRACES.sub(lambda m: "(?:" + m[1].replace(",", "|") + ")", escaped), value) is not None
+def _word_regex(word: str) -> str:
+    """One part with ``*`` and ``{a,b}`` as a regular expression."""
+    wild = word.replace("*", "[^.]*")
+    return _BRACES.sub(lambda m: "(?:" + m[1].replace(",", "|") + ")", wild)
 
 
 def _split(text: str, asked: str) -> list[str]:

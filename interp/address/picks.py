@@ -53,11 +53,13 @@ class Picks:
             return cls(spans=(_span(said, what),))
         if isinstance(said, np.ndarray):
             if said.dtype == bool:
-                raise SelectionError(f"{what}: a mask of booleans is not a list of positions; use numpy.flatnonzero(mask)")
-            said = said.ravel().tolist()
+                raise SelectionError(
+                    f"{what}: a mask of booleans is not a list of positions; use numpy.flatnonzero(mask)"
+                )
+            said = said.ravel().tolist()  # what is not whole is refused below
         if isinstance(said, range) and len(said) > MANY:
             raise SelectionError(f"{what}={said!r}: stands for too many numbers; use a slice")
-        if isinstance(said, Iterable):
+        if isinstance(said, Iterable) and not isinstance(said, bytes | bytearray):
             numbers: set[int] = set()
             spans: set[Span] = set()
             for item in said:

@@ -62,7 +62,9 @@ class PixelBox:
         fields = inner[1:-1].split(";") if inner.startswith("{") and inner.endswith("}") else []
         edges = [found for field in fields[-4:] if (found := _PIXELS.fullmatch(field))]
         if len(fields) not in (4, 5) or len(edges) != 4:
-            raise SelectionError(f"box={text}: write box={{top;left;bottom;right}} or box={{frames;top;left;bottom;right}}")
+            raise SelectionError(
+                f"box={text}: write box={{top;left;bottom;right}} or box={{frames;top;left;bottom;right}}"
+            )
         frames = Picks.parse(fields[0], "box frames") if len(fields) == 5 else None
         return cls._checked(frames, *(int(edge[1]) for edge in edges))
 
@@ -119,7 +121,9 @@ class PixelMask:
                 raise SelectionError(f"mask={type(said).__name__}: give an array of numbers or an image")
             array = array != 0
         if array.ndim not in (2, 3):
-            raise SelectionError(f"a mask of shape {array.shape} does not fit; give [row, col] or [pixel_frame, row, col]")
+            raise SelectionError(
+                f"a mask of shape {array.shape} does not fit; give [row, col] or [pixel_frame, row, col]"
+            )
         if not array.any():
             raise SelectionError("the mask is empty: no pixel of it is inside")
         if max(array.shape) > 99999 or array.size > LARGEST_MASK:
@@ -129,7 +133,9 @@ class PixelMask:
     @classmethod
     def parse(cls, text: str) -> PixelMask:
         """From text such as "64x64:eJz..."; see `of`."""
-        broken = SelectionError(f"mask={text[:40]}: not a mask; print a selection that was made from an image to get one")
+        broken = SelectionError(
+            f"mask={text[:40]}: not a mask; print a selection that was made from an image to get one"
+        )
         found = _MASK.fullmatch(text.strip())
         if found is None:
             raise broken

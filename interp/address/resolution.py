@@ -111,7 +111,7 @@ class Resolution:
         return _hull(box.part.heads for box in self._boxes_of(site))
 
     def shape_of(self, site: str) -> tuple[int, ...]:
-        """Shape of what a capture keeps of a site at one step and branch: `tokens_of` by `heads_of` by the other axes."""
+        """Shape of what a capture keeps of a site at one step: `tokens_of` by `heads_of` by the other axes."""
         kept = {"token": self.tokens_of(site), "head": self.heads_of(site)}
         sizes = zip(self.space.axes_of(site), self.space.widths[site], strict=True)
         chosen = ((kept.get(axis), size) for axis, size in sizes)
@@ -185,7 +185,13 @@ def size_text(nbytes: float) -> str:
     """Bytes for people: "1.2 GiB"."""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if nbytes < 1024 or unit == "TiB":
-            return f"{nbytes:.0f} B" if unit == "B" else f"{nbytes:.3g} {unit}" if nbytes < 1000 else f"{nbytes:,.0f} {unit}"
+            return (
+                f"{nbytes:.0f} B"
+                if unit == "B"
+                else f"{nbytes:.3g} {unit}"
+                if nbytes < 1000
+                else f"{nbytes:,.0f} {unit}"
+            )
         nbytes /= 1024
     raise AssertionError
 

@@ -120,22 +120,27 @@ def _steps(term: Term, space: AddressSpace) -> dict[int, None]:
     """Steps that a term allows."""
     steps = tuple(range(space.steps)) if term.step is None else term.step.resolve(space.steps, "step", "the run")
     if term.sigma is not None:
-        sigmas = space.sigmas[: space.steps]
+        sigmas = [space.sigmas[step] for step in steps]
         inside = [step for step in steps if space.sigmas[step] in term.sigma]
         if not inside:
+            which = "the run goes" if term.step is None else f"steps {term.step} go"
             raise SelectionError(
-                f"no step has sigma={term.sigma} (above low, up to high): steps "
-                f"{'of the run' if term.step is None else str(term.step)} go from {max(sigmas):.4g} down to {min(sigmas):.4g}"
+                f"no step has sigma={term.sigma} (above low, up to high): {which} from {max(sigmas):.4g} "
+                f"down to {min(sigmas):.4g}"
             )
         steps = tuple(inside)
     if term.expert is not None:
         known = tuple(dict.fromkeys(space.experts[: space.steps]))
         for expert in term.expert:
             if expert not in known:
-                raise SelectionError(f"this run has no expert {expert!r}{suggest(expert, known)}; it has {', '.join(known)}")
+                raise SelectionError(
+                    f"this run has no expert {expert!r}{suggest(expert, known)}; it has {', '.join(known)}"
+                )
         inside = [step for step in steps if space.experts[step] in term.expert]
         if not inside:
-            raise SelectionError(f"{term} selects nothing: expert {' or '.join(term.expert)} runs at none of these steps")
+            raise SelectionError(
+                f"{term} selects nothing: expert {' or '.join(term.expert)} runs at none of these steps"
+            )
         steps = tuple(inside)
     return dict.fromkeys(steps)
 

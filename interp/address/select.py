@@ -1,8 +1,8 @@
 """Selections: sets of addresses as frozen, printable values.
 
-A selection is a union of intersections of terms, kept in its smallest form, so that selections equal by the laws of union
-and intersection are equal as values: ``a | b == b | a`` and ``a & (a | b) == a``. Nothing about a model or a run is needed
-until `Selection.resolve`.
+A selection is a union of intersections of terms, kept in its smallest form, so that selections equal by the laws of
+union and intersection are equal as values: ``a | b == b | a`` and ``a & (a | b) == a``. Nothing about a model or a run
+is needed until `Selection.resolve`.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ def select(
     condition on an axis leaves out sites that do not have it: with ``frames=`` a gate vector is not selected.
 
     Args:
-        sites: hook points: names, patterns ("blocks.*.hook_resid_post", "blocks.3:6.attn.hook_z", "blocks.5.**"), diffusers
-            module paths ("blocks.3.attn1.to_out.0"), a whole selection as text, or a list of them; None for all.
+        sites: hook points: names, patterns ("blocks.*.hook_resid_post", "blocks.3:6.attn.hook_z", "blocks.5.**"),
+            diffusers module paths ("blocks.3.attn1.to_out.0"), a whole selection as text, or a list; None for all.
         step: sampling steps.
         sigma: (low, high], as a tuple; None leaves a side open.
         branch: "cond", "uncond", or "guided" for what exists once a step (latents, guided velocity and x0); or a list.
@@ -136,7 +136,9 @@ def select(
     if isinstance(sites, str | Selection):
         sites = [sites]
     if not isinstance(sites, Iterable):
-        raise SelectionError(f"{sites!r} is not a hook point; give a name or pattern such as 'blocks.*.hook_resid_post'")
+        raise SelectionError(
+            f"{sites!r} is not a hook point; give a name or pattern such as 'blocks.*.hook_resid_post'"
+        )
     chosen: list[Conjunction] = []
     for one in sites:
         found = one if isinstance(one, Selection) else Selection.parse(one)
@@ -165,7 +167,11 @@ _ASSIGN = re.compile(r"\s*([A-Za-z_]+)\s*=(.*)", re.DOTALL)
 
 
 class _Parser:
-    """Reads ``or := and ('|' and)*``, ``and := one ('&' one)*``, ``one := '(' or ')' | pattern '[' axis '=' value ... ']'``."""
+    """Reads selections from left to right.
+
+    ``either := both ('|' both)*``, ``both := one ('&' one)*``,
+    ``one := '(' either ')' | pattern '[' axis '=' value ... ']'``
+    """
 
     def __init__(self, text: str) -> None:
         self.text, self.at, self.depth = text, 0, 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from interp.address.site import Site
@@ -105,7 +106,7 @@ def sizes_of(
         image_tokens: tokens of the image encoder, ignored for models without one; 514 for first-last-frame.
         per_token_time: every token has its own timestep (TI2V).
     """
-    get = config.get if isinstance(config, Mapping) else lambda key, default=None: getattr(config, key, default)
+    get = partial(_setting, config)
     heads, d_head = get("num_attention_heads"), get("attention_head_dim")
     return {
         "tokens": grid.tokens,
@@ -124,3 +125,7 @@ def sizes_of(
         "freq_dim": get("freq_dim"),
         "per_token_time": per_token_time,
     }
+
+
+def _setting(config: Mapping[str, Any] | Any, name: str) -> Any:
+    return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)

@@ -87,8 +87,8 @@ class AddressSpace:
         )
 
     @cached_property
-    def layer_counts(self) -> dict[tuple[str, ...], int]:
-        """Number of layers: {("blocks",): 30}."""
+    def layer_counts(self) -> dict[str, int]:
+        """Number of layers: {"blocks": 30}."""
         return layer_counts(self.sites)
 
     @cached_property

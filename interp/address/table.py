@@ -1,8 +1,8 @@
 """Every hook point of the Wan transformer and its sampler, in the order of the computation.
 
-Module paths and ports are those of diffusers 0.42.1 ``transformer_wan.py``; a test walks them on a real model. Names follow
-TransformerLens (``hook_resid_mid_cross`` and ``hook_cross_attn_out`` are its T5 names). Feature axes of latents are laid out
-(patch_t patch_h patch_w channel), as ``proj_out`` lays them out.
+Module paths and ports are those of diffusers 0.42.1 ``transformer_wan.py``; a test walks them on a real model. Names
+follow TransformerLens (``hook_resid_mid_cross`` and ``hook_cross_attn_out`` are its T5 names). Feature axes of latents
+are laid out (patch_t patch_h patch_w channel), as ``proj_out`` lays them out.
 """
 
 from __future__ import annotations
@@ -39,12 +39,14 @@ def _inputs() -> tuple[Site, ...]:
     return (
         Site("hook_latent_in", VIDEO, "what the transformer is given: noisy latents and condition channels",
              "", "input", family="embed"),
-        Site("hook_timestep", (), "timestep", "", "input", argument=(1, "timestep"), family="embed", per_token_time=True),
+        Site("hook_timestep", (), "timestep", "", "input", argument=(1, "timestep"), family="embed",
+             per_token_time=True),
         Site("rope.hook_cos", ("token", "d_head"), "rotary cosines; one row for the whole batch", "rope",
              transform="rope.0", family="embed"),
         Site("rope.hook_sin", ("token", "d_head"), "rotary sines; one row for the whole batch", "rope",
              transform="rope.1", family="embed"),
-        Site("patch_embed.hook_out", TOKEN_D, "embedded patches", "patch_embedding", transform="tokens", family="embed"),
+        Site("patch_embed.hook_out", TOKEN_D, "embedded patches", "patch_embedding", transform="tokens",
+             family="embed"),
         Site("time_embed.hook_freq", ("d_freq",), "sinusoids of the timestep", f"{embed}.time_embedder", "input",
              argument=(0, "sample"), family="embed", per_token_time=True),
         Site("time_embed.hook_temb", ("d_model",), "time embedding, before the cast", f"{embed}.time_embedder",
@@ -53,9 +55,10 @@ def _inputs() -> tuple[Site, ...]:
              f"{embed}.time_proj", transform="six", family="embed", per_token_time=True),
         Site("text_embed.hook_in", ("text_token", "d_text"), "text encoder states, zero after the prompt",
              f"{embed}.text_embedder", "input", argument=(0, "caption"), family="embed"),
-        Site("text_embed.hook_out", ("text_token", "d_model"), "embedded text", f"{embed}.text_embedder", family="embed"),
-        Site("image_embed.hook_in", ("image_token", "d_image"), "image encoder states", f"{embed}.image_embedder", "input",
-             transform="image", argument=(0, "encoder_hidden_states_image"), family="image"),
+        Site("text_embed.hook_out", ("text_token", "d_model"), "embedded text", f"{embed}.text_embedder",
+             family="embed"),
+        Site("image_embed.hook_in", ("image_token", "d_image"), "image encoder states", f"{embed}.image_embedder",
+             "input", transform="image", argument=(0, "encoder_hidden_states_image"), family="image"),
         Site("image_embed.hook_out", ("image_token", "d_model"), "embedded image", f"{embed}.image_embedder",
              family="image"),
         Site("hook_context", ("context_token", "d_model"), "what cross-attention reads: image tokens, then text; "
@@ -88,8 +91,10 @@ def _attention(part: str, attn: str, key: str, rotary: bool) -> tuple[Site, ...]
     ) if rotary else ()  # fmt: skip
     return (
         Site(f"{at}.hook_in", TOKEN_D, f"input of {part}", path, "input"),
-        Site(f"{at}.hook_q_pre", TOKEN_HEADS, "queries before the norm over all heads", f"{path}.to_q", transform="heads"),
-        Site(f"{at}.hook_k_pre", key_heads, "keys before the norm over all heads", f"{path}.to_k", transform="heads"),
+        Site(f"{at}.hook_q_pre", TOKEN_HEADS, "queries before the norm over all heads", f"{path}.to_q",
+             transform="heads"),
+        Site(f"{at}.hook_k_pre", key_heads, "keys before the norm over all heads", f"{path}.to_k",
+             transform="heads"),
         Site(f"{at}.hook_q", TOKEN_HEADS, "queries after the norm" + ", before rotation" * rotary, f"{path}.norm_q",
              transform="heads"),
         Site(f"{at}.hook_k", key_heads, "keys after the norm" + ", before rotation" * rotary, f"{path}.norm_k",
@@ -139,15 +144,16 @@ def _block() -> tuple[Site, ...]:
         *_image_attention(),
         Site(f"{BLOCK}.hook_cross_attn_out", TOKEN_D, "cross-attention output; it has no gate", f"{BLOCK}.attn2",
              aliases=(f"{BLOCK}.attn2.to_out.0.output",)),
-        Site(f"{BLOCK}.hook_resid_mid_cross", TOKEN_D, "residual stream after cross-attention", f"{BLOCK}.norm3", "input",
-             write="block"),
+        Site(f"{BLOCK}.hook_resid_mid_cross", TOKEN_D, "residual stream after cross-attention", f"{BLOCK}.norm3",
+             "input", write="block"),
         Site(f"{BLOCK}.ln3.hook_normalized", TOKEN_D, "third norm, fp32", f"{BLOCK}.norm3"),
         *_modulation("mlp", 3),
         Site(f"{BLOCK}.mlp.hook_in", TOKEN_D, "input of the MLP", f"{BLOCK}.ffn", "input"),
         Site(f"{BLOCK}.mlp.hook_pre", ("token", "d_mlp"), "MLP before its nonlinearity", f"{BLOCK}.ffn.net.0.proj"),
-        Site(f"{BLOCK}.mlp.hook_post", ("token", "d_mlp"), "MLP after its nonlinearity", f"{BLOCK}.ffn.net.0"),
+        Site(f"{BLOCK}.mlp.hook_post", ("token", "d_mlp"), "MLP after its nonlinearity", f"{BLOCK}.ffn.net.0",
+             aliases=(f"{BLOCK}.ffn.net.2.input",)),
         Site(f"{BLOCK}.hook_mlp_out", TOKEN_D, "MLP output, before its gate", f"{BLOCK}.ffn",
-             aliases=(f"{BLOCK}.ffn.net.2.output",)),
+             aliases=(f"{BLOCK}.ffn.net.2.output", f"{BLOCK}.ffn.net.2")),
         Site(f"{BLOCK}.hook_mlp_update", TOKEN_D, "gated MLP output, as added to the residual stream", port="none",
              tier="recompute", write="block", sources=(f"{BLOCK}.hook_mlp_out", f"{BLOCK}.mlp.hook_gate")),
         Site(f"{BLOCK}.hook_resid_post", TOKEN_D, "residual stream leaving the block", BLOCK),
@@ -157,13 +163,14 @@ def _block() -> tuple[Site, ...]:
 def _head() -> tuple[Site, ...]:
     return (
         Site("head.hook_normalized", TOKEN_D, "last norm, fp32", "norm_out", family="head"),
-        Site("head.hook_shift", ("d_model",), "shift of the head; to change it write head.hook_in", "condition_embedder",
-             transform="head_row.0", write="no", family="head", per_token_time=True),
-        Site("head.hook_scale", ("d_model",), "scale of the head; to change it write head.hook_in", "condition_embedder",
-             transform="head_row.1", write="no", family="head", per_token_time=True),
+        Site("head.hook_shift", ("d_model",), "shift of the head; to change it write head.hook_in",
+             "condition_embedder", transform="head_row.0", write="no", family="head", per_token_time=True),
+        Site("head.hook_scale", ("d_model",), "scale of the head; to change it write head.hook_in",
+             "condition_embedder", transform="head_row.1", write="no", family="head", per_token_time=True),
         Site("head.hook_in", TOKEN_D, "input of the output projection", "proj_out", "input", argument=(0, "input"),
              family="head"),
-        Site("head.hook_velocity_tok", ("token", "feature"), "velocity of this pass by token", "proj_out", family="head"),
+        Site("head.hook_velocity_tok", ("token", "feature"), "velocity of this pass by token", "proj_out",
+             family="head"),
         Site("hook_velocity", VIDEO, "velocity of this pass", "", transform="sample", family="head"),
     )  # fmt: skip
 

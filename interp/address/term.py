@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -40,7 +40,9 @@ class SigmaRange:
                 raise SelectionError(f"sigma={said}: write low<..high, as in sigma=0.5<..0.9 (0.9 is in, 0.5 is not)")
             said = (found["low"] or None, found["high"] or None)
         if not isinstance(said, Sequence) or len(said) != 2:
-            raise SelectionError(f"sigma={said!r}: give (low, high); high is included, low is not, None leaves a side open")
+            raise SelectionError(
+                f"sigma={said!r}: give (low, high); high is included, low is not, None leaves a side open"
+            )
         try:
             low, high = (None if side is None else float(side) for side in said)
         except (TypeError, ValueError, OverflowError):
@@ -67,7 +69,7 @@ def words_of(said: Any, what: str) -> tuple[str, ...]:
     if isinstance(said, str):
         text = said.strip()
         said = text[1:-1].split(",") if text.startswith("{") and text.endswith("}") else [text]
-    if not isinstance(said, Iterable):
+    if not isinstance(said, list | tuple | set | frozenset):
         raise SelectionError(f"{what}={said!r}: give a name or a list of names")
     words = [word.strip() if isinstance(word, str) else word for word in said]
     bad = [word for word in words if not (isinstance(word, str) and _WORD.fullmatch(word))]

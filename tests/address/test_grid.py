@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.errors import SelectionError
@@ -37,9 +37,11 @@ def test_wan_frames() -> None:
     assert grid == TokenGrid(5, 4, 5) == TokenGrid.from_latents((1, 16, 5, 8, 10))
     assert [grid.latent_frame_of(k) for k in range(17)] == [0] + [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4
     assert [list(grid.pixel_frames_of(k)) for k in (0, 1, 4)] == [[0], [1, 2, 3, 4], [13, 14, 15, 16]]
-    assert grid.tokens == 100 and (grid.num_frames, grid.height, grid.width) == (17, 64, 80)
+    assert grid.tokens == 100
+    assert (grid.num_frames, grid.height, grid.width) == (17, 64, 80)
 
 
+@settings(max_examples=60, deadline=None)
 @given(grids)
 def test_index_and_coords_are_inverse(grid: TokenGrid) -> None:
     assert grid.array().shape == grid.shape
@@ -48,6 +50,7 @@ def test_index_and_coords_are_inverse(grid: TokenGrid) -> None:
         assert grid.coords(int(token)) == (f, r, c)
 
 
+@settings(max_examples=60, deadline=None)
 @given(grids, st.data())
 def test_box_and_mask_against_every_pixel(grid: TokenGrid, data: st.DataObject) -> None:
     top = data.draw(st.integers(0, grid.height - 1))
@@ -65,6 +68,7 @@ def test_box_and_mask_against_every_pixel(grid: TokenGrid, data: st.DataObject) 
     assert grid.tokens_in_mask(mask[frames[0]]) == everywhere
 
 
+@settings(max_examples=60, deadline=None)
 @given(grids, st.integers(0, 2**32 - 1), st.floats(0, 0.99))
 def test_mask_cover(grid: TokenGrid, seed: int, cover: float) -> None:
     mask = np.random.default_rng(seed).random((grid.num_frames, grid.height, grid.width)) < 0.5
@@ -76,6 +80,7 @@ def test_mask_cover(grid: TokenGrid, seed: int, cover: float) -> None:
         assert grid.tokens_in_mask(mask, cover) == tuple(np.flatnonzero(share > cover).tolist())
 
 
+@settings(max_examples=60, deadline=None)
 @given(grids)
 def test_pixel_box_of_is_what_the_token_covers(grid: TokenGrid) -> None:
     for token in range(grid.tokens):

@@ -109,14 +109,18 @@ def test_conditions_leave_out_sites_without_the_axis() -> None:
 
 
 def test_union_is_exact_where_it_is_no_product() -> None:
-    found = (select("blocks.0.hook_resid_post", step=0) | select("blocks.1.hook_resid_post", step=1, frames=0)).resolve(SPACE)
+    found = (select("blocks.0.hook_resid_post", step=0) | select("blocks.1.hook_resid_post", step=1, frames=0)).resolve(
+        SPACE
+    )
     assert found.contains("blocks.0.hook_resid_post", 0, "cond")
     assert not found.contains("blocks.0.hook_resid_post", 1, "cond")
-    assert found.tensors == 4 and found.steps_of("blocks.1.hook_resid_post") == (1,)
+    assert found.tensors == 4
+    assert found.steps_of("blocks.1.hook_resid_post") == (1,)
     assert list(found.addresses()) == [
         (f"blocks.{i}.hook_resid_post", i, branch) for i in range(2) for branch in ("cond", "uncond")
     ]
-    assert found.tokens is None and found.tokens_of("blocks.1.hook_resid_post") == tuple(range(8))
+    assert found.tokens is None
+    assert found.tokens_of("blocks.1.hook_resid_post") == tuple(range(8))
     assert found.nbytes(4) == 4 * 2 * (24 * 24 + 8 * 24)
 
 
@@ -132,9 +136,18 @@ def test_rectangles_of_one_tensor() -> None:
 def test_describe_counts() -> None:
     found = select("blocks.*.hook_resid_post", step=slice(0, 2), branch="cond", frames=slice(1, None)).resolve(SPACE)
     shown = found.describe()
-    for words in ("blocks.*.hook_resid_post[step=0:2", "3 of", "0, 1", "expert high", "16 of 24", "frames 1, 2", "4.5 KiB"):
+    for words in (
+        "blocks.*.hook_resid_post[step=0:2",
+        "3 of",
+        "0, 1",
+        "expert high",
+        "16 of 24",
+        "frames 1, 2",
+        "4.5 KiB",
+    ):
         assert words in shown, shown
-    assert found.tensors == 6 and found.nbytes() == 6 * 16 * 24 * 2
+    assert found.tensors == 6
+    assert found.nbytes() == 6 * 16 * 24 * 2
 
 
 def test_same_said_differently_is_equal() -> None:
@@ -142,7 +155,10 @@ def test_same_said_differently_is_equal() -> None:
         "blocks.*.attn.hook_z[step={0,3}]"
     )
     a, b = select("blocks.0.hook_resid_post"), select("blocks.1.**", step=0)
-    assert a | b == b | a and a & b == b & a and a | a == a and a & (a | b) == a == a | (a & b)
+    assert a | b == b | a
+    assert a & b == b & a
+    assert a | a == a
+    assert a & (a | b) == a == a | (a & b)
     assert len({a | b, b | a}) == 1
     assert select(["blocks.1.**[step=0]", "blocks.0.hook_resid_post"]) == a | b
 
@@ -162,7 +178,10 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: select("latents.hook_x0", branch="cond").resolve(SPACE), "is in branch guided only"),
     (lambda: select("blocks.0.hook_resid_post", expert="main").resolve(SPACE), "it has high, low"),
     (lambda: select("blocks.0.hook_resid_post", expert="low", step=0).resolve(SPACE), "runs at none of these steps"),
-    (lambda: select("blocks.0.hook_resid_post", frames=3).resolve(SPACE), "frame 3 is out of range: the grid has 3 frames"),
+    (
+        lambda: select("blocks.0.hook_resid_post", frames=3).resolve(SPACE),
+        "frame 3 is out of range: the grid has 3 frames",
+    ),
     (lambda: select("blocks.0.hook_resid_post", tokens=24).resolve(SPACE), "token 24 is out of range"),
     (lambda: select("blocks.0.hook_resid_post", frames=0, tokens=9).resolve(SPACE), "no token in common"),
     (lambda: select("blocks.0.hook_resid_post", box=(0, 0, 40, 8)).resolve(SPACE), "32 x 64 pixels"),
