@@ -90,6 +90,8 @@ class Recorder:
     def _keep(self, site: str, step: int, branch: str, tensor: Tensor) -> None:
         kept = self._kept[site]
         chosen = kept.choose(tensor).to(self.dtype).cpu()
+        if site.startswith("rope."):  # one row serves the whole batch
+            chosen = chosen.expand(len(self.sinks), *chosen.shape[1:])
         if len(chosen) != len(self.sinks):
             raise InterpError(f"{site} fired with {len(chosen)} rows in a batch of {len(self.sinks)} runs")
         for row, sink in zip(chosen, self.sinks, strict=True):
@@ -170,7 +172,10 @@ def of_step(site: str, step: Step) -> Tensor:
 
 
 def patchify(latents: Tensor, grid: TokenGrid) -> Tensor:
-    """[batch, channel, latent_frame, row, col] to [batch, token, feature], feature = (patch_t, patch_h, patch_w, channel)."""
+    """Patches as tokens: [batch, channel, latent_frame, row, col] to [batch, token, feature].
+
+    The feature axis is laid out (patch_t, patch_h, patch_w, channel), as the head of the transformer lays it out.
+    """
     t, h, w = grid.patch
     batch, channels = latents.shape[:2]
     split = latents.reshape(batch, channels, grid.frames, t, grid.rows, h, grid.cols, w)

@@ -1,4 +1,4 @@
-"""Turn a training checkpoint into an ordinary diffusers folder: ``python -m interp.mini.publish --checkpoint build/mini``.
+"""Turn a training checkpoint into an ordinary diffusers folder: ``python -m interp.mini.publish``.
 
 The folder holds what `WanImageToVideoPipeline.from_pretrained` expects and nothing else of ours but ``card.json``.
 """
@@ -60,7 +60,7 @@ def publish(folder: Path, checkpoint_folder: Path, recipe: Recipe) -> Path:
         "recipe": recipe.as_dict(),
         "videos_seen": recipe.batches * recipe.batch,
         "training_minutes": round(checkpoint["seconds"] / 60, 1),
-        "data": "random mazes from interp.tasks.maze, drawn afresh for every batch; targets are shortest routes, ties at random",
+        "data": "random mazes from interp.tasks.maze, targets are shortest routes, ties at random",
         "train_command": "make train-mini",
     }
     (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")

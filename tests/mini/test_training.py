@@ -21,7 +21,14 @@ from interp.tasks.maze.maze import draw_maze
 from interp.tasks.maze.render import render_symbols, to_pixels
 
 SMALL = dataclasses.replace(
-    Recipe(), width=24, layers=2, head_dim=12, ffn=32, batch=3, stages=(Stage((4,), 4), Stage((5, 4), 2)), dtype="float32"
+    Recipe(),
+    width=24,
+    layers=2,
+    head_dim=12,
+    ffn=32,
+    batch=3,
+    stages=(Stage((4,), 4), Stage((5, 4), 2)),
+    dtype="float32",
 )
 
 

@@ -1,0 +1,135 @@
+"""What every benchmark shares: pinned threads, interleaved repetitions, medians with spread, one JSON object.
+
+Both sides of a comparison run in one process, in turn, with the same number of threads, so that a machine whose speed
+drifts slows both. A ratio is the median over rounds of the two times of one round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).with_name("results")
+PACKAGES = ("torch", "diffusers", "nnsight", "h5py", "numpy", "scikit-learn", "zarr", "safetensors")
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one case in every round."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Middle of the rounds."""
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """Quartiles of the rounds."""
+        if len(self.seconds) < 2:
+            return (self.seconds[0], self.seconds[0])
+        low, _, high = statistics.quantiles(self.seconds, n=4)
+        return (low, high)
+
+    def ratio(self, other: Times) -> float:
+        """How many times longer this takes than ``other``: median over rounds."""
+        return statistics.median(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
+
+
+def interleaved(cases: Mapping[str, Callable[[], Any]], rounds: int, warmup: int = 1) -> dict[str, Times]:
+    """Time every case once a round, in an order that alternates."""
+    kept: dict[str, list[float]] = {name: [] for name in cases}
+    names = list(cases)
+    for number in range(-warmup, rounds):
+        for name in names if number % 2 == 0 else reversed(names):
+            start = time.perf_counter()
+            cases[name]()
+            if number >= 0:
+                kept[name].append(time.perf_counter() - start)
+    return {name: Times(tuple(seconds)) for name, seconds in kept.items()}
+
+
+def row(
+    case: str, ours: float, peer: str, peer_value: float, unit: str, aim: str, met: bool | None, **more: Any
+) -> dict[str, Any]:
+    """One row of the table; ``ratio`` is ours over the peer's, ``met`` None where there is no aim."""
+    ratio = ours / peer_value if peer_value else None
+    return {
+        "case": case,
+        "ours": ours,
+        "peer": peer,
+        "peer_value": peer_value,
+        "unit": unit,
+        "ratio": ratio,
+        "aim": aim,
+        "met": met,
+        **more,
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Where the figures are from."""
+    import torch
+
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "versions": found,
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def arguments(doc: str | None, **extra: Any) -> argparse.Namespace:
+    """The command line every benchmark has: ``--json``, ``--rounds``, ``--threads``, and its own."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print the JSON object instead of a table")
+    parser.add_argument("--rounds", type=int, default=extra.pop("rounds", 7))
+    parser.add_argument("--threads", type=int, default=1)
+    for name, default in extra.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    chosen = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(chosen.threads)
+    return chosen
+
+
+def publish(name: str, rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    """Print the object or a table of it, and keep it in ``benchmarks/results/NAME.json``."""
+    found = {"benchmark": name, "environment": environment(), "rows": list(rows)}
+    RESULTS.mkdir(exist_ok=True)
+    text = json.dumps(found, indent=1)
+    (RESULTS / f"{name}.json").write_text(text + "\n")
+    if as_json:
+        print(text)
+        return
+    for one in rows:
+        ratio = "" if one["ratio"] is None else f"{one['ratio']:.3g}x of {one['peer']}"
+        met = {True: "met", False: "missed", None: ""}[one["met"]]
+        print(f"{one['case']:<56} {one['ours']:10.4g} {one['unit']:<8} {ratio:<28} {one['aim']:<12} {met}")
