@@ -16,8 +16,8 @@ def render(card: dict[str, Any]) -> str:
         f"# {card['name']}",
         "",
         f"An ordinary diffusers folder for `{card['pipeline']}`; the transformer has {card['parameters']:,} "
-        f"parameters in {recipe['layers']} blocks of width {recipe['width']}. It draws the shortest route through a maze of 4x4 to "
-        "6x6 cells that it is shown in the first frame, with or without a trail, as the prompt asks.",
+        f"parameters in {recipe['layers']} blocks of width {recipe['width']}. It draws the shortest route through a "
+        "maze of 4x4 to 6x6 cells that it is shown in the first frame, with or without a trail, as the prompt asks.",
         "",
         "![x0_hat of the last frame at chosen steps](_static/x0hat.png)",
         "",
@@ -36,14 +36,14 @@ def render(card: dict[str, Any]) -> str:
     lines += [
         "",
         "At 20 steps through the stock pipeline call, from the PIL image to scored frames; else through "
-        f"`Lab.run_batch`. Of the {card['held_out_mazes']} held-out mazes {card['held_out_mazes_seen_in_training']} were "
-        "drawn in training. "
+        f"`Lab.run_batch`. Of the {card['held_out_mazes']} held-out mazes "
+        f"{card['held_out_mazes_seen_in_training']} were drawn in training. "
         f"Measured with `{card['measure_command']}`.",
         "",
         "## Training",
         "",
-        f"{card['videos_seen']:,} videos, each seen once ({card['data']}), in {card['training_minutes']} minutes of two "
-        "CPU cores that were also doing other work. "
+        f"{card['videos_seen']:,} videos, each seen once ({card['data']}), in {card['training_minutes']} minutes of "
+        "two CPU cores that were also doing other work. "
         f"`{card['train_command']}` does it again. The recipe:",
         "",
         "```json",
