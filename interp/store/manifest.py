@@ -64,12 +64,15 @@ class Manifest:
     """The finished runs of a store.
 
     Args:
-        path: the file; it is made when the first line is appended.
+        path: the file; it is made when the lock is first taken.
+
+    Attributes:
+        lines: by run, as last seen.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.lines: dict[str, Line] = {}
+        self._forget()
 
     def load(self) -> None:
         """Read it afresh.
@@ -77,24 +80,24 @@ class Manifest:
         Raises:
             StoreError: it cannot be read, or a line in it is damaged.
         """
+        self._forget()
         try:
             fd = open_read(self.path)
         except FileNotFoundError:
-            self.lines = {}
             return
         except OSError as error:
             raise StoreError(f"{self.path} cannot be read: {error.strerror}") from error
         try:
-            self.lines = self._parse(fd)
+            self._update(fd)
         finally:
             os.close(fd)
 
     @contextmanager
     def locked(self) -> Iterator[int]:
-        """Hold the lock of the store; the list is read afresh. Gives a descriptor for `append`."""
+        """Hold the lock of the store; what others have added is seen. Gives a descriptor for `append`."""
         try:
             with locked(self.path) as fd:
-                self.lines = self._parse(fd)
+                self._update(fd)
                 yield fd
         except OSError as error:
             raise StoreError(f"{self.path} cannot be written: {error.strerror}") from error
@@ -109,17 +112,18 @@ class Manifest:
         Raises:
             OSError: the disk did not take it; the file is as it was.
         """
-        size = os.fstat(fd).st_size
-        end = self._end_of_last_line(fd, size)
+        data = line.to_json().encode() + b"\n"
         try:
-            if end != size:  # a line cut off by a crash
-                os.ftruncate(fd, end)
-            pwrite_all(fd, line.to_json().encode() + b"\n", end)
+            if os.fstat(fd).st_size != self._end:  # a line cut off by a crash
+                os.ftruncate(fd, self._end)
+            pwrite_all(fd, data, self._end)
             os.fsync(fd)
         except OSError:
-            os.ftruncate(fd, end)
+            os.ftruncate(fd, self._end)
             raise
         self.lines[line.run] = line
+        self._end += len(data)
+        self._count += 1
 
     def remove(self, runs: set[str]) -> None:
         """Take runs off the list, lastingly.
@@ -130,30 +134,35 @@ class Manifest:
         with self.locked():
             kept = [line for run, line in self.lines.items() if run not in runs]
             write_whole(self.path, b"".join(line.to_json().encode() + b"\n" for line in kept))
-            self.lines = {line.run: line for line in kept}
+        self.load()
 
-    def _parse(self, fd: int) -> dict[str, Line]:
-        lines: dict[str, Line] = {}
-        for number, text in enumerate(_read(fd).split(b"\n")[:-1], start=1):
+    def _forget(self) -> None:
+        self.lines: dict[str, Line] = {}
+        self._file: tuple[int, int] | None = None
+        self._end = self._count = 0  # what was read: bytes up to the last line break, and lines
+
+    def _update(self, fd: int) -> None:
+        """Read what was added since the last time; all of it if the file was replaced."""
+        stat = os.fstat(fd)
+        if (stat.st_dev, stat.st_ino) != self._file or stat.st_size < self._end:
+            self._forget()
+        data = bytearray(stat.st_size - self._end)
+        pread_into(fd, memoryview(data), self._end)
+        found = {}
+        texts = data.split(b"\n")[:-1]
+        for number, text in enumerate(texts, start=self._count + 1):
             try:
-                line = Line.parse(text)
+                line = Line.parse(bytes(text))
             except (ValueError, TypeError, StoreError) as error:
                 raise StoreError(
                     f"line {number} of {self.path} is damaged: {error}; it is not known which run it speaks of, so "
                     "remove that line to have the run repeated"
                 ) from error
-            lines[line.run] = line
-        return lines
-
-    @staticmethod
-    def _end_of_last_line(fd: int, size: int) -> int:
-        return size if not size or os.pread(fd, 1, size - 1) == b"\n" else _read(fd).rfind(b"\n") + 1
-
-
-def _read(fd: int) -> bytes:
-    data = bytearray(os.fstat(fd).st_size)
-    pread_into(fd, memoryview(data), 0)
-    return bytes(data)
+            found[line.run] = line
+        self.lines.update(found)
+        self._file = (stat.st_dev, stat.st_ino)
+        self._end += data.rfind(b"\n") + 1
+        self._count += len(texts)
 
 
 def _compact(body: dict[str, object]) -> str:
