@@ -137,6 +137,7 @@ class Lab:
         runs: RunSpec | Sequence[RunSpec],
         capture: str | Selection | Sequence[str | Selection] | None = None,
         *,
+        edits: Any = None,
         dtype: str = "float32",
     ) -> RunResult | list[RunResult]:
         """Run one spec, or several in one batch, and keep what is selected in memory.
@@ -144,8 +145,13 @@ class Lab:
         Args:
             runs: one spec gives one result, a sequence gives a list. All must share settings and size.
             capture: a hook point pattern or a `Selection`.
+            edits: an edit, a graph, or a list of them, from `interp.edits`; results are then `interp.edits.EditedRun`.
             dtype: of the captured tensors.
         """
+        if edits is not None:
+            from interp.edits import run_with
+
+            return run_with(self, runs, edits, capture, dtype=dtype)
         specs = [runs] if isinstance(runs, RunSpec) else list(runs)
         selection = None if capture is None else select(capture)
         recorder = None

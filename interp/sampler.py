@@ -12,7 +12,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -66,6 +66,23 @@ class Step:
     next_latents: Tensor
 
 
+@runtime_checkable
+class StepEditor(Protocol):
+    """Changes the sampler's own tensors, [batch, channel, latent_frame, row, col] each, by returning others."""
+
+    def on_latents(self, site: str, step: int, latents: Tensor) -> Tensor:
+        """Latents at "latents.hook_in" or "latents.hook_out"."""
+
+    def on_velocity(self, branch: str, step: int, latents: Tensor, velocity: Tensor) -> Tensor:
+        """The velocity of a pass ("cond", "uncond") or the "guided" one."""
+
+    def on_solver(self, scheduler: Any, latents: Tensor, velocity: Tensor) -> None:
+        """The solver is about to step."""
+
+    def on_clean(self, x0_hat: Tensor) -> None:
+        """The step's x0_hat."""
+
+
 @dataclass
 class Plan:
     """A batch of runs, prepared: everything before the first step."""
@@ -78,6 +95,7 @@ class Plan:
     on_call: Callable[[Call], contextlib.AbstractContextManager[None]] = field(
         default=lambda call: contextlib.nullcontext()
     )
+    editor: StepEditor | None = None
 
 
 def build_scheduler(pipe: Any, settings: SamplerSettings) -> Any:
@@ -282,11 +300,14 @@ def _one_step(pipe: Any, plan: Plan, scheduler: Any, index: int, latents: Tensor
     if expert == "low" and settings.guidance_scale_2 is not None:
         scale = settings.guidance_scale_2
     t = scheduler.timesteps[index]
+    editor = plan.editor
+    if editor is not None:
+        latents = editor.on_latents("latents.hook_in", index, latents)
     x, timestep = _transformer_input(pipe, model, given, latents, t)
 
     def velocity(branch: str, text: Tensor | None) -> Tensor:
         with plan.on_call(Call(expert, index, branch, sigma)), model.cache_context(branch):
-            return model(
+            found = model(
                 hidden_states=x,
                 timestep=timestep,
                 encoder_hidden_states=text,
@@ -294,12 +315,19 @@ def _one_step(pipe: Any, plan: Plan, scheduler: Any, index: int, latents: Tensor
                 attention_kwargs=None,
                 return_dict=False,
             )[0]
+        return found if editor is None else editor.on_velocity(branch, index, latents, found)
 
     cond = velocity("cond", given.prompt)
     uncond = velocity("uncond", given.negative) if len(settings.branches) > 1 else None
     guided = cond if uncond is None else uncond + scale * (cond - uncond)
+    if editor is not None:
+        guided = editor.on_velocity("guided", index, latents, guided)
+        editor.on_solver(scheduler, latents, guided)
     following = scheduler.step(guided, t, latents, return_dict=False)[0]
     x0_hat = latents.float() - sigma * guided.float()
+    if editor is not None:
+        editor.on_clean(x0_hat)
+        following = editor.on_latents("latents.hook_out", index, following)
     return Step(index, sigma, expert, latents, cond, uncond, guided, x0_hat, following)
 
 

@@ -1,0 +1,65 @@
+"""Interventions as data: an edit is (selection, operation, sources); edits compose with ``|`` into a graph.
+
+Example:
+    ``lab.run(run, edits=patch("blocks.5.hook_resid_post", corrupt, step=0) | noise(step=6, kind="renoise"))``
+"""
+
+from __future__ import annotations
+
+from interp.edits.files import load, save
+from interp.edits.graph import Edit, EditGraph
+from interp.edits.make import (
+    add,
+    block_update,
+    clamp,
+    function,
+    interpolate,
+    knockout,
+    mean,
+    mean_over_worlds,
+    noise,
+    patch,
+    project_out,
+    resample,
+    scale,
+    set_to,
+    swap,
+    wire,
+    zero,
+)
+from interp.edits.receipt import EditReceipt, Fired
+from interp.edits.run import EditedRun, run_with
+from interp.edits.sources import Constant, FromStore, OtherRun, Stored, World
+
+__all__ = [
+    "Constant",
+    "Edit",
+    "EditGraph",
+    "EditReceipt",
+    "EditedRun",
+    "Fired",
+    "FromStore",
+    "OtherRun",
+    "Stored",
+    "World",
+    "add",
+    "block_update",
+    "clamp",
+    "function",
+    "interpolate",
+    "knockout",
+    "load",
+    "mean",
+    "mean_over_worlds",
+    "noise",
+    "patch",
+    "project_out",
+    "resample",
+    "run_with",
+    "save",
+    "scale",
+    "set_to",
+    "swap",
+    "wire",
+    "zero",
+]

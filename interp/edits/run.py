@@ -1,0 +1,194 @@
+"""Run with edits: bind the graph, put the hooks in place, step, and prove from the receipt that all of it happened."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from interp.capture import MemorySink, Receipt, Recorder
+from interp.edits.editor import Editor
+from interp.edits.graph import EditGraph, graph_of
+from interp.edits.program import bind
+from interp.edits.receipt import EditReceipt
+from interp.edits.sources import OtherRun, World
+from interp.errors import InterpError
+from interp.hooks import Clock, tapped
+from interp.lab import RunResult
+from interp.runspec import RunSpec
+from interp.sampler import Plan, Step, finish, prepare, run_steps
+from interp.selection import Resolution, Selection, select
+from interp.sites import site_named
+from interp.tasks.sample import Sample
+from interp.trajectory import SolverState, Trajectory
+
+if TYPE_CHECKING:
+    from interp.lab import Lab
+
+
+@dataclass(frozen=True)
+class EditedRun(RunResult):
+    """One run with edits.
+
+    Attributes:
+        edits: the graph.
+        edited: what fired.
+        resolution: which addresses were captured, if any.
+        first: step that the run started at; the trajectory's first entry.
+    """
+
+    edits: EditGraph = field(default_factory=EditGraph)
+    edited: EditReceipt = field(default_factory=lambda: EditReceipt(EditGraph(), ()))
+    resolution: Resolution | None = None
+    first: int = 0
+
+
+def run_with(
+    lab: Lab,
+    runs: RunSpec | Sequence[RunSpec],
+    edits: Any,
+    capture: str | Selection | Sequence[str | Selection] | None = None,
+    *,
+    start: SolverState | None = None,
+    stop: int | None = None,
+    dtype: str = "float32",
+) -> EditedRun | list[EditedRun]:
+    """Run one spec, or several as the worlds of one batch, with edits.
+
+    Args:
+        lab: the pipeline.
+        runs: one spec gives one result, a sequence gives a list. All must share settings and size.
+        edits: an `Edit`, an `EditGraph`, a list of them, or nothing: ``()``.
+        capture: what to keep in memory, as the edits left it.
+        start: where to begin; the noise of the first step if None.
+        stop: step to stop before.
+        dtype: of captured tensors.
+
+    Raises:
+        SelectionError: an edit or the capture matches nothing; nothing has run then.
+        InterpError: edits that do not fit the batch, or that did not fire exactly as planned.
+    """
+    specs = [runs] if isinstance(runs, RunSpec) else list(runs)
+    if not specs:
+        raise InterpError("no runs were given")
+    graph = graph_of(edits)
+    wired, worlds = with_worlds(graph, specs)
+    if start is not None and len(worlds) > len(start.latents):
+        raise InterpError(
+            f"the state to start from has {len(start.latents)} rows, and the batch has {len(worlds)}: "
+            f"{len(specs)} runs and {len(worlds) - len(specs)} sources"
+        )
+    plan = prepare(lab.pipe, worlds)
+    steps = range(0 if start is None else start.step, plan.schedule.steps if stop is None else stop)
+    space = lab.space(specs[0])
+    program = bind(wired, space, len(worlds), len(specs), steps)
+    clock = Clock()
+    editor = Editor(program, tuple(spec.seed for spec in worlds), clock)
+    sinks: list[MemorySink] = []
+    recorder = None
+    if capture is not None:
+        chosen = select(capture) if len(steps) == space.steps else select(capture) & select(step=list(steps))
+        sinks = [MemorySink(chosen.resolve(space)) for _ in worlds]
+        recorder = Recorder(sinks[0].resolution, sinks, dtype)
+    taken = drive(lab.pipe, plan, editor, recorder, start, steps.stop)
+    receipt = dataclasses.replace(editor.receipt(), graph=graph)
+    kept = None if recorder is None else recorder.receipt()
+    results = _results(lab, plan, specs, taken, graph, receipt, sinks, kept)
+    return results[0] if isinstance(runs, RunSpec) else results
+
+
+def with_worlds(graph: EditGraph, specs: Sequence[RunSpec]) -> tuple[EditGraph, list[RunSpec]]:
+    """Make worlds of the runs that edits read from: the graph over worlds, and all rows of the batch.
+
+    They join unedited, also where the same run is edited in the batch. A sample gets the seed and settings of the first
+    run.
+    """
+    worlds = list(specs)
+
+    def world_of(source: Any) -> Any:
+        if not isinstance(source, OtherRun):
+            return source
+        run = source.run
+        if run is None:
+            raise InterpError(
+                f"the source {source} cannot be made again from its description: its sample is of no task"
+            )
+        if isinstance(run, Sample):
+            run = dataclasses.replace(specs[0], sample=run)
+        for i, world in enumerate(worlds):
+            if i >= len(specs) and world.key == run.key:
+                return World(i)
+        worlds.append(run)
+        return World(len(worlds) - 1)
+
+    edits = [dataclasses.replace(e, sources=tuple(world_of(s) for s in e.sources)) for e in graph]
+    return EditGraph(tuple(edits)), worlds
+
+
+@torch.no_grad()
+def drive(
+    pipe: Any, plan: Plan, editor: Editor, recorder: Recorder | None, start: SolverState | None, stop: int
+) -> list[Step]:
+    """Step through a plan with everything in place, and take everything away again whatever happens."""
+    program, clock = editor.program, editor.clock
+    hooked = [site for site in program.sites if site_named(site).write == "module"]
+    inner = [site for site in program.sites if site_named(site).write in ("processor", "block")]
+    plan.on_call, plan.editor = clock.enter, editor
+    taken = []
+    with ExitStack() as stack:
+        if inner:
+            from interp.instrument import instrumented
+
+            stack.enter_context(instrumented(pipe, inner, editor))
+        if hooked:
+            stack.enter_context(tapped(pipe, hooked, clock, editor.on_site))
+        if recorder is not None:
+            stack.enter_context(tapped(pipe, recorder.hooked, clock, recorder.on_site))
+        for step in run_steps(pipe, plan, start, stop):
+            if recorder is not None:
+                recorder.on_step(step)
+            taken.append(step)
+    return taken
+
+
+def _results(
+    lab: Lab,
+    plan: Plan,
+    specs: Sequence[RunSpec],
+    steps: list[Step],
+    graph: EditGraph,
+    edited: EditReceipt,
+    sinks: list[MemorySink],
+    receipt: Receipt | None,
+) -> list[EditedRun]:
+    last = steps[-1].next_latents
+    if steps[-1].index == plan.schedule.steps - 1:
+        last = finish(plan, last)
+
+    def stack(tensors: list[Tensor], row: int) -> Tensor:
+        return torch.stack([t[row].float().cpu() for t in tensors])
+
+    return [
+        EditedRun(
+            spec=spec,
+            trajectory=Trajectory(
+                plan.schedule,
+                latents=stack([*(s.latents for s in steps), last], row),
+                velocity=stack([s.velocity for s in steps], row),
+                x0_hat=stack([s.x0_hat for s in steps], row),
+            ),
+            captured=sinks[row].tensors if sinks else {},
+            receipt=receipt,
+            _pipe=lab.pipe,
+            edits=graph,
+            edited=edited,
+            resolution=sinks[row].resolution if sinks else None,
+            first=steps[0].index,
+        )
+        for row, spec in enumerate(specs)
+    ]

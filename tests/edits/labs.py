@@ -1,0 +1,56 @@
+"""Tiny labs and runs for the tests of edits."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+
+import interp
+from interp.runspec import RunSpec
+from tests import pipelines
+from tests.tracer.runs import sample_of
+
+KINDS: dict[str, Any] = {
+    "i2v two experts": lambda **k: pipelines.tiny_i2v(two_experts=True, **k),
+    "t2v": pipelines.tiny_t2v,
+    "ti2v image": pipelines.tiny_ti2v,
+}
+
+
+def lab_and_runs(
+    kind: str = "i2v two experts", scheduler: str = "euler", steps: int = 3, guidance: float = 4.0, **more: Any
+) -> tuple[Any, list[RunSpec]]:
+    """A lab and three runs that differ in the seed."""
+    pipe = KINDS[kind](scheduler=scheduler, **more)
+    lab = interp.load(pipe)
+    arguments = short_call(pipe, steps, guidance)
+    settings = {key: arguments[key] for key in ("guidance_scale", "negative_prompt", "max_sequence_length")}
+    return lab, lab.plan(sample_of(arguments), [1, 2, 3], steps=steps, **settings)
+
+
+def short_call(pipe: Any, steps: int = 3, guidance: float = 4.0) -> dict[str, Any]:
+    """Arguments of a small call with few text tokens, which are most of the cost otherwise."""
+    return pipelines.call_arguments(pipe, steps=steps, guidance=guidance) | {"max_sequence_length": 16}
+
+
+def results(runs: Any) -> torch.Tensor:
+    """Final latents of results: [run, channel, latent_frame, row, col]."""
+    return torch.stack([run.trajectory.result for run in (runs if isinstance(runs, list) else [runs])])
+
+
+def state(pipe: Any) -> str:
+    """Everything of a pipeline that an edit could leave changed."""
+    parts = [name for name in ("transformer", "transformer_2") if getattr(pipe, name, None) is not None]
+    modules = {
+        name: (
+            sorted(module.__dict__),
+            [len(h) for h in (module._forward_hooks, module._forward_pre_hooks)],
+            str(id(module.__dict__.get("processor"))),
+        )
+        for part in parts
+        for name, module in getattr(pipe, part).named_modules(prefix=part)
+    }
+    scheduler = {k: repr(v) for k, v in pipe.scheduler.__dict__.items()}
+    return json.dumps([modules, scheduler, sorted(pipe.__dict__)], default=str)
