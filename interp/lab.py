@@ -1,11 +1,12 @@
 """The lab: one pipeline, and everything that can be asked of it.
 
-``interp.load(...)`` returns a `Lab`. It takes the pipeline as it is and gives it back as it was: hooks exist only while a
-run is under way, and the sampler works on a copy of the scheduler.
+``interp.load(...)`` returns a `Lab`. It takes the pipeline as it is and gives it back as it was: hooks exist only while
+a run is under way, and the sampler works on a copy of the scheduler.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -20,12 +21,13 @@ from torch import Tensor
 
 from interp.capture import MemorySink, Receipt, Recorder
 from interp.decode import frames_of
-from interp.errors import InterpError
+from interp.errors import InterpError, suggest
 from interp.grid import TokenGrid
 from interp.hooks import Clock, tapped
 from interp.model import check_pipeline, fingerprint, load_pipeline
 from interp.observe import Seen, observe
-from interp.runspec import RunSpec, SamplerSettings, SchedulerName
+from interp.presets import preset_named
+from interp.runspec import RunSpec, SamplerSettings
 from interp.sampler import Plan, build_scheduler, finish, prepare, run_steps, schedule_of, transformer_of
 from interp.selection import AddressSpace, Selection, select
 from interp.tasks.sample import Sample
@@ -77,10 +79,7 @@ class Lab:
         samples: Sample | Sequence[Sample],
         seeds: int | Sequence[int] = 1,
         *,
-        steps: int = 20,
-        guidance_scale: float = 1.0,
-        scheduler: SchedulerName | None = None,
-        shift: float | None = None,
+        preset: str | None = None,
         **settings: Any,
     ) -> list[RunSpec]:
         """Runs of every sample with every seed.
@@ -88,13 +87,21 @@ class Lab:
         Args:
             samples: problems of a task.
             seeds: a number of seeds, 0 to n - 1, or the seeds themselves.
-            steps, guidance_scale, scheduler, shift, settings: see `SamplerSettings`.
+            preset: "vbvr-diffsynth" or "wan22-official"; see `interp.presets`. ``settings`` come on top.
+            settings: fields of `SamplerSettings`: ``steps``, ``guidance_scale``, ``scheduler``, ``shift`` ...
+
+        Raises:
+            InterpError: an unknown preset or setting, or a value that cannot be.
         """
         many = [samples] if isinstance(samples, Sample) else list(samples)
         numbers = range(seeds) if isinstance(seeds, int) else seeds
-        chosen = SamplerSettings(
-            steps=steps, guidance_scale=guidance_scale, scheduler=scheduler, shift=shift, **settings
-        )
+        known = [f.name for f in dataclasses.fields(SamplerSettings)]
+        for name in settings:
+            if name not in known:
+                raise InterpError(
+                    f"{name} is not a sampler setting{suggest(name, known)}; there are {', '.join(known)}"
+                )
+        chosen = SamplerSettings(**((preset_named(preset) if preset else {}) | settings))
         config = build_scheduler(self.pipe, chosen).config
         described = json.dumps({k: v for k, v in config.items() if not k.startswith("_")}, sort_keys=True, default=str)
         return [
@@ -117,7 +124,7 @@ class Lab:
 
     def schedule(self, settings: SamplerSettings) -> Schedule:
         """Sigmas, timesteps and experts that runs with these settings go through."""
-        return schedule_of(self.pipe, build_scheduler(self.pipe, settings), settings.steps)
+        return schedule_of(self.pipe, build_scheduler(self.pipe, settings), settings)
 
     def space(self, spec: RunSpec) -> AddressSpace:
         """Every address of a run: what selections are resolved against."""

@@ -45,7 +45,8 @@ def load_pipeline(source: str | Path, **from_pretrained: Any) -> Any:
     """Load a stock diffusers Wan pipeline.
 
     Args:
-        source: a bundled name, a folder with a ``model_index.json``, or a hub id such as "Wan-AI/Wan2.2-I2V-A14B-Diffusers".
+        source: a bundled name, a folder with a ``model_index.json``, or a hub id such as
+            "Wan-AI/Wan2.2-I2V-A14B-Diffusers".
         from_pretrained: passed to diffusers as it is (``torch_dtype``, ``revision``, ``variant``, ``device_map`` ...).
 
     Raises:

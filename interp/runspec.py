@@ -11,12 +11,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from interp.errors import InterpError
 from interp.tasks.sample import Sample
 
-SchedulerName = Literal["euler", "unipc"]
+SCHEDULERS = ("euler", "unipc", "diffsynth")
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,10 @@ class SamplerSettings:
         steps: ``num_inference_steps``.
         guidance_scale: 1 means one pass a step (cond only), more means classifier-free guidance with two.
         guidance_scale_2: guidance of the low-noise expert; None takes ``guidance_scale``.
-        scheduler: None keeps the pipeline's own scheduler, "euler" is FlowMatchEuler, "unipc" is UniPC (flow).
+        scheduler: None keeps the pipeline's own scheduler, "euler" is FlowMatchEuler, "unipc" is UniPC (flow), and
+            "diffsynth" is FlowMatchEuler on DiffSynth's grid: s = 1 - i / steps, sigma = shift s / (1 + (shift - 1) s).
         shift: ``flow_shift`` of the scheduler; None keeps the pipeline's.
+        boundary_ratio: share of the noise schedule below which the low-noise expert runs; None keeps the pipeline's.
         negative_prompt: the prompt of the uncond pass.
         max_sequence_length: text tokens after padding.
     """
@@ -38,16 +40,20 @@ class SamplerSettings:
     guidance_scale_2: float | None = None
     scheduler: str | None = None
     shift: float | None = None
+    boundary_ratio: float | None = None
     negative_prompt: str = ""
     max_sequence_length: int = 512
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise InterpError(f"steps={self.steps}: a run needs at least one denoising step")
-        if self.scheduler not in (None, "euler", "unipc"):
+        if self.scheduler is not None and self.scheduler not in SCHEDULERS:
             raise InterpError(
-                f"scheduler={self.scheduler!r} is not known; use 'euler', 'unipc' or None for the pipeline's"
+                f"scheduler={self.scheduler!r} is not known; "
+                f"use one of {', '.join(SCHEDULERS)}, or None for the pipeline's own"
             )
+        if self.boundary_ratio is not None and not 0 <= self.boundary_ratio <= 1:
+            raise InterpError(f"boundary_ratio={self.boundary_ratio} is not a share between 0 and 1")
 
     @property
     def branches(self) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
 """Our own denoising loop over the components of a stock diffusers pipeline.
 
-Every tensor operation of the loop is diffusers' own, in the order of ``WanPipeline`` and ``WanImageToVideoPipeline``, so
-that latents are bit-equal to the bare pipeline's at equal batch size. What the loop adds: rows of a batch may be different
-samples and seeds, every step is visible, and it can start from any `SolverState`. The pipeline itself is never changed; the
-scheduler is a copy.
+Every tensor operation of the loop is diffusers' own, in the order of ``WanPipeline`` and ``WanImageToVideoPipeline``,
+so that latents are bit-equal to the bare pipeline's at equal batch size. What the loop adds: rows of a batch may be
+different samples and seeds, every step is visible, and it can start from any `SolverState`. The pipeline itself is never
+changed; the scheduler is a copy.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Conditioning:
     Attributes:
         prompt: text states of the cond pass [batch, text_token, text_dim].
         negative: text states of the uncond pass, or None without guidance.
-        condition: channels appended to the latents (or mixed in, with ``frame_mask``) [batch, channel, latent_frame, row, col].
+        condition: channels appended to the latents, or mixed in with ``frame_mask``:
+            [batch, channel, latent_frame, row, col]; None for text-to-video.
         frame_mask: 0 on latent frames that are given, 1 elsewhere (TI2V: per-token timesteps), else None.
         image: CLIP states of Wan 2.1 image-to-video [batch, image_token, image_dim], else None.
     """
@@ -108,7 +109,7 @@ def build_scheduler(pipe: Any, settings: SamplerSettings) -> Any:
 
     own = pipe.scheduler
     shift = settings.shift if settings.shift is not None else _shift_of(own)
-    if settings.scheduler == "euler":
+    if settings.scheduler in ("euler", "diffsynth"):
         return FlowMatchEulerDiscreteScheduler(shift=shift if shift is not None else 1.0)
     if settings.scheduler == "unipc":
         return UniPCMultistepScheduler(
@@ -136,10 +137,24 @@ def boundary_timestep(pipe: Any) -> float | None:
     return None if ratio is None else ratio * pipe.scheduler.config.num_train_timesteps
 
 
-def schedule_of(pipe: Any, scheduler: Any, steps: int, device: torch.device | str = "cpu") -> Schedule:
-    """Set the scheduler's timesteps and say which expert runs each."""
-    scheduler.set_timesteps(steps, device=device)
+def schedule_of(pipe: Any, scheduler: Any, settings: SamplerSettings, device: torch.device | str = "cpu") -> Schedule:
+    """Set the scheduler's timesteps and say which expert runs each.
+
+    Raises:
+        ModelError: a boundary was asked for, but there is only one transformer.
+    """
+    if settings.scheduler == "diffsynth":
+        grid = [1 - i / settings.steps for i in range(settings.steps)]
+        scheduler.set_timesteps(sigmas=grid, device=device)
+    else:
+        scheduler.set_timesteps(settings.steps, device=device)
     boundary = boundary_timestep(pipe)
+    if settings.boundary_ratio is not None:
+        if boundary is None:
+            raise ModelError(
+                f"boundary_ratio={settings.boundary_ratio} was asked for, but the model has a single transformer"
+            )
+        boundary = settings.boundary_ratio * pipe.scheduler.config.num_train_timesteps
 
     def expert(t: Tensor) -> str:
         return "main" if boundary is None else "high" if bool(t >= boundary) else "low"
@@ -177,7 +192,7 @@ def prepare(pipe: Any, specs: Sequence[RunSpec]) -> Plan:
     device = pipe._execution_device
     conditioning, latents = _encode(pipe, specs, settings, device)
     scheduler = build_scheduler(pipe, settings)
-    schedule = schedule_of(pipe, scheduler, settings.steps, device)
+    schedule = schedule_of(pipe, scheduler, settings, device)
     return Plan(tuple(specs), settings, conditioning, schedule, SolverState(0, latents, scheduler))
 
 
@@ -351,7 +366,10 @@ def finish(plan: Plan, latents: Tensor) -> Tensor:
 
 @torch.no_grad()
 def decode(pipe: Any, latents: Tensor) -> Tensor:
-    """Decode with the pipeline's VAE: [batch, channel, latent_frame, row, col] to [batch, rgb, frame, row, col] in -1..1."""
+    """Decode with the pipeline's VAE.
+
+    From [batch, channel, latent_frame, row, col] to [batch, rgb, frame, row, col] in -1..1.
+    """
     vae = pipe.vae
     z = latents.to(device=vae.device, dtype=vae.dtype)
     shape = (1, vae.config.z_dim, 1, 1, 1)

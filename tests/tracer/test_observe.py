@@ -67,9 +67,14 @@ def test_the_pipeline_is_given_back_as_it_was() -> None:
     with lab.observe("blocks.*.hook_resid_post"):
         bare_latents(pipe, arguments, [0])
     assert _state(pipe) == before
-    with pytest.raises(RuntimeError, match="boom"), lab.observe("blocks.*.hook_resid_post"):
-        bare_latents(pipe, arguments, [0])
-        raise RuntimeError("boom")
+
+    def fails() -> None:
+        with lab.observe("blocks.*.hook_resid_post"):
+            bare_latents(pipe, arguments, [0])
+            raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        fails()
     assert _state(pipe) == before
 
 
@@ -93,15 +98,25 @@ def test_nothing_observed_is_an_error() -> None:
 def test_a_second_call_does_not_overwrite_the_first() -> None:
     lab = load(pipelines.tiny_i2v())
     arguments = pipelines.call_arguments(lab.pipe)
-    with pytest.raises(InterpError, match="one pipeline call"), lab.observe("blocks.0.hook_resid_post"):
-        bare_latents(lab.pipe, arguments, [0])
-        bare_latents(lab.pipe, arguments, [1])
+
+    def twice() -> None:
+        with lab.observe("blocks.0.hook_resid_post"):
+            bare_latents(lab.pipe, arguments, [0])
+            bare_latents(lab.pipe, arguments, [1])
+
+    with pytest.raises(InterpError, match="one pipeline call"):
+        twice()
 
 
 def test_facts_that_disagree_are_an_error() -> None:
     """Somebody puts the scheduler's own step back: the clock stands still while diffusers counts on."""
     pipe = pipelines.tiny_t2v()
     lab = load(pipe)
-    with pytest.raises(InterpError, match="says this is step 1"), lab.observe("blocks.0.hook_resid_post"):
-        pipe.scheduler.step = type(pipe.scheduler).step.__get__(pipe.scheduler)
-        bare_latents(pipe, pipelines.call_arguments(pipe), [0])
+
+    def stopped_clock() -> None:
+        with lab.observe("blocks.0.hook_resid_post"):
+            pipe.scheduler.step = type(pipe.scheduler).step.__get__(pipe.scheduler)
+            bare_latents(pipe, pipelines.call_arguments(pipe), [0])
+
+    with pytest.raises(InterpError, match="says this is step 1"):
+        stopped_clock()
