@@ -98,7 +98,8 @@ def check_hookable(model: nn.Module) -> None:
 
 def _attach_all(model: nn.Module, sites: Sequence[str], clock: Clock, emit: Emit) -> list[Any]:
     """Hooks for module-tier sites, and for the sources of those that are recomputed."""
-    direct, derived = [], []
+    direct: list[str] = []
+    derived: list[str] = []
     for name in sites:
         tier = site_named(name).tier
         if tier not in ("module", "recompute"):

@@ -158,7 +158,8 @@ class Lab:
         if edits is not None:
             from interp.edits import run_with
 
-            return run_with(self, runs, edits, capture, dtype=dtype)
+            edited: Any = run_with(self, runs, edits, capture, dtype=dtype)
+            return edited
         specs = [runs] if isinstance(runs, RunSpec) else list(runs)
         selection = None if capture is None else select(capture)
         recorder = None

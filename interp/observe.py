@@ -1,9 +1,9 @@
 """Watch any unmodified call of a pipeline: ``with lab.observe("blocks.3.hook_resid_post") as seen: lab.pipe(...)``.
 
 Where the call is, comes from facts. The branch is what diffusers says when it enters
-``cache_context("cond"|"uncond")``; the step advances when the first forward after a ``scheduler.step`` arrives, and is checked against the step that
-diffusers states where it does; the expert is the transformer that fired, checked against the boundary. Calls outside a
-pipeline (a bare ``transformer(...)``) are step 0 of a run of one.
+``cache_context("cond"|"uncond")``; the step advances when the first forward after a ``scheduler.step`` arrives, and is
+checked against the step that diffusers states where it does; the expert is the transformer that fired, checked against
+the boundary. Calls outside a pipeline (a bare ``transformer(...)``) are step 0 of a run of one.
 """
 
 from __future__ import annotations

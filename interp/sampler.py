@@ -2,8 +2,8 @@
 
 Every tensor operation of the loop is diffusers' own, in the order of ``WanPipeline`` and ``WanImageToVideoPipeline``,
 so that latents are bit-equal to the bare pipeline's at equal batch size. What the loop adds: rows of a batch may be
-different samples and seeds, every step is visible, and it can start from any `SolverState`. The pipeline itself is never
-changed; the scheduler is a copy.
+different samples and seeds, every step is visible, and it can start from any `SolverState`. The pipeline itself is
+never changed; the scheduler is a copy.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def training_overlap(recipe: Recipe, keys: set[str]) -> int:
 
 def measure(lab: Lab, path: Path, sizes: Sequence[int], steps: Sequence[int], n: int) -> dict[str, Any]:
     """Fill the card's table of solve rates, one cell after the other, saving each."""
-    card = json.loads(path.read_text()) if path.is_file() else {"name": lab.name}
+    card: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"name": lab.name}
     rates = card.setdefault("solve_rates", {})
     for size in sizes:
         samples = get_task("maze", size=size).sample(n, seed=HELD_OUT_SEED)
