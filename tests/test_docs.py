@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 BUILT = ("_build", "tutorials", "build")
 PAGES = sorted(p for p in (ROOT / "docs").rglob("*.md") if not set(p.relative_to(ROOT / "docs").parts) & set(BUILT))
+SOURCES = re.compile(r"\bSource(?:s| files): ((?:`[^`]+`(?:, | and )?)+)")
 TUTORIALS = sorted((ROOT / "docs" / "gallery").glob("plot_*.py"))
 
 
@@ -21,13 +22,11 @@ def names(paths: list[Path]) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
 def test_source_files_that_a_page_describes_exist(page: Path) -> None:
     text = page.read_text()
-    described = [
-        name for line in re.findall(r"^Source files: (.*)$", text, re.MULTILINE) for name in line.split("`")[1::2]
-    ]
+    described = [name for found in SOURCES.findall(text) for name in found.split("`")[1::2]]
     assert described or "toctree" in text, (
-        "name the source files that this page describes: Source files: `interp/grid.py`."
+        "name what this page describes: Source files: `interp/grid.py`, `interp/store/`."
     )
-    missing = [name for name in described if not (ROOT / name).is_file()]
+    missing = [name for name in described if not (ROOT / name).exists()]
     assert not missing
 
 
