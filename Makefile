@@ -56,7 +56,7 @@ bench: $(VENV)/.installed-dev
 	$(RUN) benchmarks
 
 train-mini: $(VENV)/.installed
-	$(RUN) interp.mini.train --out build/mini
+	$(RUN) interp.mini.train --out build/mini $$(command -v g++ >/dev/null && echo --compile)
 	$(RUN) interp.mini.publish --checkpoint build/mini --out build/mini/wan-maze-mini
 
 dist: $(VENV)/.installed-dev

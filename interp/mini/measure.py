@@ -1,8 +1,8 @@
 """Solve rates of a maze model on held-out mazes: ``python -m interp.mini.measure --model wan-maze-mini``.
 
 At 20 steps every video goes through the stock pipeline call, from the PIL image to scored frames. Fewer steps go
-through the lab's batched loop and the closed-form decoder, which tests hold equal to the pipeline. Finished cells of the
-table are kept, so the command can be stopped and run again.
+through the lab's batched loop and the closed-form decoder, which tests hold equal to the pipeline. Finished cells of
+the table are kept, so the command can be stopped and run again.
 """
 
 from __future__ import annotations

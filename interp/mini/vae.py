@@ -1,8 +1,8 @@
 """Weights set by hand for a stock ``AutoencoderKLWan`` that is exact on videos of flat 8-pixel blocks.
 
-Three tricks make the network linear where it has to be. Residual branches are switched off. Signals travel in +/- pairs,
-since silu(x) - silu(-x) = x. One channel carries a constant so large that the channel RMS norm divides by a constant.
-Exact to about 1e-4 in fp32 only: in bf16 the constant swamps the signal.
+Three tricks make the network linear where it has to be. Residual branches are switched off. Signals travel in +/-
+pairs, since silu(x) - silu(-x) = x. One channel carries a constant so large that the channel RMS norm divides by a
+constant. Exact to about 1e-4 in fp32 only: in bf16 the constant swamps the signal.
 """
 
 from __future__ import annotations
