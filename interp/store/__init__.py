@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from interp.store.consolidate import consolidate
 from interp.store.layout import RunLayout, SiteLayout
 from interp.store.shardwriter import ShardWriter
 from interp.store.store import Store
 from interp.store.verify import Report, verify
 
-__all__ = ["Report", "RunLayout", "ShardWriter", "SiteLayout", "Store", "verify"]
+__all__ = ["Report", "RunLayout", "ShardWriter", "SiteLayout", "Store", "consolidate", "verify"]

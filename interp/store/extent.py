@@ -40,10 +40,11 @@ class Source:
     Args:
         path: the file.
         name: how errors call it, as "run 3f2a…".
+        remedy: what errors tell the user to do.
     """
 
-    def __init__(self, path: Path, name: str) -> None:
-        self.path, self.name = path, name
+    def __init__(self, path: Path, name: str, remedy: str) -> None:
+        self.path, self.name, self.remedy = path, name, remedy
         self._identity: Identity | None = None
 
     def open(self) -> int:
@@ -68,10 +69,7 @@ class Source:
 
     def refuse(self, why: str) -> NoReturn:
         """Raise the one sentence that says which file is no good and what to do."""
-        raise StoreError(
-            f"{self.name}: {self.path} {why}; take the run off the list with "
-            f"`wan-interp cache verify --drop {self.path.parent.parent}` and capture it again"
-        ) from None
+        raise StoreError(f"{self.name}: {self.path} {why}; {self.remedy}") from None
 
 
 class Extent:

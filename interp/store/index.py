@@ -20,6 +20,7 @@ from interp.store.layout import RunLayout, SiteLayout, check_name
 
 VERSION = 1
 SHARD = "wan-interp-shard"
+MANY = "wan-interp-consolidated"
 LARGEST_INDEX = 1 << 26
 
 
@@ -80,6 +81,8 @@ class Index:
         sites: where each site lies, by name.
         token_sets: kept tokens, each set once.
         labels: scalars, and where arrays lie.
+        runs: in a site-major file, the keys of its runs; else empty.
+        sums: in a site-major file, the checksum of each run's own index when it was made.
         rest: xxh3 of all bytes of the file that are neither data of sites nor the index itself.
     """
 
@@ -87,6 +90,8 @@ class Index:
     sites: Mapping[str, SiteEntry]
     token_sets: tuple[Piece, ...]
     labels: Mapping[str, Any] = field(hash=False)
+    runs: tuple[str, ...] = ()
+    sums: tuple[str, ...] = ()
     rest: str = "0" * 16
 
     def data(self) -> list[tuple[int, int]]:
@@ -97,7 +102,7 @@ class Index:
         """As text."""
         run = self.run
         body = {
-            "format": SHARD,
+            "format": MANY if self.runs else SHARD,
             "version": VERSION,
             "run": run.run,
             "steps": run.steps,
@@ -110,6 +115,8 @@ class Index:
             "token_sets": [_piece_json(piece) for piece in self.token_sets],
             "sites": [_site_json(entry) for entry in self.sites.values()],
             "labels": {k: _piece_json(v) if isinstance(v, Piece) else v for k, v in self.labels.items()},
+            "runs": self.runs,
+            "sums": self.sums,
             "rest": self.rest,
         }
         return json.dumps(body, sort_keys=True, separators=(",", ":"))
@@ -127,8 +134,8 @@ class Index:
             ValueError: it is not a shard's index, is of another version or run, or contradicts itself or the file.
         """
         body = json.loads(text)
-        if not isinstance(body, dict) or body.get("format") != SHARD:
-            raise ValueError("it is not a shard of a wan-interp store")
+        if not isinstance(body, dict) or body.get("format") not in (SHARD, MANY):
+            raise ValueError("it is not a file of a wan-interp store")
         if body.get("version") != VERSION:
             raise ValueError(f"it has format version {body.get('version')!r}, and this release reads version {VERSION}")
         if body.get("run") != run:
@@ -179,6 +186,9 @@ def _site_json(entry: SiteEntry) -> dict[str, Any]:
 
 def _parse(body: Mapping[str, Any]) -> Index:
     sites = {}
+    runs = tuple(check_name(run, "run key") for run in body["runs"])
+    if len(set(runs)) != len(body["sums"]) or bool(runs) != (body["format"] == MANY):
+        raise ValueError(f"it lists {len(runs)} runs")
     token_sets = tuple(_piece(piece) for piece in body["token_sets"])
     for item in body["sites"]:
         layout = SiteLayout(
@@ -189,9 +199,10 @@ def _parse(body: Mapping[str, Any]) -> Index:
             branches=None if item["branches"] is None else tuple(map(str, item["branches"])),
         )
         together, block_nbytes = map(int, item["blocks"])
-        plan = BlockPlan(layout.cells, layout.cell_nbytes, together, block_nbytes)
+        cells = layout.cells * max(1, len(runs))
+        plan = BlockPlan(cells, layout.cell_nbytes, together, block_nbytes)
         entry = SiteEntry(layout, int(item["offset"]), plan, _piece(item["checksums"]), item["tokens"])
-        if layout.dtype not in DTYPES or not (1 <= together <= layout.cells) or block_nbytes < 1:
+        if layout.dtype not in DTYPES or not (1 <= together <= cells) or block_nbytes < 1:
             raise ValueError(f"its site {layout.site} has impossible blocks")
         if entry.checksums.shape != (plan.count,) or entry.checksums.dtype != "uint64":
             raise ValueError(f"its site {layout.site} has {entry.checksums.shape} checksums for {plan.count} blocks")
@@ -212,7 +223,7 @@ def _parse(body: Mapping[str, Any]) -> Index:
         provenance=dict(body["provenance"]),
     )
     labels = {check_name(k, "label"): _piece(v) if isinstance(v, dict) else v for k, v in body["labels"].items()}
-    return Index(run, sites, token_sets, labels, str(body["rest"]))
+    return Index(run, sites, token_sets, labels, runs, tuple(map(str, body["sums"])), str(body["rest"]))
 
 
 def _check_places(index: Index, size: int) -> None:

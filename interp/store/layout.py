@@ -13,8 +13,8 @@ from typing import Any
 from interp.errors import StoreError
 from interp.store.dtypes import DType, dtype_named
 
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
-"""Run keys, sites and labels: they become file and HDF5 names, so no slash, no leading dot."""
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@\-]{0,199}")
+"""Run keys, sites and labels: they become file and HDF5 names, so no slash, no leading dot. "@" comes before a view."""
 
 LARGEST = 1 << 50
 """Bytes one site of one run may take; more is a mistake or an attack."""
@@ -161,7 +161,7 @@ def check_name(name: str, what: str) -> str:
         StoreError: it cannot be a file and HDF5 name.
     """
     if not NAME.fullmatch(name) or ".tmp." in name:
-        raise StoreError(f"{what} {name!r} cannot be stored; use up to 200 letters, digits, '_', '-' and '.'")
+        raise StoreError(f"{what} {name!r} cannot be stored; use up to 200 letters, digits, '_', '-', '.' and '@'")
     return name
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from xxhash import xxh3_64_hexdigest
 
 from interp.errors import StoreError
-from interp.store.disk import locked, open_read, pread_into, pwrite_all, write_whole
+from interp.store.disk import locked, open_read, pread_into, pwrite_all, try_lock, write_whole
 from interp.store.layout import check_name
 
 
@@ -135,6 +135,21 @@ class Manifest:
             kept = [line for run, line in self.lines.items() if run not in runs]
             write_whole(self.path, b"".join(line.to_json().encode() + b"\n" for line in kept))
         self.load()
+
+    def clean(self, *folders: Path) -> None:
+        """Remove the temporary files that nobody holds a lock on: their writers are gone.
+
+        Raises:
+            StoreError: one cannot be removed.
+        """
+        with self.locked():
+            for temporary in [path for folder in folders for path in folder.glob("*.tmp.*")]:
+                fd = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    if try_lock(fd):
+                        temporary.unlink()
+                finally:
+                    os.close(fd)
 
     def _forget(self) -> None:
         self.lines: dict[str, Line] = {}

@@ -7,21 +7,17 @@ what a file system keeps of a file after a failed write or fsync is anybody's gu
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from xxhash import xxh3_64_hexdigest
-
 from interp.errors import StoreError
-from interp.store.disk import allocate, pwrite_all, replace
+from interp.store.datafile import DataFile
 from interp.store.labels import checked_labels
 from interp.store.layout import RunLayout, find_site
-from interp.store.manifest import Line, Manifest
-from interp.store.shardfile import ShardFile
+from interp.store.manifest import Manifest
+from interp.store.pending import PendingFile
 from interp.store.sitebuffer import SiteBuffer
 
 
@@ -39,17 +35,12 @@ class ShardWriter:
 
     def __init__(self, path: Path, layout: RunLayout, manifest: Manifest) -> None:
         self.path, self.layout = path, layout
-        self._manifest = manifest
         self._over: str | None = None
-        self._file = ShardFile(layout)
-        self._temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
-        self._fd = self._open()
-        try:
-            allocate(self._fd, self._file.size, f"run {layout.run}")
-        except BaseException:
-            self._discard("it found no space")
-            raise
-        self._sites = {site.site: SiteBuffer(site, self._fd, self._file.offsets[site.site]) for site in layout.sites}
+        self._file = DataFile(layout)
+        self._pending = PendingFile(path, manifest, self._file.size, f"run {layout.run}")
+        self._sites = {
+            site.site: SiteBuffer(site, self._pending.fd, self._file.offsets[site.site]) for site in layout.sites
+        }
 
     def write(self, site: str, step_index: int, branch_index: int, tensor: Any) -> None:
         """Keep one tensor.
@@ -95,7 +86,9 @@ class ShardWriter:
             checked = checked_labels(labels or {}, f"run {self.layout.run}")
             self._check_complete()
             sums = {name: buffer.checksums for name, buffer in self._sites.items()}
-            self._commit(*self._file.close(checked, sums))
+            index_at, index = self._file.close(checked, sums)
+            self._pending.write_metadata(self._file)
+            self._pending.commit(self._file.size, index_at, index)
         except OSError as error:
             raise self._failed("finishing", error) from error
         except BaseException as error:
@@ -114,20 +107,6 @@ class ShardWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.abort()
 
-    def _open(self) -> int:
-        run = self.layout.run
-        with self._manifest.locked():
-            if run in self._manifest.lines:
-                raise StoreError(
-                    f"run {run} is already in {self.path.parent.parent}; finished runs are never overwritten"
-                )
-            try:
-                fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            except FileExistsError as error:
-                raise StoreError(f"run {run} is being written already ({self._temporary} exists)") from error
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return fd
-
     def _check_complete(self) -> None:
         for name, buffer in self._sites.items():
             missing = buffer.missing()
@@ -137,23 +116,6 @@ class ShardWriter:
                 raise StoreError(
                     f"run {self.layout.run}: site {name} was never written at step {step}, branch {branch}"
                 )
-
-    def _commit(self, index_at: int, index: bytes) -> None:
-        for offset, piece in self._file.pieces():
-            pwrite_all(self._fd, piece, offset)
-        os.ftruncate(self._fd, self._file.size)
-        os.fsync(self._fd)
-        line = Line(self.layout.run, self._file.size, (index_at, len(index)), xxh3_64_hexdigest(index))
-        with self._manifest.locked() as fd:
-            if line.run in self._manifest.lines:
-                raise StoreError(f"run {line.run} was finished by another process meanwhile; that one is kept")
-            replace(self._temporary, self.path)
-            try:
-                self._manifest.append(fd, line)
-            except BaseException:
-                self.path.unlink(missing_ok=True)
-                raise
-        os.close(self._fd)
 
     def _failed(self, doing: str, error: OSError) -> StoreError:
         reason = error.strerror or str(error)
@@ -166,7 +128,4 @@ class ShardWriter:
     def _discard(self, why: str) -> None:
         self._over = why if why.startswith("it was") else f"it was discarded ({why})"
         self._sites = {}
-        try:
-            self._temporary.unlink(missing_ok=True)
-        finally:
-            os.close(self._fd)
+        self._pending.discard()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -11,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from xxhash import xxh3_64_hexdigest
 
 from interp.errors import StoreError, suggest
-from interp.store.disk import try_lock, write_whole
+from interp.store.head import check_same, read_head, write_head
 from interp.store.layout import RunLayout, to_json
 from interp.store.manifest import Line, Manifest
-from interp.store.shard import Shard
+from interp.store.part import Part
 from interp.store.shardwriter import ShardWriter
+from interp.store.storefile import Bundle, Shard
 from interp.store.tables import runs_table, schedule_table, sites_table
 from interp.store.view import SiteView
 
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
     import polars as pl
 
     from interp.store.gather import Steps, Tokens
-
-FORMAT = "wan-interp-store"
-VERSION = 1
 
 
 class Store:
@@ -45,6 +41,7 @@ class Store:
         self.path = path
         self.provenance = dict(provenance)
         self._manifest = Manifest(path / "manifest.jsonl")
+        self._bundle_manifest = Manifest(path / "consolidated" / "manifest.jsonl")
         self._shards: dict[str, Shard] = {}
         self.refresh()
 
@@ -64,11 +61,11 @@ class Store:
         try:
             path.mkdir(parents=True, exist_ok=True)
             if (path / "store.json").is_file():
-                _check_same(path, _read_head(path), given)
+                check_same(path, read_head(path), given)
             elif any(entry.name != "runs" and ".tmp." not in entry.name for entry in path.iterdir()):
                 raise StoreError(f"{path} is neither empty nor a store; give a new folder")
             else:
-                _write_head(path, given)
+                write_head(path, given)
             (path / "runs").mkdir(exist_ok=True)
             store = Store.open(path)
             store._clean()
@@ -84,13 +81,15 @@ class Store:
             StoreError: there is none, or its lists are damaged or of another version.
         """
         path = Path(path)
-        return Store(path, _read_head(path))
+        return Store(path, read_head(path))
 
     def refresh(self) -> None:
         """Look again which runs are finished."""
         self._manifest.load()
         self._shards.clear()
-        self.__dict__.pop("sites", None)
+        self._bundle_manifest.load()
+        for name in ("sites", "_bundles", "_in_bundles"):
+            self.__dict__.pop(name, None)
 
     def writer(self, run: str, layout: RunLayout) -> ShardWriter:
         """Begin to write a run.
@@ -159,6 +158,10 @@ class Store:
         """What the manifest says of a finished run."""
         return self._manifest.lines[self._chosen([run])[0]]
 
+    def bundle_lines(self) -> tuple[Line, ...]:
+        """What the manifest of site-major files says."""
+        return tuple(self._bundle_manifest.lines.values())
+
     def layout(self, run: str) -> RunLayout:
         """All that was said of a run before it began."""
         shard = self._shard(self._chosen([run])[0])
@@ -191,7 +194,7 @@ class Store:
         """
         if as_ not in ("numpy", "torch"):
             raise StoreError(f"as_={as_!r} is not known; use 'numpy' or 'torch'")
-        return SiteView([self._shard(run) for run in self._chosen(runs)], site).read(step, branch, tokens, as_)
+        return SiteView(self._parts(site, self._chosen(runs)), site).read(step, branch, tokens, as_)
 
     def labels(self, name: str, runs: Iterable[str] | None = None, site: str | None = None) -> np.ndarray:
         """A label over runs.
@@ -236,21 +239,45 @@ class Store:
             raise StoreError(f"no runs to read: {self.path} holds {len(self)} finished runs")
         return chosen
 
+    def _parts(self, site: str, runs: Sequence[str]) -> list[Part]:
+        """Where runs are read from: site-major files where they are up to date, else the runs' own."""
+        places: dict[str, list[tuple[int, int]]] = {}
+        parts = []
+        for place, run in enumerate(runs):
+            if run in self._in_bundles:
+                name, number = self._in_bundles[run]
+                places.setdefault(name, []).append((number, place))
+            else:
+                parts.append(self._shard(run).part(site, np.zeros(1, np.int64), np.array([place])))
+        for name, pairs in places.items():
+            which = np.array(pairs, np.int64)
+            parts.append(self._bundles[name].part(site, which[:, 0], which[:, 1]))
+        return parts
+
+    @cached_property
+    def _bundles(self) -> dict[str, Bundle]:
+        return {line.run: Bundle(self.path, line) for line in self.bundle_lines()}
+
+    @cached_property
+    def _in_bundles(self) -> dict[str, tuple[str, int]]:
+        """By run, the site-major file that holds it as it is now, and its number in it."""
+        lines, found = self._manifest.lines, {}
+        for name, bundle in self._bundles.items():
+            for number, (run, xxh3) in enumerate(zip(bundle.index.runs, bundle.index.sums, strict=True)):
+                if run in lines and lines[run].xxh3 == xxh3:
+                    found[run] = (name, number)
+        return found
+
     def _shard(self, run: str) -> Shard:
         if run not in self._shards:
-            self._shards[run] = Shard(self.path / "runs", self._manifest.lines[run])
+            self._shards[run] = Shard(self.path, self._manifest.lines[run])
         return self._shards[run]
 
     def _clean(self) -> None:
-        """Remove what writers that are gone have left; living ones hold a lock on theirs."""
-        with self._manifest.locked():
-            for temporary in [*self.path.glob("*.tmp.*"), *(self.path / "runs").glob("*.tmp.*")]:
-                fd = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-                try:
-                    if try_lock(fd):
-                        temporary.unlink()
-                finally:
-                    os.close(fd)
+        """Remove what writers that are gone have left."""
+        self._manifest.clean(self.path, self.path / "runs")
+        if (self.path / "consolidated").is_dir():
+            Manifest(self.path / "consolidated" / "manifest.jsonl").clean(self.path / "consolidated")
 
 
 def _label(shard: Shard, name: str, site: str | None) -> np.ndarray:
@@ -260,33 +287,3 @@ def _label(shard: Shard, name: str, site: str | None) -> np.ndarray:
         return value
     tokens = None if site is None else shard.tokens(site)
     return value.reshape(-1) if tokens is None else value.reshape(-1)[tokens]
-
-
-def _write_head(path: Path, provenance: Mapping[str, Any]) -> None:
-    body = {"format": FORMAT, "version": VERSION, "provenance": provenance}
-    body["xxh3"] = xxh3_64_hexdigest(to_json(body, "head").encode())
-    write_whole(path / "store.json", json.dumps(body, indent=1, sort_keys=True).encode() + b"\n")
-
-
-def _read_head(path: Path) -> dict[str, Any]:
-    head = path / "store.json"
-    try:
-        body = json.loads(head.read_bytes())
-    except OSError as error:
-        raise StoreError(f"{path} is not a store: {head.name} cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise StoreError(f"{head} is damaged: {error}") from error
-    if not isinstance(body, dict) or body.get("format") != FORMAT:
-        raise StoreError(f"{path} is not a store: {head.name} is of something else")
-    if body.get("version") != VERSION:
-        raise StoreError(f"{path} has format version {body.get('version')!r}, and this release reads version {VERSION}")
-    if body.pop("xxh3", None) != xxh3_64_hexdigest(to_json(body, "head").encode()):
-        raise StoreError(f"{head} is damaged: it does not match its checksum")
-    return dict(body["provenance"])
-
-
-def _check_same(path: Path, have: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    differ = sorted(k for k in have.keys() | given.keys() if k != "versions" and have.get(k) != given.get(k))
-    if differ:
-        said = "; ".join(f"{k} is {have.get(k)!r} there and {given.get(k)!r} here" for k in differ[:3])
-        raise StoreError(f"{path} holds a store of other provenance ({said}); give another folder")

@@ -51,7 +51,7 @@ def _datasets(file: h5py.File, size: int) -> Iterator[tuple[str, h5py.Dataset]]:
             _check_attributes(group, name)
             for inner in _links(group, name):
                 yield f"{name}/{inner}", _dataset(group, inner, f"{name}/{inner}", size)
-        elif name in DATASETS:
+        elif name in (*DATASETS, "runs"):
             yield name, _dataset(file, name, name, size)
         else:
             raise ValueError(f"it holds /{name}, which the format does not have")
@@ -101,11 +101,16 @@ def _agree(file: h5py.File, found: dict[str, h5py.Dataset], index: Index) -> Non
     run = index.run
     wanted = {f"{group}/{name}" for group in ("sites", "checksums") for name in index.sites}
     wanted |= {f"labels/{name}" for name in index.labels} | {f"tokens/{i}" for i in range(len(index.token_sets))}
-    differ = sorted((found.keys() - set(DATASETS)) ^ wanted) + sorted(set(DATASETS) - found.keys())
+    wanted |= {*DATASETS, *(["runs"] if index.runs else [])}
+    if index.runs:  # text labels of many runs are for other tools only
+        wanted |= {name for name, dataset in found.items() if name.startswith("labels/") and dataset.dtype.kind == "S"}
+    differ = sorted(found.keys() ^ wanted)
     if differ:
         raise ValueError(f"its index and its HDF5 objects disagree about {differ[0]}")
     if _text(file.attrs["run"]) != run.run:
         raise ValueError(f"HDF5 says that it is of run {file.attrs['run']!r}")
+    if index.runs and tuple(_text(value) for value in found["runs"][()]) != index.runs:
+        raise ValueError("its index and /runs disagree")
     for name, values in (("steps", run.steps), ("sigmas", run.sigmas), ("timesteps", run.timesteps)):
         if tuple(found[name][()].tolist()) != values:
             raise ValueError(f"its index and /{name} disagree")
@@ -114,12 +119,11 @@ def _agree(file: h5py.File, found: dict[str, h5py.Dataset], index: Index) -> Non
             raise ValueError(f"its index and /{name} disagree")
     for name, entry in index.sites.items():
         dataset, layout = found[f"sites/{name}"], entry.layout
-        axes = tuple(_text(axis) for axis in dataset.attrs["axes"])
-        same = dtype_of_h5(dataset.id.get_type()) == layout.kind and (dataset.shape, axes) == (
-            layout.shape,
-            layout.axes,
-        )
-        if not same or dataset.id.get_offset() != entry.offset:
+        axes, shape = layout.axes, layout.shape
+        if index.runs:
+            axes, shape = (*axes[:2], "run", *axes[2:]), (*shape[:2], len(index.runs), *shape[2:])
+        same = (dataset.shape, tuple(_text(axis) for axis in dataset.attrs["axes"])) == (shape, axes)
+        if not same or dtype_of_h5(dataset.id.get_type()) != layout.kind or dataset.id.get_offset() != entry.offset:
             raise ValueError(f"its index and /sites/{name} disagree")
         _same_piece(found[f"checksums/{name}"], entry.checksums)
     for i, piece in enumerate(index.token_sets):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from interp.errors import StoreError
 from interp.store.index import Piece
 from interp.store.layout import RunLayout
-from interp.store.shard import Shard
+from interp.store.storefile import Shard
 
 if TYPE_CHECKING:
     import polars as pl

@@ -12,8 +12,8 @@ from xxhash import xxh3_64
 from interp.errors import StoreError
 from interp.store.disk import pread_into
 from interp.store.index import Piece
-from interp.store.shard import Shard
 from interp.store.sparse import SparseFile, between
+from interp.store.storefile import Bundle, Shard, StoreFile
 from interp.store.structure import check_structure
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Report:
     Attributes:
         runs: runs that were checked.
         nbytes: bytes of their files.
-        damaged: by run, what is wrong with it, one sentence each.
+        damaged: by run (or name of a site-major file), what is wrong with it, one sentence each.
         unlisted: files in the store's folders that are no finished run: left by a crash, or foreign; never read.
     """
 
@@ -50,19 +50,24 @@ def verify(store: Store, runs: Iterable[str] | None = None, progress: Callable[[
 
     Args:
         store: what to check.
-        runs: keys; None is all.
-        progress: called with the key of each run when it is done.
+        runs: keys; None is all, and the site-major files.
+        progress: called with the name of each file when it is done.
     """
     chosen = list(store.runs if runs is None else runs)
     damaged, nbytes = {}, 0
+    opened: dict[str, tuple[int, Callable[[], StoreFile]]] = {}
     for run in chosen:
         line = store.line(run)
-        problems = tuple(_problems(store, run))
-        nbytes += line.size
+        opened[run] = (line.size, lambda line=line: Shard(store.path, line))  # type: ignore[misc]
+    for line in store.bundle_lines() if runs is None else ():
+        opened[line.run] = (line.size, lambda line=line: Bundle(store.path, line))  # type: ignore[misc]
+    for name, (size, opener) in opened.items():
+        problems = tuple(_problems(opener))
+        nbytes += size
         if problems:
-            damaged[run] = problems
+            damaged[name] = problems
         if progress:
-            progress(run)
+            progress(name)
     return Report(len(chosen), nbytes, damaged, unlisted(store))
 
 
@@ -73,9 +78,9 @@ def unlisted(store: Store) -> tuple[str, ...]:
     return tuple(f"runs/{name}" for name in sorted(found))
 
 
-def _problems(store: Store, run: str) -> Iterator[str]:
+def _problems(opener: Callable[[], StoreFile]) -> Iterator[str]:
     try:
-        shard = Shard(store.path / "runs", store.line(run))
+        shard = opener()
         fd = shard.source.open()
     except StoreError as error:
         yield str(error)
@@ -90,7 +95,7 @@ def _problems(store: Store, run: str) -> Iterator[str]:
         os.close(fd)
 
 
-def _checks(shard: Shard, fd: int) -> Iterator[Callable[[], object]]:
+def _checks(shard: StoreFile, fd: int) -> Iterator[Callable[[], object]]:
     index = shard.index
     for name in index.sites:
         yield lambda name=name: shard.extent(name).check(fd)  # type: ignore[misc]
@@ -99,7 +104,7 @@ def _checks(shard: Shard, fd: int) -> Iterator[Callable[[], object]]:
     yield lambda: _check_rest(shard, fd)
 
 
-def _check_rest(shard: Shard, fd: int) -> None:
+def _check_rest(shard: StoreFile, fd: int) -> None:
     """Check what is neither data nor index, then what HDF5 makes of it."""
     index, size, (start, nbytes) = shard.index, shard.line.size, shard.line.index
     gaps = sorted([*index.data(), (start, start + nbytes)])

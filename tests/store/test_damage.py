@@ -167,7 +167,7 @@ HOSTILE: dict[str, tuple[Callable[[dict], object], str]] = {
     "sites of another kind": (lambda b: b.update(sites=7), "makes no sense"),
     "site name": (lambda b: site(b).update(site="../../x"), "makes no sense"),
     "version": (lambda b: b.update(version=2), "version 2, and this release reads version 1"),
-    "format": (lambda b: b.update(format="other"), "not a shard"),
+    "format": (lambda b: b.update(format="other"), "not a file of a wan-interp store"),
     "run": (lambda b: b.update(run="run2"), "holds the run 'run2'"),
     "label": (
         lambda b: b["labels"].update(on_path={"offset": 0, "shape": [1 << 50], "dtype": "int8", "xxh3": ""}),

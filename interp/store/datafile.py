@@ -1,0 +1,182 @@
+"""The HDF5 side of a file that is being written: what a reader with plain h5py finds (see docs/design/store.md).
+
+One class serves both kinds of file: a shard holds one run, a site-major file many, with "run" as its third axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import h5py
+import numpy as np
+from xxhash import xxh3_64_hexdigest
+
+from interp.store.blocks import BlockPlan
+from interp.store.h5 import new_dataset, new_file, put_array, put_attribute, put_text, texts
+from interp.store.index import MANY, SHARD, VERSION, Index, Piece, SiteEntry, grid_fields
+from interp.store.layout import RunLayout, SiteLayout, to_json
+from interp.store.sparse import SparseFile
+
+SHOWN = ("model", "model_hash", "task", "sample", "seed")
+"""What of the provenance is shown as attributes, too."""
+
+
+@dataclass(frozen=True)
+class Members:
+    """The runs of a site-major file.
+
+    Attributes:
+        runs: their keys.
+        sums: checksum of each one's index, as in the manifest.
+        provenance: of each.
+    """
+
+    runs: tuple[str, ...]
+    sums: tuple[str, ...]
+    provenance: tuple[Mapping[str, Any], ...]
+
+
+class DataFile:
+    """A file's metadata in memory, and where its data belong.
+
+    Args:
+        layout: what a run of it holds.
+        members: for a site-major file, its runs.
+    """
+
+    def __init__(self, layout: RunLayout, members: Members | None = None) -> None:
+        self.layout, self.members = layout, members
+        self.offsets: dict[str, int] = {}
+        self._bytes = SparseFile()
+        self._h5 = new_file(self._bytes)
+        self._token_sets: dict[tuple[int, ...], int] = {}
+        self._pieces: list[Piece] = []
+        self._head()
+        for site in layout.sites:
+            self._site(site)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file, as far as they are known."""
+        return max([self._bytes.size, *(stop for _, stop in self._data())])
+
+    def plan(self, site: SiteLayout) -> BlockPlan:
+        """How a site's bytes are cut into blocks."""
+        if self.members is None:
+            return BlockPlan.of(site.cells, site.cell_nbytes)
+        return BlockPlan.of(site.cells * len(self.members.runs), site.cell_nbytes, least=1 << 16)
+
+    def close(self, labels: Mapping[str, Any], checksums: Mapping[str, np.ndarray]) -> tuple[int, bytes]:
+        """Add what is known at the end.
+
+        Args:
+            labels: checked labels; [run, ...] in a site-major file.
+            checksums: uint64 [block] of each site.
+
+        Returns:
+            Where the index lies, and the index.
+        """
+        group = self._h5.create_group("checksums")
+        entries = {}
+        for site in self.layout.sites:
+            sums = _put(group, site.site, checksums[site.site].astype("<u8"))
+            tokens = None if site.tokens is None else self._token_sets[site.tokens]
+            bare = replace(site, tokens=None)
+            entries[site.site] = SiteEntry(bare, self.offsets[site.site], self.plan(site), sums, tokens)
+        group = self._h5.create_group("labels")
+        places = {name: self._label(group, name, value) for name, value in labels.items()}
+        members = self.members
+        index = Index(
+            run=self.layout,
+            sites=entries,
+            token_sets=tuple(self._pieces),
+            labels={name: place for name, place in places.items() if place is not None},
+            runs=members.runs if members else (),
+            sums=members.sums if members else (),
+        )
+        room = new_dataset(self._h5, "index", h5py.h5t.py_create(np.dtype(f"S{len(index.to_json().encode())}")), ())
+        start, nbytes = room.id.get_offset(), room.id.get_storage_size()
+        self._h5.close()
+        gaps = sorted([*index.data(), (start, start + nbytes)])
+        text = replace(index, rest=self._bytes.digest(gaps)).to_json().encode()
+        if len(text) != nbytes:
+            raise AssertionError(f"index of {len(text)} bytes in a room of {nbytes}")
+        self._bytes.seek(start)
+        self._bytes.write(text)
+        return start, text
+
+    def pieces(self) -> Iterator[tuple[int, memoryview]]:
+        """(offset, bytes) of all metadata, after `close`."""
+        return self._bytes.pieces(sorted(self._data()))
+
+    def _data(self) -> list[tuple[int, int]]:
+        return [(self.offsets[s.site], self.offsets[s.site] + self.plan(s).nbytes) for s in self.layout.sites]
+
+    def _head(self) -> None:
+        layout, h5, members = self.layout, self._h5, self.members
+        put_attribute(h5, "format", MANY if members else SHARD)
+        put_attribute(h5, "version", VERSION)
+        put_attribute(h5, "run", layout.run)
+        for name in SHOWN:
+            value = layout.provenance.get(name)
+            if isinstance(value, str | int) and len(str(value)) < 4096:
+                put_attribute(h5, name, value)
+        if members is None:
+            put_text(h5, "provenance", to_json(layout.provenance, "provenance"))
+            put_text(h5, "prompt", str(layout.provenance.get("prompt", "")))
+        else:
+            put_array(h5, "provenance", texts([to_json(p, "provenance") for p in members.provenance]))
+            put_array(h5, "prompt", texts([str(p.get("prompt", "")) for p in members.provenance]))
+            put_array(h5, "runs", texts(members.runs))
+        put_array(h5, "steps", np.array(layout.steps, "<i8"))
+        put_array(h5, "sigmas", np.array(layout.sigmas, "<f8"))
+        put_array(h5, "timesteps", np.array(layout.timesteps, "<f8"))
+        put_array(h5, "experts", texts(layout.experts))
+        put_array(h5, "branches", texts(layout.branches))
+        grid = h5.create_group("grid")
+        for name, value in grid_fields(layout.grid).items():
+            put_attribute(grid, name, value)
+        h5.create_group("tokens")
+        h5.create_group("sites")
+
+    def _site(self, site: SiteLayout) -> None:
+        axes, shape = site.axes, site.shape
+        if self.members is not None:
+            axes, shape = (*axes[:2], "run", *axes[2:]), (*shape[:2], len(self.members.runs), *shape[2:])
+        dataset = new_dataset(self._h5["sites"], site.site, site.kind.h5(), shape)
+        put_attribute(dataset, "axes", axes)
+        put_attribute(dataset, "branches", self.layout.branches_of(site))
+        if site.tokens is not None:
+            if site.tokens not in self._token_sets:
+                number = self._token_sets[site.tokens] = len(self._token_sets)
+                self._pieces.append(_put(self._h5["tokens"], str(number), np.array(site.tokens, "<i8")))
+            put_attribute(dataset, "tokens", f"/tokens/{self._token_sets[site.tokens]}")
+        put_attribute(dataset, "cells_per_group", self.plan(site).together)
+        put_attribute(dataset, "block_bytes", self.plan(site).block_nbytes)
+        self.offsets[site.site] = dataset.id.get_offset()
+
+    def _label(self, group: h5py.Group, name: str, value: Any) -> Any:
+        """Write a label; gives what the index says of it (None for text of several runs, which it leaves out)."""
+        if isinstance(value, str):
+            put_text(group, name, value)
+            return value
+        if not isinstance(value, np.ndarray):
+            put_array(group, name, np.array(value))
+            return value
+        axes: Sequence[str] = ("run",) if self.members else ()
+        if value.dtype.kind == "S":
+            put_array(group, name, value)
+            return None
+        piece = _put(group, name, value)
+        grid = self.layout.grid
+        if value.shape[len(axes) :] == (grid.frames, grid.rows, grid.cols):
+            put_attribute(group[name], "axes", (*axes, "frame", "row", "col"))
+        return piece
+
+
+def _put(group: h5py.Group, name: str, array: np.ndarray) -> Piece:
+    dataset = put_array(group, name, array)
+    kind = array.dtype.newbyteorder("=").name
+    return Piece(dataset.id.get_offset() or 0, array.shape, kind, xxh3_64_hexdigest(np.ascontiguousarray(array).data))

@@ -1,0 +1,62 @@
+"""``store.json``: what a store is, and what all its runs have in common."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xxhash import xxh3_64_hexdigest
+
+from interp.errors import StoreError
+from interp.store.disk import write_whole
+from interp.store.layout import to_json
+
+FORMAT = "wan-interp-store"
+VERSION = 1
+
+
+def write_head(path: Path, provenance: Mapping[str, Any]) -> None:
+    """Make a folder a store.
+
+    Raises:
+        OSError: the disk did not take it.
+    """
+    body = {"format": FORMAT, "version": VERSION, "provenance": provenance}
+    body["xxh3"] = xxh3_64_hexdigest(to_json(body, "head").encode())
+    write_whole(path / "store.json", json.dumps(body, indent=1, sort_keys=True).encode() + b"\n")
+
+
+def read_head(path: Path) -> dict[str, Any]:
+    """The provenance of a store.
+
+    Raises:
+        StoreError: there is no store, or it is damaged or of another version.
+    """
+    head = path / "store.json"
+    try:
+        body = json.loads(head.read_bytes())
+    except OSError as error:
+        raise StoreError(f"{path} is not a store: {head.name} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise StoreError(f"{head} is damaged: {error}") from error
+    if not isinstance(body, dict) or body.get("format") != FORMAT:
+        raise StoreError(f"{path} is not a store: {head.name} is of something else")
+    if body.get("version") != VERSION:
+        raise StoreError(f"{path} has format version {body.get('version')!r}, and this release reads version {VERSION}")
+    if body.pop("xxh3", None) != xxh3_64_hexdigest(to_json(body, "head").encode()):
+        raise StoreError(f"{head} is damaged: it does not match its checksum")
+    return dict(body["provenance"])
+
+
+def check_same(path: Path, have: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Compare provenances; "versions" may differ.
+
+    Raises:
+        StoreError: they differ.
+    """
+    differ = sorted(k for k in have.keys() | given.keys() if k != "versions" and have.get(k) != given.get(k))
+    if differ:
+        said = "; ".join(f"{k} is {have.get(k)!r} there and {given.get(k)!r} here" for k in differ[:3])
+        raise StoreError(f"{path} holds a store of other provenance ({said}); give another folder")

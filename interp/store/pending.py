@@ -1,0 +1,83 @@
+"""A file that is being written: it has its space and a lock, and is there only once its manifest says so."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from xxhash import xxh3_64_hexdigest
+
+from interp.errors import StoreError
+from interp.store.datafile import DataFile
+from interp.store.disk import allocate, pwrite_all, replace
+from interp.store.manifest import Line, Manifest
+
+
+class PendingFile:
+    """``<name>.h5.tmp.<pid>``, to become ``<name>.h5``.
+
+    Args:
+        path: the file to be; its stem is its name in the manifest.
+        manifest: where it will be listed.
+        size: bytes to take now.
+        what: how errors call it, as "run 3f2a".
+
+    Raises:
+        StoreError: it is there already or is being written, or there is no space for it.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, size: int, what: str) -> None:
+        self.path, self.what = path, what
+        self._manifest = manifest
+        self._temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
+        with manifest.locked():
+            if path.stem in manifest.lines:
+                raise StoreError(f"{what} is already in {path.parent.parent}; nothing is overwritten")
+            try:
+                self.fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            except FileExistsError as error:
+                raise StoreError(f"{what} is being written already ({self._temporary} exists)") from error
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            allocate(self.fd, size, what)
+        except BaseException:
+            self.discard()
+            raise
+
+    def write_metadata(self, file: DataFile) -> None:
+        """Write all but the data of sites, and make the file last.
+
+        Raises:
+            OSError: the disk did not take it.
+        """
+        for offset, piece in file.pieces():
+            pwrite_all(self.fd, piece, offset)
+        os.ftruncate(self.fd, file.size)
+        os.fsync(self.fd)
+
+    def commit(self, size: int, index_at: int, index: bytes) -> None:
+        """Give the file its name and list it. On an error it is as if it had never been.
+
+        Raises:
+            OSError: the disk did not take it.
+            StoreError: another process has listed it meanwhile.
+        """
+        line = Line(self.path.stem, size, (index_at, len(index)), xxh3_64_hexdigest(index))
+        with self._manifest.locked() as fd:
+            if line.run in self._manifest.lines:
+                raise StoreError(f"{self.what} was finished by another process meanwhile; that one is kept")
+            replace(self._temporary, self.path)
+            try:
+                self._manifest.append(fd, line)
+            except BaseException:
+                self.path.unlink(missing_ok=True)
+                raise
+        os.close(self.fd)
+
+    def discard(self) -> None:
+        """Remove what was written."""
+        try:
+            self._temporary.unlink(missing_ok=True)
+        finally:
+            os.close(self.fd)
