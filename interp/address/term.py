@@ -15,7 +15,7 @@ from interp.errors import SelectionError, suggest
 
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _FLOAT = r"[+-]?(?:[0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})(?:[eE][+-]?[0-9]{1,3})?"
-_SIGMA = re.compile(rf"\s*(?P<low>{_FLOAT}?)\s*<\s*\.\.\s*(?P<high>{_FLOAT}?)\s*")
+_SIGMA = re.compile(rf"\s*(?P<low>(?:{_FLOAT})?)\s*<\s*\.\.\s*(?P<high>(?:{_FLOAT})?)\s*")
 
 
 @dataclass(frozen=True)
