@@ -224,14 +224,14 @@ def knocked_out(query: Tensor, key: Tensor, value: Tensor, z: Tensor, closed: Se
             "knock-outs together close every key of some query, and a softmax over nothing is not defined"
         )
     open_ = open_.to(query.device)
-    at_rows, at_tokens = (torch.tensor(at, device=query.device) for at in (rows, tokens))
-    q, k, v = (t.index_select(0, at_rows).transpose(1, 2) for t in (query, key, value))
-    masked = F.scaled_dot_product_attention(q.index_select(2, at_tokens), k, v, attn_mask=open_).transpose(1, 2)
-    old = z.index_select(0, at_rows)
-    part = old.index_select(1, at_tokens)
+    some_rows, some_tokens = (torch.tensor(at, device=query.device) for at in (rows, tokens))
+    q, k, v = (t.index_select(0, some_rows).transpose(1, 2) for t in (query, key, value))
+    masked = F.scaled_dot_product_attention(q.index_select(2, some_tokens), k, v, attn_mask=open_).transpose(1, 2)
+    old = z.index_select(0, some_rows)
+    part = old.index_select(1, some_tokens)
     touched = (~open_).any(-1).transpose(1, 2).unsqueeze(-1)
-    new = old.index_copy(1, at_tokens, torch.where(touched, masked.to(z.dtype), part))
-    return z.index_copy(0, at_rows, new)
+    new = old.index_copy(1, some_tokens, torch.where(touched, masked.to(z.dtype), part))
+    return z.index_copy(0, some_rows, new)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from interp.edits.mixing import Resample, Wire, WorldMean
 from interp.edits.noise import Noise
 from interp.edits.op import Op
 from interp.edits.ops import Add, Clamp, Interpolate, Patch, ProjectOut, Scale, TokenMean, Zero
+from interp.edits.random_change import RandomChange
 from interp.edits.sources import Activation, Constant, FromStore, OtherRun, Source, Stored, World
 from interp.edits.values import Values
 from interp.errors import InterpError, suggest
@@ -25,6 +26,7 @@ OPS: dict[str, type[Op]] = {
     op.name: op
     for op in (
         Patch, Zero, TokenMean, Add, Scale, ProjectOut, Clamp, Interpolate, Noise, Wire, WorldMean, Resample, Knockout,
+        RandomChange,
     )
 }  # fmt: skip
 SOURCES: dict[str, type[Any]] = {

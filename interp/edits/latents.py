@@ -27,7 +27,8 @@ def restart_solver(scheduler: Any, rows: Tensor, latents: Tensor, velocity: Tens
     UniPC's corrector computes x_t anew from the x of the step before, so that latents replaced between steps would be
     thrown away without a word. Here the memory of the replaced rows becomes what makes the corrector give back exactly
     the latents it is handed, and the predictor a first-order one: past clean estimates become the present one, and the
-    past x the one that leads to the present x. One-step solvers (Euler) remember nothing.
+    past x the one that leads to the present x. (A solver started afresh here would do the same in this step, and differ
+    in the order of its next correction.) One-step solvers (Euler) remember nothing.
 
     Args:
         scheduler: of the run; it is changed.

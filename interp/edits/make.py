@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from interp.edits.mixing import Resample, Wire, WorldMean
 from interp.edits.noise import Noise
 from interp.edits.op import Op
 from interp.edits.ops import Add, Clamp, Function, Interpolate, Patch, ProjectOut, Scale, TokenMean, Zero
-from interp.edits.sources import Constant, source_of
+from interp.edits.random_change import RandomChange
+from interp.edits.sources import Constant, FromStore, Stored, source_of
 from interp.edits.values import Values
 from interp.errors import InterpError
 from interp.selection import Selection, select
@@ -41,6 +43,13 @@ def patch(sites: Sites, source: Any, *, rows: Any = None, **axes: Any) -> Edit:
         ``patch("blocks.5.hook_resid_post", corrupt, step=0, frames=-1)``
     """
     return _edit(sites, Patch(), axes, rows, source)
+
+
+def random_change(
+    sites: Sites, source: Any, share: float = 1.0, *, seed: int = 0, rows: Any = None, **axes: Any
+) -> Edit:
+    """The placebo of a patch: as far as the patch would go (times ``share``), in a random direction."""
+    return _edit(sites, RandomChange(share, seed), axes, rows, source)
 
 
 def block_update(layers: Any, source: Any, *, rows: Any = None, **axes: Any) -> EditGraph:
@@ -75,11 +84,9 @@ def mean(sites: Sites, source: Any = None, *, rows: Any = None, **axes: Any) -> 
     if source is None:
         return _edit(sites, TokenMean(), axes, rows)
     found = source_of(source)
-    if hasattr(found, "activations"):
+    if isinstance(found, Stored):
         return _edit(sites, Patch(), axes, rows, found.mean())
-    if hasattr(found, "runs"):
-        from dataclasses import replace
-
+    if isinstance(found, FromStore):
         return _edit(sites, Patch(), axes, rows, replace(found, mean=True))
     raise InterpError(f"mean: {found} is not many runs; give results with captures, or a FromStore")
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from interp.capture import MemorySink, Receipt, Recorder
+from interp.decode import frames_of
 from interp.edits.editor import Editor
 from interp.edits.graph import EditGraph, graph_of
 from interp.edits.program import bind
@@ -39,7 +42,7 @@ class EditedRun(RunResult):
         edits: the graph.
         edited: what fired.
         resolution: which addresses were captured, if any.
-        first: step that the run started at; the trajectory's first entry.
+        first: step of the trajectory's first entry.
     """
 
     edits: EditGraph = field(default_factory=EditGraph)
@@ -47,7 +50,39 @@ class EditedRun(RunResult):
     resolution: Resolution | None = None
     first: int = 0
 
+    @property
+    def x0_hat(self) -> Tensor:
+        """The clean estimate of the last step that was run: [channel, latent_frame, row, col]."""
+        return self.trajectory.x0_hat[-1]
 
+    @cached_property
+    def early_frames(self) -> np.ndarray:
+        """The video that `x0_hat` stands for: uint8 [frame, row, col, rgb]."""
+        return frames_of(self._pipe, self.x0_hat[None])[0]
+
+
+@overload
+def run_with(
+    lab: Lab,
+    runs: RunSpec,
+    edits: Any,
+    capture: str | Selection | Sequence[str | Selection] | None = None,
+    *,
+    start: SolverState | None = None,
+    stop: int | None = None,
+    dtype: str = "float32",
+) -> EditedRun: ...
+@overload
+def run_with(
+    lab: Lab,
+    runs: Sequence[RunSpec],
+    edits: Any,
+    capture: str | Selection | Sequence[str | Selection] | None = None,
+    *,
+    start: SolverState | None = None,
+    stop: int | None = None,
+    dtype: str = "float32",
+) -> list[EditedRun]: ...
 def run_with(
     lab: Lab,
     runs: RunSpec | Sequence[RunSpec],
@@ -78,28 +113,61 @@ def run_with(
         raise InterpError("no runs were given")
     graph = graph_of(edits)
     wired, worlds = with_worlds(graph, specs)
-    if start is not None and len(worlds) > len(start.latents):
+    if start is not None and len(worlds) != len(start.latents):
         raise InterpError(
             f"the state to start from has {len(start.latents)} rows, and the batch has {len(worlds)}: "
             f"{len(specs)} runs and {len(worlds) - len(specs)} sources"
         )
     plan = prepare(lab.pipe, worlds)
+    results = execute(lab, plan, len(specs), graph, wired, capture, start=start, stop=stop, dtype=dtype)
+    return results[0] if isinstance(runs, RunSpec) else results
+
+
+def execute(
+    lab: Lab,
+    plan: Plan,
+    asked: int,
+    graph: EditGraph,
+    wired: EditGraph,
+    capture: str | Selection | Sequence[str | Selection] | None = None,
+    *,
+    start: SolverState | None = None,
+    stop: int | None = None,
+    dtype: str = "float32",
+    past: Sequence[Step] = (),
+    around: Callable[[Clock], AbstractContextManager[None]] | None = None,
+) -> list[EditedRun]:
+    """Carry a graph out over a plan; see `run_with`.
+
+    Args:
+        lab: the pipeline.
+        plan: the batch; it is used up.
+        asked: how many rows, the first ones, are runs that were asked for; the others are there to be read.
+        graph: as the user wrote it.
+        wired: the same with worlds for other runs.
+        capture, start, stop, dtype: see `run_with`.
+        past: the steps before ``start``, with the rows of this batch.
+        around: something more to be in place during the run, given the clock.
+    """
     steps = range(0 if start is None else start.step, plan.schedule.steps if stop is None else stop)
-    space = lab.space(specs[0])
-    program = bind(wired, space, len(worlds), len(specs), steps)
+    if not steps:
+        raise InterpError(f"there is no step from {steps.start} to before {steps.stop}")
+    space = lab.space(plan.specs[0])
+    program = bind(wired, space, len(plan.specs), asked, steps)
     clock = Clock()
-    editor = Editor(program, tuple(spec.seed for spec in worlds), clock)
+    x0_before = past[-1].x0_hat if past else None
+    editor = Editor(program, tuple(spec.seed for spec in plan.specs), clock, x0_before)
     sinks: list[MemorySink] = []
     recorder = None
     if capture is not None:
         chosen = select(capture) if len(steps) == space.steps else select(capture) & select(step=list(steps))
-        sinks = [MemorySink(chosen.resolve(space)) for _ in worlds]
+        sinks = [MemorySink(chosen.resolve(space)) for _ in plan.specs]
         recorder = Recorder(sinks[0].resolution, sinks, dtype)
-    taken = drive(lab.pipe, plan, editor, recorder, start, steps.stop)
-    receipt = dataclasses.replace(editor.receipt(), graph=graph)
+    with around(clock) if around else nullcontext():
+        taken = drive(lab.pipe, plan, editor, recorder, start, steps.stop)
+    edited = dataclasses.replace(editor.receipt(), graph=graph)
     kept = None if recorder is None else recorder.receipt()
-    results = _results(lab, plan, specs, taken, graph, receipt, sinks, kept)
-    return results[0] if isinstance(runs, RunSpec) else results
+    return results_of(lab, plan, asked, [*past, *taken], graph, edited, sinks, kept)
 
 
 def with_worlds(graph: EditGraph, specs: Sequence[RunSpec]) -> tuple[EditGraph, list[RunSpec]]:
@@ -156,16 +224,18 @@ def drive(
     return taken
 
 
-def _results(
+def results_of(
     lab: Lab,
     plan: Plan,
-    specs: Sequence[RunSpec],
-    steps: list[Step],
-    graph: EditGraph,
-    edited: EditReceipt,
-    sinks: list[MemorySink],
-    receipt: Receipt | None,
+    asked: int,
+    steps: Sequence[Step],
+    graph: EditGraph | None = None,
+    edited: EditReceipt | None = None,
+    sinks: Sequence[MemorySink] = (),
+    receipt: Receipt | None = None,
 ) -> list[EditedRun]:
+    """Steps of a batch as one result a run; the arguments are those of `execute` and `EditedRun`."""
+    graph = graph or EditGraph()
     last = steps[-1].next_latents
     if steps[-1].index == plan.schedule.steps - 1:
         last = finish(plan, last)
@@ -186,9 +256,9 @@ def _results(
             receipt=receipt,
             _pipe=lab.pipe,
             edits=graph,
-            edited=edited,
+            edited=edited or EditReceipt(graph, ()),
             resolution=sinks[row].resolution if sinks else None,
             first=steps[0].index,
         )
-        for row, spec in enumerate(specs)
+        for row, spec in enumerate(plan.specs[:asked])
     ]

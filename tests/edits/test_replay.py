@@ -1,0 +1,150 @@
+"""Replay against the full rerun, to the bit, and sweeps against plain reruns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from interp import edits
+from interp.errors import InterpError, OutputError, SelectionError
+from interp.replay import record, replay, unedited
+from interp.sweep import plan_cells, sweep
+from tests.edits.labs import KINDS, lab_and_runs, results, state
+
+EDITS = {
+    "late step": edits.scale("blocks.1.hook_resid_post", 1.5, step=2),
+    "two steps": edits.add("blocks.0.hook_mlp_out", 0.3, step=1) | edits.swap("blocks.1.hook_resid_mid", step=3),
+    "latents": edits.noise(step=2, kind="renoise"),
+    "velocity": edits.scale("latents.hook_velocity_cond", 1.1, step=3),
+    "other run": edits.patch("blocks.1.attn.hook_z", 1, rows=0, step=1, branch="uncond"),
+}
+
+
+@pytest.mark.parametrize("scheduler", ["euler", "unipc"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_replay_equals_the_full_rerun_to_the_bit(kind: str, scheduler: str) -> None:
+    lab, runs = lab_and_runs(kind, scheduler, steps=4)
+    recording, before = record(lab, runs[:2]), state(lab.pipe)
+    assert torch.equal(results(unedited(lab, recording)), results(lab.run(runs[:2])))
+    for name, graph in EDITS.items():
+        whole = lab.run(runs[:2], edits=graph)
+        again = replay(lab, recording, graph)
+        for a, b in zip(whole, again, strict=True):
+            assert torch.equal(a.trajectory.latents, b.trajectory.latents), name
+            assert torch.equal(a.trajectory.x0_hat, b.trajectory.x0_hat), name
+        assert whole[0].edited == again[0].edited
+    assert state(lab.pipe) == before
+
+
+@pytest.mark.parametrize("scheduler", ["euler", "unipc"])
+def test_replay_from_a_layer_equals_the_full_rerun_to_the_bit(scheduler: str) -> None:
+    lab, runs = lab_and_runs(scheduler=scheduler, steps=3, layers=3)
+    recording = record(lab, runs[:2])
+    graph = edits.patch("blocks.1.hook_mlp_out", 1, rows=0, step=1) | edits.scale("blocks.2.hook_attn_out", 2, step=1)
+    site = "blocks.1.hook_resid_pre"
+    kept = edits.run_with(lab, runs[:2], (), site)
+    residuals = {(1, b): torch.stack([k.captured[site][1, i] for k in kept]) for i, b in enumerate(("cond", "uncond"))}
+    ran = []
+    handle = lab.pipe.transformer.blocks[0].attn1.register_forward_hook(lambda *a: ran.append(1))
+    again = replay(lab, recording, graph, residuals=residuals, stop=2)
+    handle.remove()
+    whole = lab.run(runs[:2], edits=graph)
+    assert not ran
+    for a, b in zip(whole, again, strict=True):
+        assert torch.equal(a.trajectory.x0_hat[:2], b.trajectory.x0_hat)
+
+
+def test_rows_of_a_recording_are_runs_of_their_own() -> None:
+    lab, runs = lab_and_runs(scheduler="unipc", steps=4)
+    picked = record(lab, runs).rows([2, 0, 2])
+    graph = edits.scale("blocks.0.hook_resid_post", 1.2, step=2, rows=[0])
+    got = replay(lab, picked, graph)
+    expected = lab.run([runs[2], runs[0], runs[2]], edits=graph)
+    torch.testing.assert_close(results(got), results(expected), atol=1e-5, rtol=1e-5)
+    with pytest.raises(InterpError, match="row 7"):
+        picked.rows([7])
+
+
+def test_what_cannot_be_replayed_is_refused() -> None:
+    lab, runs = lab_and_runs(steps=2, guidance=1.0)
+    recording = record(lab, runs[0])
+    with pytest.raises(InterpError, match="no edit"):
+        replay(lab, recording, ())
+    with pytest.raises(InterpError, match="not in the recording"):
+        replay(lab, recording, edits.patch("blocks.0.hook_resid_post", runs[1]))
+    with pytest.raises(SelectionError, match="makes steps"):
+        edits.run_with(lab, runs[0], edits.zero("blocks.0.hook_mlp_out", step=1), stop=1)
+
+
+def last_frame(run: Any) -> float:
+    """A metric: mean of the last latent frame of the finished latents."""
+    return float(run.trajectory.result[:, -1].mean())
+
+
+def early_frame(run: Any) -> float:
+    """The same of x0_hat."""
+    return float(run.x0_hat[:, -1].mean())
+
+
+def test_a_sweep_equals_plain_reruns(tmp_path: Path) -> None:
+    lab, runs = lab_and_runs(scheduler="unipc", steps=3)
+    template = edits.patch("blocks.*.hook_resid_post", runs[1], frames=-1)
+    over = {"step": range(3), "layer": range(2)}
+    found = sweep(lab, runs[0], template, over, last_frame, batch_size=4, to=tmp_path / "cells.jsonl")
+    clean = last_frame(lab.run(runs[0], edits=()))
+    kept = edits.run_with(lab, runs[1], (), "blocks.*.hook_resid_post")
+    for row in found.table.iter_rows(named=True):
+        edit = edits.patch(f"blocks.{row['layer']}.hook_resid_post", kept, step=row["step"], frames=-1)
+        assert abs(row["value"] - last_frame(lab.run(runs[0], edits=edit))) < 1e-5
+        assert abs(row["effect"] - (row["value"] - clean)) < 1e-5
+    assert found.grid().shape == (3, 2)
+    assert found.plot(tmp_path / "map.png").stat().st_size > 1000
+
+
+def test_an_early_sweep_with_placebos_stops_at_the_step_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab, runs = lab_and_runs(steps=3, guidance=1.0)
+    template = edits.patch("blocks.*.hook_resid_post", runs[1])
+    to = tmp_path / "cells.jsonl"
+
+    def found() -> Any:
+        over = {"step": [0, 1], "layer": [0, 1]}
+        return sweep(lab, runs[0], template, over, early_frame, early=True, placebos=3, to=to)
+
+    first = found()
+    for row in first.table.iter_rows(named=True):
+        edit = edits.patch(f"blocks.{row['layer']}.hook_resid_post", runs[1], step=row["step"])
+        one = edits.run_with(lab, runs[0], edit, stop=row["step"] + 1)
+        assert abs(row["value"] - early_frame(one)) < 1e-5
+        assert row["placebo_low"] <= row["placebo"] <= row["placebo_high"]
+        assert row["p"] in (0.25, 0.5, 0.75, 1.0)
+    monkeypatch.setattr("interp.sweep.replay", lambda *a, **k: pytest.fail("it ran again"))
+    assert found().table.equals(first.table)
+    to.write_text("{}\n")
+    with pytest.raises(OutputError, match="another sweep"):
+        found()
+
+
+def test_sweeps_refuse_what_they_cannot_do() -> None:
+    lab, runs = lab_and_runs(steps=2, guidance=1.0)
+    with pytest.raises(SelectionError, match="5"):
+        plan_cells(lab, runs[0], edits.zero("blocks.*.hook_mlp_out"), {"layer": [0, 5]})
+    with pytest.raises(InterpError, match="worlds"):
+        plan_cells(lab, runs[0], edits.mean_over_worlds("blocks.*.hook_mlp_out"), {"layer": [0]})
+    with pytest.raises(InterpError, match="no source"):
+        plan_cells(lab, runs[0], edits.zero("blocks.*.hook_mlp_out"), {"layer": [0]}, placebos=2)
+    with pytest.raises(InterpError, match="over"):
+        plan_cells(lab, runs[0], edits.zero("blocks.*.hook_mlp_out"), {"layer": []})
+
+
+def test_random_changes_are_as_large_as_the_patch() -> None:
+    lab, runs = lab_and_runs(steps=1, guidance=1.0)
+    site = "blocks.0.hook_resid_post"
+    real = lab.run(runs[:2], edits=edits.patch(site, 1, rows=0))[0].edited.fired[0]
+    random = [lab.run(runs[:2], edits=edits.random_change(site, 1, rows=0, seed=s))[0].edited.fired[0] for s in (0, 1)]
+    np.testing.assert_allclose([one.change for one in random], real.change, rtol=1e-4)
