@@ -1,0 +1,224 @@
+"""The batched solvers as scikit-learn estimators: for one fit, a pipeline, or a direction to steer with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from probes.errors import ProbeError
+from probes.logistic import Columns, solve_logistic
+from probes.ridge import solve_ridge
+from probes.space import blocks
+
+FORMAT = 1
+
+
+class _Saved(BaseEstimator):
+    """``save`` and ``load`` as ``config.json`` and ``probe.safetensors``."""
+
+    def save(self, folder: str | Path) -> Path:
+        """Write parameters (JSON) and fitted arrays (safetensors) into a folder."""
+        from safetensors.numpy import save_file
+
+        check_is_fitted(self)
+        out = Path(folder)
+        out.mkdir(parents=True, exist_ok=True)
+        arrays = {k: np.ascontiguousarray(v) for k, v in self._arrays().items() if v.dtype.kind in "biuf"}
+        texts = {k: v.tolist() for k, v in self._arrays().items() if v.dtype.kind not in "biuf"}
+        config = {"format": FORMAT, "probe": type(self).__name__, "params": self.get_params(), "texts": texts}
+        (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        save_file(arrays, out / "probe.safetensors")
+        return out
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Any:
+        """Read what `save` wrote."""
+        from safetensors.numpy import load_file
+
+        out = Path(folder)
+        if not (out / "config.json").is_file():
+            raise ProbeError(f"{out} holds no probe: there is no config.json in it. Give the folder that save() wrote.")
+        config = json.loads((out / "config.json").read_text(encoding="utf-8"))
+        if config.get("probe") != cls.__name__:
+            raise ProbeError(f"{out} holds a {config.get('probe')}, not a {cls.__name__}.")
+        probe = cls(**config["params"])
+        fitted = load_file(out / "probe.safetensors") | {k: np.asarray(v) for k, v in config["texts"].items()}
+        for name, value in fitted.items():
+            setattr(probe, name, value.item() if value.ndim == 0 else value)
+        return probe
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        names = [n for n in vars(self) if n.endswith("_") and not n.startswith("_")]
+        return {n: np.asarray(getattr(self, n)) for n in names}
+
+
+def _features(x: NDArray[Any]) -> torch.Tensor:
+    """float32 stays; everything else is fitted in float64."""
+    return torch.from_numpy(np.ascontiguousarray(x if x.dtype == np.float32 else x.astype(np.float64)))
+
+
+def _weighted(
+    x: NDArray[Any], target: NDArray[Any], sample_weight: Any
+) -> tuple[NDArray[Any], NDArray[Any], torch.Tensor | None]:
+    """Rows of positive weight, with their weights."""
+    if sample_weight is None:
+        return x, target, None
+    weights = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
+    used = weights > 0
+    if not used.any():
+        raise ValueError("Every sample weight is zero, so there is nothing to fit.")
+    return x[used], target[used], torch.from_numpy(weights[used])
+
+
+class LogisticProbe(ClassifierMixin, _Saved):
+    """Logistic regression, binary or multinomial, with standardisation inside.
+
+    Equal to ``make_pipeline(StandardScaler(), LogisticRegression(C=C))`` (or without the scaler), but ``coef_`` and
+    ``intercept_`` apply to raw features, so that ``coef_[0]`` is a direction in activation space.
+
+    Parameters:
+        C: inverse regularisation strength.
+        class_weight: "balanced" (counts of rows, or of their weights), a weight by class, or None.
+        standardise: scale features to unit variance on the training rows.
+        tol, max_iter: of the solver (`probes.logistic`).
+
+    Attributes:
+        coef_: [1 or class, feature]; ``intercept_``: [1 or class]; ``classes_``: [class].
+    """
+
+    def __init__(
+        self,
+        C: Any = 1.0,  # noqa: N803 (scikit-learn's name)
+        *,
+        class_weight: Any = None,
+        standardise: Any = True,
+        tol: Any = 1e-6,
+        max_iter: Any = 500,
+    ) -> None:
+        self.C = C
+        self.class_weight = class_weight
+        self.standardise = standardise
+        self.tol = tol
+        self.max_iter = max_iter
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:  # noqa: N803
+        """Fit to ``X`` [row, feature] and classes ``y`` [row]."""
+        if self.C <= 0:
+            raise ValueError(f"C must be positive; got {self.C}")
+        if self.class_weight not in (None, "balanced") and not isinstance(self.class_weight, dict):
+            raise ValueError(f"class_weight must be None, 'balanced' or weights by class; got {self.class_weight!r}")
+        x, target = validate_data(self, X, y, dtype=[np.float64, np.float32])
+        check_classification_targets(target)
+        x, target, weights = _weighted(x, target, sample_weight)
+        self.classes_, code = np.unique(target, return_inverse=True)
+        count = len(self.classes_)
+        if count < 2:
+            raise ValueError(f"A classifier needs at least 2 classes; the data holds 1 class, {self.classes_}.")
+        balancing = None
+        if self.class_weight is not None:
+            by_row = np.ones(len(x)) if weights is None else weights.numpy()
+            if isinstance(self.class_weight, dict):
+                factor = np.array([float(self.class_weight.get(c, 1.0)) for c in self.classes_])
+            else:
+                factor = by_row.sum() / (count * np.bincount(code, weights=by_row))
+            balancing = torch.from_numpy(factor)[None, None]
+        labels = torch.from_numpy(code.astype(np.int64))[:, None]
+        train = torch.ones(len(x), 1, dtype=torch.bool)
+        (block,) = blocks(_features(x), train, standardise=self.standardise, weights=weights)
+        zero = torch.zeros(1, dtype=torch.int64)
+        fitted = solve_logistic(
+            block,
+            labels,
+            train,
+            Columns(zero, zero, torch.tensor([self.C], dtype=block.x.dtype)),
+            classes=count,
+            weights=weights,
+            class_weights=balancing,
+            tol=self.tol,
+            max_iter=self.max_iter,
+        )
+        if not bool(fitted.converged.all()):
+            import warnings
+
+            from sklearn.exceptions import ConvergenceWarning
+
+            warnings.warn(
+                f"The fit met max_iter={self.max_iter} before it had converged.", ConvergenceWarning, stacklevel=2
+            )
+        coef, intercept = block.raw(fitted.coef[:, 0], fitted.intercept[0])
+        self.coef_, self.intercept_ = coef.T.numpy().copy(), intercept.numpy()
+        self.n_iter_ = fitted.iterations
+        return self
+
+    def decision_function(self, X: Any) -> NDArray[Any]:  # noqa: N803
+        """Log odds [row], or one score a class [row, class]."""
+        check_is_fitted(self)
+        x = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        out = x @ self.coef_.T + self.intercept_
+        return out[:, 0] if len(self.classes_) == 2 else out
+
+    def predict_proba(self, X: Any) -> NDArray[Any]:  # noqa: N803
+        """Class probabilities [row, class]."""
+        from scipy.special import expit, softmax
+
+        decision = self.decision_function(X)
+        if decision.ndim == 1:
+            p = expit(decision)
+            return np.stack([1 - p, p], axis=1)
+        return np.asarray(softmax(decision, axis=1))
+
+    def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
+        """The likeliest class [row]."""
+        decision = self.decision_function(X)
+        index = (decision > 0).astype(int) if decision.ndim == 1 else decision.argmax(axis=1)
+        return np.asarray(self.classes_[index])
+
+
+class RidgeProbe(RegressorMixin, _Saved):
+    """Ridge regression with standardisation inside; ``coef_`` applies to raw features.
+
+    Equal to ``make_pipeline(StandardScaler(), Ridge(alpha=alpha))``, or without the scaler.
+
+    Attributes:
+        coef_: [feature], or [target, feature] for several targets; ``intercept_``: a number, or [target].
+    """
+
+    def __init__(self, alpha: Any = 1.0, *, standardise: Any = True) -> None:
+        self.alpha = alpha
+        self.standardise = standardise
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:  # noqa: N803
+        """Fit to ``X`` [row, feature] and values ``y`` [row] or [row, target]."""
+        if self.alpha < 0:
+            raise ValueError(f"alpha must not be negative; got {self.alpha}")
+        x, target = validate_data(self, X, y, dtype=[np.float64, np.float32], multi_output=True, y_numeric=True)
+        x, target, weights = _weighted(x, target, sample_weight)
+        values = torch.from_numpy(np.ascontiguousarray(target, dtype=np.float64).reshape(len(x), -1))
+        train = torch.ones(len(x), 1, dtype=torch.bool)
+        (block,) = blocks(_features(x), train, standardise=self.standardise, weights=weights)
+        mean = values.mean(dim=0)
+        fitted = solve_ridge(block, values - mean, train, torch.tensor([float(self.alpha)]), weights=weights)
+        coef, intercept = block.raw(fitted.coef[:, 0, 0], fitted.intercept[0, 0] + mean.to(block.x.dtype))
+        single = target.ndim == 1
+        self.coef_ = coef[:, 0].numpy().copy() if single else coef.T.numpy().copy()
+        self.intercept_ = float(intercept[0]) if single else intercept.numpy()
+        return self
+
+    def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
+        """Values [row], or [row, target]."""
+        check_is_fitted(self)
+        x = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        return np.asarray(x @ self.coef_.T + self.intercept_)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags

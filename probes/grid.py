@@ -1,0 +1,286 @@
+"""Fit probes over a whole grid of steps and layers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from probes.cell import CellFit, fit_cell
+from probes.errors import ProbeError
+from probes.plan import Plan, make_plan
+from probes.result import GridResult
+from probes.score import bootstrap, resample
+from probes.source import Key, Pool, Source, from_arrays, from_store
+
+OWN_QUANTILE_FROM = 200
+"""Shuffles from which on each cell's chance quantile is its own; below, the spread is pooled over the grid (see
+`_chance`)."""
+
+
+def fit_grid(
+    source: Any,
+    target: Any,
+    *,
+    groups: Any = "sample",
+    over: Sequence[str] = ("step", "layer"),
+    model: str = "logistic",
+    task: str = "auto",
+    site: str = "blocks.{layer}.hook_resid_post",
+    steps: Sequence[int] | None = None,
+    layers: Sequence[int] | None = None,
+    branch: str | None = None,
+    pool: Pool | None = None,
+    sigmas: Mapping[int, float] | None = None,
+    baselines: Mapping[str, Any] | None = None,
+    folds: int | NDArray[np.int64] = 5,
+    path: Sequence[float] | float | None = None,
+    score: str | None = None,
+    class_weight: str | None = "auto",
+    standardise: bool = True,
+    selection: str = "shared",
+    shuffles: int = 20,
+    shuffle: str = "auto",
+    bootstrap: int = 1000,
+    level: float = 0.95,
+    max_rows: int | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+    device: str = "cpu",
+    progress: Callable[[Iterable[Key]], Iterable[Key]] | None = None,
+) -> GridResult:
+    """Fit, cross-validate and score a probe in every cell.
+
+    Args:
+        source: a store, or ``{(step, layer): array}`` with arrays [row, feature] or [run, token, feature] (or functions
+            without arguments that give them; one cell is in memory at a time).
+        target: name of a store's label, or an array [run] or [run, token]; NaN: not applicable, the row is dropped.
+        groups: what must not be on both sides of a split: name(s) of store labels or key array(s), per row or per run.
+            Rows that share any of several keys stay together.
+        over: the axes of the grid; steps and layers.
+        model: "logistic" (classes; binary or multinomial) or "ridge" (values, or classes coded +-1).
+        task: "classification" or "regression", where ridge could be either.
+        site: the store's site; ``{layer}`` is filled in.
+        pool: for a target per run and features per token: "mean", "flatten" or a function [run, token, feature] ->
+            [run, feature].
+        baselines: named feature sets fitted on the same rows and folds: an array, ``{step: array}``, or a site of the
+            store.
+        folds: how many, or a fold number per row (checked for leakage).
+        path: values of C (logistic; 1 / strength) or alpha (ridge). One is chosen for each fold by loss on inner
+            grouped folds of its training part.
+        score: "balanced_accuracy", "accuracy" or "r2".
+        class_weight: "balanced" weighs classes alike in the fit (ridge of two classes: threshold midway between their
+            means).
+        standardise: scale features within each training part.
+        selection: "shared": shuffled labels are fitted with the regularisation chosen for the real ones; "nested": they
+            choose their own (as exact as a permutation test gets, at several times the cost).
+        shuffles, shuffle: number of label shuffles, and how (`probes.shuffles`).
+        bootstrap, level: resamples of groups, and level of all intervals.
+        max_rows: fit on at most so many rows, drawn evenly from the groups.
+        progress: wraps the list of cells, as ``tqdm`` or ``rich.progress.track`` do.
+
+    Raises:
+        LeakageError: a group would lie on both sides of a split.
+        ProbeError: anything else that cannot be fitted honestly.
+    """
+    if tuple(over) != ("step", "layer"):
+        raise ProbeError(f"over={tuple(over)!r} is not supported; grids run over ('step', 'layer').")
+    if not 0 < level < 1 or bootstrap < 1 or shuffles < 0:
+        raise ProbeError(
+            f"level={level}, bootstrap={bootstrap}, shuffles={shuffles}: need 0 < level < 1, bootstrap >= 1, shuffles "
+            ">= 0."
+        )
+    precision = {"float32": torch.float32, "float64": torch.float64}.get(dtype)
+    if precision is None:
+        raise ProbeError(f"dtype={dtype!r} is not supported; use 'float32' or 'float64'.")
+    if isinstance(source, Mapping):
+        data = from_arrays(source, target, groups, pool=pool, sigmas=sigmas, max_rows=max_rows, seed=seed)
+    else:
+        where = {"site": site, "steps": steps, "layers": layers, "branch": branch}
+        data = from_store(source, target, groups, **where, pool=pool, max_rows=max_rows, seed=seed)  # type: ignore[arg-type]
+    plan = make_plan(
+        data.target,
+        data.group,
+        model=model,
+        task=task,
+        folds=_kept(folds, data),
+        path=path,
+        score=score,
+        shuffles=shuffles,
+        shuffle=shuffle,
+        class_weight=class_weight,
+        standardise=standardise,
+        selection=selection,
+        seed=seed,
+        dtype=precision,
+        device=device,
+    )
+    fits: dict[Key, CellFit] = {}
+    for key in progress(data.keys) if progress else data.keys:
+        fits[key] = _fit(data.matrix(key, dtype=precision, device=device), plan, f"step {key[0]}, layer {key[1]}")
+    draws = resample(plan.folds.groups, bootstrap, seed + 2)
+    base = _fit_baselines(baselines or {}, source, data, plan, branch)
+    return _assemble(data, plan, fits, base, draws, level, bootstrap, seed)
+
+
+def _kept(folds: int | NDArray[np.int64], data: Source) -> int | NDArray[np.int64]:
+    """Fold numbers of the kept rows."""
+    if isinstance(folds, (int, np.integer)):
+        return int(folds)
+    given = np.asarray(folds)
+    if data.tokens is not None and given.shape == (data.runs,):
+        given = np.repeat(given, data.tokens)
+    if given.shape != data.keep.shape:
+        raise ProbeError(f"folds= needs one fold number per row ({len(data.keep)}); got shape {given.shape}.")
+    return given[data.keep]
+
+
+def _fit(x: torch.Tensor, plan: Plan, name: str) -> CellFit:
+    """One cell, its name added to what goes wrong."""
+    try:
+        fit = fit_cell(x, plan)
+    except ProbeError as error:
+        raise type(error)(f"{name}: {error}") from error
+    if fit.unconverged:
+        from sklearn.exceptions import ConvergenceWarning
+
+        warnings.warn(
+            f"{name}: {fit.unconverged} fits met the iteration limit before they had converged; their scores are "
+            "those of the "
+            "last iterate. Stronger regularisation (smaller C) helps.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+    return fit
+
+
+def _fit_baselines(
+    baselines: Mapping[str, Any], source: Any, data: Source, plan: Plan, branch: str | None
+) -> dict[tuple[str, int], CellFit]:
+    """Fits by name and step; a baseline that does not change with the step is fitted once."""
+    from dataclasses import replace
+
+    bare = replace(plan, shuffled=plan.shuffled[:, :0])
+    steps = sorted({step for step, _ in data.keys})
+    out: dict[tuple[str, int], CellFit] = {}
+    for name, value in baselines.items():
+        if isinstance(value, str):
+            if isinstance(source, Mapping):
+                raise ProbeError(
+                    f"Baseline {name!r} names a site, {value!r}, but the grid is fitted from arrays; give an array."
+                )
+            per_step = {s: (lambda s=s, site=value: source.read(site, step=s, branch=branch)) for s in steps}
+        elif isinstance(value, Mapping):
+            lacking = [s for s in steps if s not in value]
+            if lacking:
+                raise ProbeError(f"Baseline {name!r} has no array for step {lacking[0]}. Give one for each of {steps}.")
+            per_step = {s: value[s] for s in steps}
+        else:
+            per_step = {steps[0]: value}
+        for s, given in per_step.items():
+            array = given() if callable(given) else given
+            x = data.rows(array, f"baseline {name!r}", dtype=plan.dtype, device=plan.device)
+            out[name, s] = _fit(x, bare, f"baseline {name!r}, step {s}")
+        for s in steps:
+            out.setdefault((name, s), out[name, steps[0]])
+    return out
+
+
+def _chance(null: NDArray[np.float64], score: NDArray[np.float64], level: float) -> tuple[NDArray[np.float64], ...]:
+    """Mean, upper quantile and p-value of each cell from null scores [cell, shuffle].
+
+    With few shuffles a cell's own quantile is little more than its largest value. The spread of null scores hardly
+    depends on the cell (same rows, same labels), so it is pooled over the grid, and quantiles are those of a normal
+    with that spread.
+    """
+    cells, count = null.shape
+    if count == 0:
+        nothing = np.full(cells, np.nan)
+        return nothing, nothing, nothing
+    mean, upper = null.mean(axis=1), 1 - (1 - level) / 2
+    if count >= OWN_QUANTILE_FROM:
+        p = (1 + (null >= score[:, None]).sum(axis=1)) / (1 + count)
+        return mean, np.quantile(null, upper, axis=1), p
+    spread = np.sqrt(null.var(axis=1, ddof=1).mean()) if count > 1 else np.nan
+    spread *= np.sqrt(1 + 1 / count)  # the mean itself is known from `count` shuffles only
+    return (
+        mean,
+        mean + norm.ppf(upper) * spread,
+        norm.sf((score - mean) / spread) if spread > 0 else (score <= mean) * 1.0,
+    )
+
+
+def _assemble(
+    data: Source,
+    plan: Plan,
+    fits: Mapping[Key, CellFit],
+    base: Mapping[tuple[str, int], CellFit],
+    draws: NDArray[np.float64],
+    level: float,
+    count: int,
+    seed: int,
+) -> GridResult:
+    """Tables from fits."""
+    tail = (1 - level) / 2
+
+    def summary(cells: Sequence[CellFit]) -> tuple[NDArray[np.float64], ...]:
+        sums = np.stack([cell.sums for cell in cells])
+        point = plan.score.from_sums(sums.sum(axis=1))
+        low, high = np.nanquantile(bootstrap(sums, draws, plan.score), [tail, 1 - tail], axis=0)
+        return sums, point, low, high
+
+    sums, point, low, high = summary(list(fits.values()))
+    null = np.stack([fit.null for fit in fits.values()])
+    chance, chance_high, p = _chance(null, point, level)
+    steps = [key[0] for key in fits]
+    columns: dict[str, Any] = {
+        "step": steps,
+        "sigma": [data.sigmas.get(s) for s in steps],
+        "layer": [key[1] for key in fits],
+        "score": point, "low": low, "high": high,
+        "chance": chance, "chance_high": chance_high, "p": p,
+        "auc": [fit.auc for fit in fits.values()],
+        "selectivity": point - chance,
+        "regularisation": [float(np.median(fit.chosen)) for fit in fits.values()],
+        "n": [len(plan.y)] * len(fits),
+        "groups": [plan.folds.groups] * len(fits),
+    }  # fmt: skip
+    baselines = pl.DataFrame(
+        schema={
+            "baseline": pl.String,
+            "step": pl.Int64,
+            "score": pl.Float64,
+            "low": pl.Float64,
+            "high": pl.Float64,
+            "auc": pl.Float64,
+        }
+    )
+    if base:
+        _, b_point, b_low, b_high = summary(list(base.values()))
+        rows = {
+            "baseline": [k[0] for k in base],
+            "step": [k[1] for k in base],
+            "score": b_point,
+            "low": b_low,
+            "high": b_high,
+            "auc": [fit.auc for fit in base.values()],
+        }
+        baselines = pl.DataFrame(rows, schema=baselines.schema).sort("baseline", "step")
+        at = {key: float(v) for key, v in zip(base, b_point, strict=True)}
+        for name in dict.fromkeys(k[0] for k in base):
+            columns[f"baseline_{name}"] = [at[name, s] for s in steps]
+    types = {"step": pl.Int64, "sigma": pl.Float64, "layer": pl.Int64, "n": pl.Int64, "groups": pl.Int64}
+    table = pl.DataFrame(columns, schema_overrides=types).fill_nan(None).sort("step", "layer")
+    spec = {
+        "model": plan.model, "score": plan.score.name, "classes": list(plan.classes), "path": list(plan.path),
+        "folds": plan.folds.k, "balanced": plan.balanced, "standardise": plan.standardise,
+        "selection": "nested" if plan.nested else "shared", "shuffle": plan.scheme, "shuffles": plan.shuffled.shape[1],
+        "bootstrap": count, "level": level, "seed": seed, **data.about,
+    }  # fmt: skip
+    return GridResult(table, baselines, sums, null, spec)

@@ -1,0 +1,156 @@
+"""What all cells of a grid share: rows, labels, shuffles, folds and how probes are fitted. Made once, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from probes.errors import ProbeError
+from probes.folds import Folds, check_folds, draw_folds
+from probes.score import Metric, metric
+from probes.shuffles import choose_scheme, shuffle_labels
+
+PATHS: dict[str, tuple[float, ...]] = {"logistic": (0.001, 0.03, 1.0), "ridge": (1.0, 100.0, 10000.0)}
+MOST_CLASSES = 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How every cell is fitted.
+
+    ``y`` [row]: class numbers or values. ``shuffled`` [row, shuffle]. ``path``: values of C (logistic) or alpha
+    (ridge), strongest regularisation first. ``nested``: shuffles choose their own regularisation instead of taking the
+    real labels'.
+    """
+
+    model: str
+    y: NDArray[np.float64]
+    classes: tuple[str, ...]
+    shuffled: NDArray[np.float64]
+    scheme: str
+    folds: Folds
+    path: tuple[float, ...]
+    score: Metric
+    balanced: bool
+    standardise: bool = True
+    nested: bool = False
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+    tol: float = 1e-4
+
+    @property
+    def classification(self) -> bool:
+        return bool(self.classes)
+
+    @property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """Inner training sets leave out two folds. One fit serves twice: it validates fold b for the probe tested on a,
+        and fold a for the probe tested on b, which halves the cost of the nested choice."""
+        return tuple(combinations(range(self.folds.k), 2)) if len(self.path) > 1 else ()
+
+    def train(self) -> NDArray[np.bool_]:
+        """Mask [row, set]: first one set for each pair, then one for each fold."""
+        left_out = [*self.pairs, *((f,) for f in range(self.folds.k))]
+        return np.stack([self.folds.train(*out) for out in left_out], axis=1)
+
+
+def encode(target: NDArray[np.generic], model: str, task: str) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """Class numbers and class names, or values and no names.
+
+    ``task="auto"``: logistic means classes; ridge means classes for booleans, text and two distinct values, else
+    values.
+    """
+    if model not in PATHS:
+        raise ProbeError(f"model={model!r} is not known; use 'logistic' or 'ridge'.")
+    if task not in ("auto", "classification", "regression"):
+        raise ProbeError(f"task={task!r} is not known; use 'auto', 'classification' or 'regression'.")
+    names, codes = np.unique(target, return_inverse=True)
+    textual = target.dtype.kind in "bUSO"
+    classify = task == "classification" or (task == "auto" and (model == "logistic" or textual or len(names) <= 2))
+    if not classify and model == "logistic":
+        raise ProbeError("A logistic probe predicts classes; for a target of values use model='ridge'.")
+    if len(names) < 2:
+        raise ProbeError(
+            f"The target is {names[0]!r} in every row, so there is nothing to tell apart. Capture samples that differ "
+            "in it."
+        )
+    if not classify:
+        if textual:
+            raise ProbeError(f"The target holds {target.dtype} and cannot be regressed on; use task='classification'.")
+        return target.astype(np.float64), ()
+    if len(names) > MOST_CLASSES or (target.dtype.kind == "f" and bool((names != np.round(names)).any())):
+        raise ProbeError(
+            f"The target has {len(names)} distinct values such as {names[0]!r} and {names[-1]!r}, which look like "
+            "measurements and "
+            "not like classes. Use model='ridge' (R²), or bin the target first."
+        )
+    shown = tuple(str(int(name)) if target.dtype.kind == "f" else str(name) for name in names)
+    return codes.reshape(-1).astype(np.float64), shown
+
+
+def make_plan(
+    target: NDArray[np.generic],
+    group: NDArray[np.int64],
+    *,
+    model: str = "logistic",
+    task: str = "auto",
+    folds: int | NDArray[np.int64] = 5,
+    path: Sequence[float] | float | None = None,
+    score: str | None = None,
+    shuffles: int = 20,
+    shuffle: str = "auto",
+    class_weight: str | None = "auto",
+    standardise: bool = True,
+    selection: str = "shared",
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    tol: float = 1e-4,
+) -> Plan:
+    """Check labels, groups and arguments, and draw folds and shuffles."""
+    y, classes = encode(target, model, task)
+    given = PATHS[model] if path is None else tuple(np.atleast_1d(np.asarray(path, dtype=np.float64)).tolist())
+    if not given or any(not value > 0 or not np.isfinite(value) for value in given):
+        raise ProbeError(f"Regularisation values must be positive numbers; got {given}.")
+    strongest_first = tuple(sorted(set(given), reverse=model == "ridge"))
+    strata = y.astype(np.int64) if classes else None
+    drawn = draw_folds(group, folds, strata=strata, seed=seed) if isinstance(folds, int) else check_folds(folds, group)
+    if len(strongest_first) > 1 and drawn.k < 3:
+        raise ProbeError(
+            "Choosing the regularisation inside the training folds needs at least 3 folds. Ask for more folds or give "
+            "one value."
+        )
+    if class_weight not in ("auto", "balanced", None):
+        raise ProbeError(f"class_weight={class_weight!r} is not known; use 'auto', 'balanced' or None.")
+    if class_weight == "balanced" and (not classes or (model == "ridge" and len(classes) > 2)):
+        raise ProbeError("class_weight='balanced' needs a logistic probe, or a ridge probe of two classes.")
+    balanced = bool(classes) and class_weight is not None and (model == "logistic" or len(classes) == 2)
+    name = score or (("balanced_accuracy" if balanced else "accuracy") if classes else "r2")
+    if selection not in ("shared", "nested"):
+        raise ProbeError(f"selection={selection!r} is not known; use 'shared' or 'nested'.")
+    scheme = choose_scheme(y, group) if shuffle == "auto" else shuffle
+    shuffled = shuffle_labels(y, group, shuffles, scheme=scheme, seed=seed + 1) if shuffles else y[:, None][:, :0]
+    if classes:
+        _check_folds_hold_classes(y, drawn, classes)
+    return Plan(
+        model, y, classes, shuffled, scheme, drawn, strongest_first, metric(name, bool(classes)), balanced,
+        standardise=standardise, nested=selection == "nested", dtype=dtype, device=device, tol=tol,
+    )  # fmt: skip
+
+
+def _check_folds_hold_classes(y: NDArray[np.float64], folds: Folds, classes: tuple[str, ...]) -> None:
+    """Every class must be left to train on, whichever fold is tested."""
+    for k, name in enumerate(classes):
+        homes = np.unique(folds.fold[y == k])
+        if len(homes) == 1:
+            rows = int((y == k).sum())
+            raise ProbeError(
+                f"Class {name!r} ({rows} rows) lies in one fold only, so the probe tested there never saw it. Capture "
+                "more "
+                "samples of it, use fewer folds, or leave it out of the target (NaN)."
+            )

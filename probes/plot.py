@@ -1,0 +1,148 @@
+"""Figures of a grid: a heatmap over steps and layers, and curves over steps with chance and baselines.
+
+One style for all: sequential colours that survive greyscale and colour blindness (cividis), baselines in the Okabe-Ito
+colours with their own dashes, type that can be read at page width. Figures are made without pyplot, so plotting in a
+script or a thread leaves no global state behind.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probes.score import METRICS
+
+if TYPE_CHECKING:
+    from probes.result import GridResult
+
+STYLE: dict[Any, Any] = {
+    "font.size": 9.5,
+    "axes.titlesize": 10.5,
+    "axes.labelsize": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "figure.dpi": 150,
+}
+BASELINES = (
+    ("#D55E00", (0, (5, 2))),
+    ("#009E73", (0, (1, 1.2))),
+    ("#CC79A7", (0, (4, 1, 1, 1))),
+    ("#56B4E9", (0, (8, 2))),
+)
+MOST_CURVES = 6
+
+
+def plot_grid(grid: GridResult, path: str | Path | None = None, *, title: str | None = None) -> Any:
+    """The figure of `GridResult.plot`; returns a matplotlib Figure."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        steps, layers = grid.steps, grid.layers
+        height = 2.1 + 0.16 * min(len(layers), 24)
+        figure = Figure(figsize=(7.4, height + 3.4), layout="constrained")
+        FigureCanvasAgg(figure)
+        spaces = figure.add_gridspec(2, 2, height_ratios=[height, 3.4], width_ratios=[1, 0.022])
+        upper, lower = figure.add_subplot(spaces[0, 0]), figure.add_subplot(spaces[1, 0])
+        _heatmap(grid, upper, figure.add_subplot(spaces[0, 1]))
+        _curves(grid, lower)
+        upper.set_title(title or _title(grid), loc="left")
+        for axes in (upper, lower):
+            axes.set_xlim(-0.5, len(steps) - 0.5)
+        if path is not None:
+            target = Path(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(target)
+    return figure
+
+
+def _title(grid: GridResult) -> str:
+    about = grid.spec.get("target") or "target"
+    row = grid.table.row(0, named=True)
+    return f"{about}: {grid.spec['model']} probe, {row['n']} rows in {row['groups']} groups"
+
+
+def _matrix(grid: GridResult, column: str) -> np.ndarray:
+    """A column as [layer, step], NaN where the grid has no cell."""
+    steps = {s: i for i, s in enumerate(grid.steps)}
+    layers = {layer: i for i, layer in enumerate(grid.layers)}
+    out = np.full((len(layers), len(steps)), np.nan)
+    for step, layer, value in grid.table.select("step", "layer", column).iter_rows():
+        out[layers[layer], steps[step]] = np.nan if value is None else value
+    return out
+
+
+def _ticks(axes: Any, steps: list[int], *, label: bool = True) -> None:
+    every = max(1, int(np.ceil(len(steps) / 14)))
+    axes.set_xticks(range(0, len(steps), every), [str(s) for s in steps[::every]])
+    if label:
+        axes.set_xlabel("sampling step")
+
+
+def _heatmap(grid: GridResult, axes: Any, side: Any) -> None:
+    score, low, bar = (_matrix(grid, c) for c in ("score", "low", "chance_high"))
+    chance = _matrix(grid, "chance")
+    bottom = float(np.nanmin(chance)) if np.isfinite(chance).any() else float(np.nanmin(score))
+    top = max(float(np.nanmax(score)), bottom + 1e-3)
+    image = axes.imshow(
+        score, aspect="auto", origin="lower", cmap="cividis", vmin=bottom, vmax=top, interpolation="nearest"
+    )
+    # A dot where the interval clears chance; drawn light on dark cells and dark on light ones.
+    clears = np.argwhere(np.nan_to_num(low, nan=-np.inf) > np.nan_to_num(bar, nan=np.inf))
+    if len(clears):
+        light = (score[clears[:, 0], clears[:, 1]] - bottom) / (top - bottom) < 0.6
+        size = float(np.clip(180 / max(len(grid.steps), 2 * len(grid.layers)), 1.5, 9))
+        axes.scatter(clears[:, 1], clears[:, 0], s=size, c=np.where(light, "white", "black"), linewidths=0)
+    _ticks(axes, grid.steps, label=False)
+    every = max(1, int(np.ceil(len(grid.layers) / 16)))
+    axes.set_yticks(range(0, len(grid.layers), every), [str(v) for v in grid.layers[::every]])
+    axes.set_ylabel("layer")
+    scale = axes.figure.colorbar(image, cax=side)
+    scale.set_label(METRICS[grid.spec["score"]].label)
+    scale.outline.set_visible(False)
+
+
+def _curves(grid: GridResult, axes: Any) -> None:
+    from matplotlib import colormaps
+
+    at = np.arange(len(grid.steps))
+    score, low, high = (_matrix(grid, c) for c in ("score", "low", "high"))
+    chance, bar = _matrix(grid, "chance"), _matrix(grid, "chance_high")
+    if np.isfinite(chance).any():
+        axes.fill_between(
+            at, np.nanmin(chance, axis=0), np.nanmax(bar, axis=0), color="0.85", lw=0, label="chance", zorder=0
+        )
+        axes.plot(at, np.nanmean(chance, axis=0), color="0.55", lw=1, zorder=1)
+    shown = np.unique(np.linspace(0, len(grid.layers) - 1, min(MOST_CURVES, len(grid.layers))).round().astype(int))
+    colours = colormaps["cividis"](np.linspace(0.0, 0.92, len(shown)))
+    markers = "osD^v*"
+    for i, colour, marker in zip(shown, colours, markers, strict=False):
+        axes.fill_between(at, low[i], high[i], color=colour, alpha=0.16, lw=0)
+        axes.plot(at, score[i], color=colour, lw=1.6, marker=marker, ms=3.2, label=f"layer {grid.layers[i]}")
+    names = [c.removeprefix("baseline_") for c in grid.table.columns if c.startswith("baseline_")]
+    for k, name in enumerate(names):
+        colour, dash = BASELINES[k % len(BASELINES)]
+        axes.plot(
+            at,
+            np.nanmean(_matrix(grid, f"baseline_{name}"), axis=0),
+            color=colour,
+            ls=dash,
+            lw=1.6,
+            label=name.replace("_", " "),
+        )
+    _ticks(axes, grid.steps)
+    axes.set_ylabel(METRICS[grid.spec["score"]].label)
+    axes.grid(axis="y", color="0.92", lw=0.8)
+    axes.set_axisbelow(True)
+    axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5, handlelength=2.4)
+    sigmas = {s: v for s, v in grid.table.select("step", "sigma").unique().iter_rows() if v is not None}
+    if len(sigmas) == len(grid.steps):
+        second = axes.secondary_xaxis("top")
+        every = max(1, int(np.ceil(len(grid.steps) / 10)))
+        second.set_xticks(range(0, len(grid.steps), every), [f"{sigmas[s]:.2f}" for s in grid.steps[::every]])
+        second.set_xlabel(r"noise level $\sigma$")

@@ -1,0 +1,151 @@
+"""The result of a grid of probes: one table, and what is needed to ask it further questions without refitting.
+
+Columns of ``table``, one row per cell, ordered by step and layer:
+
+===================== ======= ==========================================================================================
+step, layer           int     the cell
+sigma                 float   noise level of the step, where the source knows it
+score, low, high      float   out-of-fold score and its interval (bootstrap over groups)
+chance, chance_high   float   mean score on shuffled labels, and the upper quantile of that chance level
+p                     float   how often shuffled labels score as high
+auc                   float   area under the ROC curve within folds (classes only)
+selectivity           float   score - chance
+regularisation        float   median over folds of the chosen C or alpha
+n, groups             int     rows and groups
+baseline_NAME         float   score of the named baseline at this step
+===================== ======= ==========================================================================================
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from probes.errors import ProbeError
+from probes.onset import first_sustained, onset_interval
+from probes.score import METRICS, bootstrap, resample
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class GridResult:
+    """Scores of a whole grid.
+
+    ``table`` as above; ``baselines`` one row per baseline and step (baseline, step, score, low, high, auc); ``sums``
+    [cell, group, statistic] and ``null`` [cell, shuffle] behind them; ``spec`` how it was made (JSON).
+    """
+
+    table: pl.DataFrame
+    baselines: pl.DataFrame
+    sums: NDArray[np.float64]
+    null: NDArray[np.float64]
+    spec: dict[str, Any]
+
+    @property
+    def steps(self) -> list[int]:
+        return sorted(self.table["step"].unique().to_list())
+
+    @property
+    def layers(self) -> list[int]:
+        return sorted(self.table["layer"].unique().to_list())
+
+    def resamples(self) -> NDArray[np.float64]:
+        """Scores [resample, cell] on resampled groups; the same groups for every cell, so cells can be compared."""
+        draws = resample(self.sums.shape[1], int(self.spec["bootstrap"]), int(self.spec["seed"]) + 2)
+        return bootstrap(self.sums, draws, METRICS[self.spec["score"]])
+
+    def onset(self, along: str = "step") -> pl.DataFrame:
+        """First step (for each layer) or layer (for each step) from which the target is decodable, with its interval.
+
+        The rule is in `probes.onset`. Columns: ``layer`` (or ``step``; null: the earliest over all of them), ``onset``,
+        ``low``, ``high`` (null: not within the grid; ``low`` null means no resample had an onset), ``share`` of
+        resamples that had one; along steps also ``sigma`` at the onset.
+        """
+        if along not in ("step", "layer"):
+            raise ProbeError(f"onset(along={along!r}) is not known; use 'step' or 'layer'.")
+        if self.null.shape[1] == 0:
+            raise ProbeError("An onset needs a chance level. Fit the grid with shuffles > 0.")
+        across = "layer" if along == "step" else "step"
+        rows, cols = (self.layers, self.steps) if along == "step" else (self.steps, self.layers)
+        place = {(r, c): i for i, (r, c) in enumerate(zip(self.table[across], self.table[along], strict=True))}
+        missing = [(r, c) for r in rows for c in cols if (r, c) not in place]
+        if missing:
+            raise ProbeError(
+                f"An onset needs a full grid; {across} {missing[0][0]}, {along} {missing[0][1]} is missing."
+            )
+        index = np.array([[place[r, c] for c in cols] for r in rows])
+        score, low, bar = (self.table[name].to_numpy()[index] for name in ("score", "low", "chance_high"))
+        point = first_sustained(low > bar)
+        draws = first_sustained(self.resamples()[:, index] - (score - low) > bar)
+        point = np.append(point, point.min())
+        draws = np.concatenate([draws, draws.min(axis=1, keepdims=True)], axis=1)
+        lower, upper = onset_interval(draws, float(self.spec["level"]))
+
+        def value(at: float) -> int | None:
+            return int(cols[int(at)]) if np.isfinite(at) else None
+
+        frame = pl.DataFrame(
+            {
+                across: [*rows, None],
+                "onset": [value(v) for v in point],
+                "low": [value(v) for v in lower],
+                "high": [value(v) for v in upper],
+                "share": np.isfinite(draws).mean(axis=0),
+            },
+            schema={across: pl.Int64, "onset": pl.Int64, "low": pl.Int64, "high": pl.Int64, "share": pl.Float64},
+        )
+        if along == "step":
+            sigma = self.table.select(pl.col("step").alias("onset"), "sigma").unique(maintain_order=True)
+            frame = frame.join(sigma, on="onset", how="left", maintain_order="left")
+        return frame
+
+    def plot(self, path: str | Path | None = None, *, title: str | None = None) -> Any:
+        """Heatmap over steps and layers above curves over steps, with chance and baselines; written if ``path`` is
+        given."""
+        from probes.plot import plot_grid
+
+        return plot_grid(self, path, title=title)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``table.parquet``, ``baselines.parquet``, ``cells.parquet`` (group sums and null scores) and
+        ``grid.json``."""
+        out = Path(folder)
+        out.mkdir(parents=True, exist_ok=True)
+        self.table.write_parquet(out / "table.parquet")
+        self.baselines.write_parquet(out / "baselines.parquet")
+        cells = pl.DataFrame(
+            {
+                "sums": [row.reshape(-1).tolist() for row in self.sums],
+                "null": [row.tolist() for row in self.null],
+            },
+            schema={"sums": pl.List(pl.Float64), "null": pl.List(pl.Float64)},
+        )
+        cells.write_parquet(out / "cells.parquet")
+        spec = {"format": FORMAT, "shape": list(self.sums.shape), **self.spec}
+        (out / "grid.json").write_text(json.dumps(spec, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        return out
+
+    @staticmethod
+    def load(folder: str | Path) -> GridResult:
+        """Read what `save` wrote."""
+        out = Path(folder)
+        if not (out / "grid.json").is_file():
+            raise ProbeError(
+                f"{out} holds no grid of probes: there is no grid.json in it. Give the folder that save() wrote."
+            )
+        spec = json.loads((out / "grid.json").read_text(encoding="utf-8"))
+        if spec.pop("format") != FORMAT:
+            raise ProbeError(f"{out} was written by another version of probes; fit the grid again.")
+        shape = spec.pop("shape")
+        cells = pl.read_parquet(out / "cells.parquet")
+        sums = np.array(cells["sums"].to_list(), dtype=np.float64).reshape(shape)
+        null = np.array(cells["null"].to_list(), dtype=np.float64).reshape(shape[0], -1)
+        table, baselines = pl.read_parquet(out / "table.parquet"), pl.read_parquet(out / "baselines.parquet")
+        return GridResult(table, baselines, sums, null, spec)

@@ -1,0 +1,255 @@
+"""Where a grid's features come from: a store, or a mapping of arrays. One cell is read at a time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from interp.errors import suggest
+from probes.errors import LeakageError, ProbeError
+from probes.folds import group_keys
+
+Key = tuple[int, int]
+Pool = str | Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Cells (step, layer) of one grid and the rows they share.
+
+    ``read(key)`` gives an array [run, ..., feature]; ``target`` [kept row]; ``group`` [kept row]; ``keep`` [row] marks
+    the rows with a target. With a token-level target rows are run x token, tokens fastest.
+    """
+
+    keys: tuple[Key, ...]
+    read: Callable[[Key], Any]
+    target: NDArray[Any]
+    group: NDArray[np.int64]
+    keep: NDArray[np.bool_]
+    runs: int
+    tokens: int | None
+    pool: Pool | None = None
+    sigmas: Mapping[int, float] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def matrix(self, key: Key, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> torch.Tensor:
+        """Features [kept row, feature] of one cell."""
+        return self.rows(self.read(key), f"step {key[0]}, layer {key[1]}", dtype=dtype, device=device)
+
+    def rows(self, value: Any, name: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> torch.Tensor:
+        """Any array given per run (or per row) as features of the kept rows."""
+        tensor = value if isinstance(value, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(value))
+        flat = flatten(tensor, self.runs, self.tokens, self.pool, name)
+        if len(flat) == len(self.keep) and not self.keep.all():
+            flat = flat[torch.from_numpy(self.keep).to(flat.device)]
+        if len(flat) != len(self.target):
+            raise ProbeError(f"{name}: {len(flat)} rows of features for {len(self.keep)} rows of the target.")
+        return flat.to(device=device, dtype=dtype).contiguous()
+
+
+def flatten(value: torch.Tensor, runs: int, tokens: int | None, pool: Pool | None, name: str) -> torch.Tensor:
+    """An array [run, ...] as a matrix [row, feature]: per token, or per run with tokens pooled."""
+    shape = tuple(value.shape)
+    if tokens is not None:
+        if value.ndim == 2 and shape[0] == runs * tokens:
+            return value
+        if value.ndim < 3 or shape[:2] != (runs, tokens):
+            raise ProbeError(
+                f"{name}: the target has one value per run and token ({runs} runs x {tokens} tokens), so features "
+                "must be "
+                f"[run, token, feature]; got shape {shape}."
+            )
+        return value.reshape(runs * tokens, -1)
+    if value.ndim < 2 or shape[0] != runs:
+        raise ProbeError(f"{name}: the target has {runs} rows, so features must be [row, feature]; got shape {shape}.")
+    if value.ndim == 2:
+        return value
+    if pool is None:
+        raise ProbeError(
+            f"{name}: the target has one value per run but features have shape {shape}. Say how tokens are put "
+            "together: "
+            "pool='mean', pool='flatten', or a function from [run, token, feature] to [run, feature]."
+        )
+    if callable(pool):
+        pooled = torch.as_tensor(pool(value))
+        if pooled.ndim != 2 or len(pooled) != runs:
+            raise ProbeError(
+                f"{name}: pool= must give [run, feature] with {runs} runs; got shape {tuple(pooled.shape)}."
+            )
+        return pooled
+    if pool == "mean":
+        return value.to(torch.float32).mean(dim=1).reshape(runs, -1)
+    if pool == "flatten":
+        return value.reshape(runs, -1)
+    raise ProbeError(f"pool={pool!r} is not known; use 'mean', 'flatten' or a function.")
+
+
+def from_arrays(
+    cells: Mapping[Any, Any],
+    target: Any,
+    groups: Any,
+    *,
+    pool: Pool | None = None,
+    sigmas: Mapping[int, float] | None = None,
+    max_rows: int | None = None,
+    seed: int = 0,
+) -> Source:
+    """A grid from ``{(step, layer): array or function without arguments}``."""
+    if not cells:
+        raise ProbeError("The mapping of cells is empty.")
+    table: dict[Key, Any] = {}
+    for key, value in cells.items():
+        if not (isinstance(key, tuple) and len(key) == 2 and all(isinstance(k, (int, np.integer)) for k in key)):
+            raise ProbeError(f"Cells are named by (step, layer), two whole numbers; got {key!r}.")
+        table[int(key[0]), int(key[1])] = value
+    values = np.asarray(target)
+    if isinstance(groups, str):
+        raise ProbeError(
+            f"groups={groups!r} names a label of a store; with arrays give the keys themselves, one per row (or per "
+            "run)."
+        )
+    keys = tuple(sorted(table))
+
+    def read(key: Key) -> Any:
+        value = table[key]
+        return value() if callable(value) else value
+
+    return _source(keys, read, values, groups, pool, dict(sigmas or {}), max_rows, seed, {"source": "arrays"})
+
+
+def _source(
+    keys: tuple[Key, ...],
+    read: Callable[[Key], Any],
+    target: NDArray[Any],
+    groups: Any,
+    pool: Pool | None,
+    sigmas: Mapping[int, float],
+    max_rows: int | None,
+    seed: int,
+    about: Mapping[str, Any],
+) -> Source:
+    """Put rows together: drop those without a target, repeat groups over tokens, thin rows if there are too many."""
+    if target.ndim not in (1, 2) or target.size == 0:
+        raise ProbeError(f"A target is [run] or [run, token]; got shape {target.shape}.")
+    runs, tokens = target.shape[0], (target.shape[1] if target.ndim == 2 else None)
+    flat = target.reshape(-1)
+    if flat.dtype == object:
+        flat = np.asarray([str(v) if v is not None else None for v in flat], dtype=object)
+        keep = np.asarray([v is not None for v in flat])
+        flat = np.where(keep, flat, "").astype(str)
+    else:
+        keep = ~np.isnan(flat) if flat.dtype.kind == "f" else np.ones(len(flat), dtype=bool)
+    if not keep.any():
+        raise ProbeError("The target is NaN in every row: it does not apply to these runs or tokens.")
+    many = isinstance(groups, (tuple, list)) and len(groups) > 0 and np.ndim(groups[0]) >= 1
+    group = [_per_row(g, runs, tokens) for g in groups] if many else [_per_row(groups, runs, tokens)]
+    merged = group_keys(group, len(flat))
+    if tokens is not None:
+        by_run = merged.reshape(runs, tokens)
+        if (by_run != by_run[:, :1]).any():
+            run = int(np.flatnonzero((by_run != by_run[:, :1]).any(axis=1))[0])
+            raise LeakageError(
+                f"The tokens of run {run} lie in several groups, so tokens of one video would be on both sides of a "
+                "split. "
+                "Group by sample: one key per run."
+            )
+    if max_rows is not None and keep.sum() > max_rows:
+        keep = _thin(keep, merged, max_rows, seed)
+    _, kept_group = np.unique(merged[keep], return_inverse=True)
+    return Source(
+        keys, read, flat[keep], kept_group.reshape(-1).astype(np.int64), keep, runs, tokens, pool, sigmas, dict(about)
+    )
+
+
+def _per_row(groups: Any, runs: int, tokens: int | None) -> NDArray[Any]:
+    """Group keys per row: given per run they are repeated over tokens."""
+    keys = np.asarray(groups)
+    if tokens is None:
+        return keys
+    if keys.shape == (runs,):
+        return np.repeat(keys, tokens)
+    return keys.reshape(-1) if keys.shape in ((runs, tokens), (runs * tokens,)) else keys
+
+
+def _thin(keep: NDArray[np.bool_], group: NDArray[np.int64], most: int, seed: int) -> NDArray[np.bool_]:
+    """At most ``most`` rows, drawn evenly from the groups."""
+    rng = np.random.default_rng(seed)
+    rows = rng.permutation(np.flatnonzero(keep))
+    # Position of each row within its group, in random order: taking the lowest positions first is even over groups.
+    order = np.argsort(group[rows], kind="stable")
+    sizes = np.bincount(group[rows])
+    position = np.empty(len(rows), dtype=np.int64)
+    position[order] = np.concatenate([np.arange(size) for size in sizes])
+    chosen = rows[np.argsort(position, kind="stable")[:most]]
+    out = np.zeros_like(keep)
+    out[chosen] = True
+    return out
+
+
+# ---- stores ----------------------------------------------------------------------------------------------------------
+
+
+def from_store(
+    store: Any,
+    target: Any,
+    groups: Any,
+    *,
+    site: str = "blocks.{layer}.hook_resid_post",
+    steps: Sequence[int] | None = None,
+    layers: Sequence[int] | None = None,
+    branch: str | None = None,
+    pool: Pool | None = None,
+    max_rows: int | None = None,
+    seed: int = 0,
+) -> Source:
+    """A grid from an activation store: ``site`` with ``{layer}`` in it, over the store's steps."""
+    names = {
+        layer: name for layer, name in sorted(_layers(store, site).items()) if layers is None or layer in set(layers)
+    }
+    if not names:
+        held = [str(s) for s in store.sites]
+        raise ProbeError(f"The store holds no site {site!r}{suggest(site, held)}. It holds: {', '.join(held[:12])}.")
+    first = next(iter(names.values()))
+    held_steps, sigmas = _steps(store)
+    wanted = held_steps if steps is None else [int(s) for s in steps]
+    lacking = sorted(set(wanted) - set(held_steps))
+    if lacking:
+        raise ProbeError(f"The store holds no step {lacking[0]}; it holds {held_steps[0]} to {held_steps[-1]}.")
+    values = _labels(store, target, first)
+    keys = groups if not isinstance(groups, str) else (groups,)
+    if isinstance(keys, tuple) and all(isinstance(k, str) for k in keys):
+        keys = tuple(_labels(store, k, first) for k in keys)
+
+    def read(key: Key) -> Any:
+        return store.read(names[key[1]], step=key[0], branch=branch)
+
+    cells = tuple((s, layer) for s in wanted for layer in names)
+    about = {"source": "store", "site": site, "branch": branch, "target": target if isinstance(target, str) else None}
+    return _source(cells, read, values, keys, pool, sigmas, max_rows, seed, about)
+
+
+def _layers(store: Any, site: str) -> dict[int, str]:
+    """Concrete site names by layer."""
+    names = [str(s) for s in store.sites]
+    if "{layer}" not in site:
+        return {0: site} if site in names else {}
+    pattern = re.compile(re.escape(site).replace(re.escape("{layer}"), r"(\d+)"))
+    return {int(m.group(1)): name for name in names if (m := pattern.fullmatch(name))}
+
+
+def _steps(store: Any) -> tuple[list[int], dict[int, float]]:
+    """Original step numbers of the store and their sigmas."""
+    table = store.schedule()
+    steps = [int(s) for s in table["step"].to_list()]
+    return steps, {s: float(v) for s, v in zip(steps, table["sigma"].to_list(), strict=True)}
+
+
+def _labels(store: Any, name: Any, site: str) -> NDArray[Any]:
+    """Labels [run] or [run, token] by name, of the tokens the site keeps; arrays are taken as they are."""
+    return np.asarray(store.labels(name, site=site) if isinstance(name, str) else name)

@@ -1,0 +1,169 @@
+"""The feature space of a cell: one matrix that serves every training set, with standardisation inside each of them.
+
+Standardising inside a fold and penalising ``|w|^2`` is the same as leaving features alone and penalising
+``sum_j (sd_j v_j)^2`` with that fold's standard deviations, because the intercept is free. So all folds share one
+matrix, and a batched solver runs them as columns of one product; only the penalty differs. Where features outnumber
+rows, each training set gets its own coordinates instead (the Cholesky factor of its kernel), at most as many as it has
+rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from probes.errors import ProbeError
+
+KERNEL_FROM = 1.25
+"""Features per row from which on coordinates in the row space are cheaper than the features themselves."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Coordinates of all rows for some training sets.
+
+    ``x`` [row, coordinate] without intercept; ``penalty`` [coordinate, set] multiplies squared coefficients; ``sets``
+    says which training sets (columns of the mask) these are. Coefficients of raw features are ``scale^-1 * coef``, or
+    in the kernel form ``scale^-1 * rows' turn coef``, with ``rows`` the scaled training rows.
+    """
+
+    x: Float[Tensor, "row coordinate"]
+    penalty: Float[Tensor, "coordinate set"]
+    sets: tuple[int, ...]
+    center: Float[Tensor, " feature"]
+    scale: Float[Tensor, " feature"]
+    rows: Float[Tensor, "train feature"] | None = None
+    turn: Float[Tensor, "train coordinate"] | None = None
+    alive: Bool[Tensor, "coordinate set"] | None = None
+
+    def only(self, sets: tuple[int, ...]) -> Block:
+        """The same coordinates for some of the training sets."""
+        place = [self.sets.index(s) for s in sets]
+        alive = None if self.alive is None else self.alive[:, place]
+        return replace(self, penalty=self.penalty[:, place], sets=sets, alive=alive)
+
+    def raw(
+        self, coef: Float[Tensor, "coordinate column"], intercept: Float[Tensor, " column"]
+    ) -> tuple[Float[Tensor, "feature column"], Float[Tensor, " column"]]:
+        """Coefficients and intercepts that apply to raw features."""
+        if self.rows is not None and self.turn is not None:
+            coef = self.rows.T @ (self.turn @ coef)
+        out = coef / self.scale[:, None]
+        return out, intercept - self.center @ out
+
+
+def moments(
+    x: Float[Tensor, "row feature"], train: Bool[Tensor, "row set"], weights: Float[Tensor, " row"] | None = None
+) -> tuple[Float[Tensor, "feature set"], Float[Tensor, "feature set"]]:
+    """Standard deviation (divided by n, as StandardScaler) and range of each training set; sums are float64."""
+    # Training sets are unions of folds: sum once per distinct pattern of membership, then combine.
+    patterns, code = torch.unique(train, dim=0, return_inverse=True)
+    parts, squares, counts, least, most = [], [], [], [], []
+    for p in range(len(patterns)):
+        rows = x[code == p]
+        weighted = rows if weights is None else rows * weights[code == p, None].to(x.dtype)
+        least.append(rows.amin(dim=0))
+        most.append(rows.amax(dim=0))
+        parts.append(weighted.sum(dim=0, dtype=torch.float64))
+        squares.append((weighted * rows).sum(dim=0, dtype=torch.float64))
+        counts.append(float(len(rows)) if weights is None else float(weights[code == p].sum()))
+    member = patterns.to(torch.float64)
+    n = torch.tensor(counts, dtype=torch.float64, device=x.device) @ member
+    mean = torch.stack(parts, dim=1) @ member / n
+    variance = torch.stack(squares, dim=1) @ member / n - mean**2
+    inside = patterns.T[:, :, None]  # [set, pattern, 1]
+    low = torch.stack(least).masked_fill(~inside, torch.inf).amin(dim=1)
+    high = torch.stack(most).masked_fill(~inside, -torch.inf).amax(dim=1)
+    return variance.clamp_min(0).sqrt(), (high - low).T.to(torch.float64)
+
+
+def blocks(
+    x: Float[Tensor, "row feature"],
+    train: Bool[Tensor, "row set"],
+    *,
+    standardise: bool = True,
+    weights: Float[Tensor, " row"] | None = None,
+    kernel: bool | None = None,
+) -> Iterator[Block]:
+    """Coordinates for every training set; one block for all of them, or (kernel form) one for each.
+
+    Features constant in a training set keep coefficient 0 there, as with scikit-learn's StandardScaler.
+
+    Args:
+        x: raw features; float32 or float64, which is also the precision of the result.
+        train: which rows each set trains on.
+        standardise: scale features to unit variance on each training set.
+        weights: rows count so many times in what "unit variance" means.
+        kernel: force (True) or forbid (False) the kernel form; by default it is used where it is cheaper.
+
+    Raises:
+        ProbeError: values that are not finite.
+    """
+    if not torch.isfinite(x).all():
+        rows = (~torch.isfinite(x)).any(dim=1).nonzero().flatten()
+        raise ProbeError(
+            f"Features hold NaN or infinity in {len(rows)} of {len(x)} rows (first: row {int(rows[0])}). Drop those "
+            "rows, "
+            "or find out where the model overflowed."
+        )
+    n, d = x.shape
+    center = x.mean(dim=0, dtype=torch.float64).to(x.dtype)
+    centred = x - center
+    largest = torch.maximum(centred.abs().amax(dim=0), center.abs())
+    # What is left of a constant after rounding is no variance: compare with the precision of the values themselves.
+    floor = 8 * torch.finfo(x.dtype).eps * largest.to(torch.float64)
+    spread = (centred * centred).sum(dim=0, dtype=torch.float64).div(n).sqrt()
+    constant = spread <= floor
+    centred = torch.where(constant, torch.zeros_like(centred), centred)
+    scale = torch.where(constant | torch.tensor(not standardise, device=x.device), 1.0, spread)
+    centred /= scale.to(x.dtype)
+    if standardise:
+        deviation, extent = moments(centred, train, weights)
+        flat = extent * scale[:, None] <= floor[:, None]
+        deviation = torch.where(flat, 1.0, deviation)
+    else:
+        deviation = torch.ones(d, train.shape[1], dtype=torch.float64, device=x.device)
+        flat = torch.zeros(d, train.shape[1], dtype=torch.bool, device=x.device)
+    use_kernel = d > KERNEL_FROM * int(train.sum(dim=0).max()) if kernel is None else kernel
+    if not use_kernel:
+        alive = ~flat if bool(flat.any()) else None
+        every = tuple(range(train.shape[1]))
+        yield Block(centred, (deviation**2).to(x.dtype), every, center, scale.to(x.dtype), alive=alive)
+        return
+    for t in range(train.shape[1]):
+        own = deviation[:, t]
+        scaled = torch.where(flat[:, t], torch.zeros_like(centred), centred / own.to(x.dtype))
+        yield _kernel_block(scaled, train[:, t], t, center, (own * scale).to(x.dtype))
+
+
+def _kernel_block(
+    scaled: Float[Tensor, "row feature"],
+    train: Bool[Tensor, " row"],
+    t: int,
+    center: Float[Tensor, " feature"],
+    scale: Float[Tensor, " feature"],
+) -> Block:
+    """Coordinates in the span of the training rows: K = L L', training rows become L, others K L^-T."""
+    rows = scaled[train]
+    kernel = (scaled @ rows.T).to(torch.float64)
+    square = kernel[train]
+    # Rows may be collinear (duplicates): a ridge far below what the penalty can tell, and a check that it sufficed.
+    jitter = 1e-9 * square.diagonal().mean().clamp_min(1e-30)
+    square = (square + square.T) / 2
+    square.diagonal().add_(jitter)
+    factor, info = torch.linalg.cholesky_ex(square)
+    if int(info) == 0:
+        identity = torch.eye(len(factor), dtype=torch.float64, device=factor.device)
+        turn = torch.linalg.solve_triangular(factor, identity, upper=False).T
+    else:
+        values, vectors = torch.linalg.eigh(square)
+        keep = values > len(values) * torch.finfo(scaled.dtype).eps * values[-1].clamp_min(1e-30)
+        turn = vectors[:, keep] / values[keep].sqrt()
+    coordinates = (kernel @ turn).to(scaled.dtype)
+    turn = turn.to(scaled.dtype)
+    ones = torch.ones(turn.shape[1], 1, dtype=scaled.dtype, device=scaled.device)
+    return Block(coordinates, ones, (t,), center, scale, rows, turn)

@@ -1,0 +1,185 @@
+"""The batched solvers against scikit-learn, one fit at a time and run to tight tolerance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from probes.logistic import Columns, balance, solve_logistic
+from probes.ridge import solve_ridge
+from probes.space import blocks
+from tests.probes.data import coefficients, reference, ridge_reference, rows
+
+PATH = (0.003, 0.1, 3.0)
+
+
+def masks(n: int, k: int = 5) -> np.ndarray:
+    """Training rows [row, fold] of k folds."""
+    return np.stack([np.arange(n) % k != f for f in range(k)], axis=1)
+
+
+def fit_all(x, y, train, *, dtype=torch.float32, kernel=None, weights=None, balanced=False, standardise=True, tol=1e-5):
+    """Every (fold, C): decisions on all rows, coefficients for raw features, as dictionaries."""
+    mask, labels = torch.from_numpy(train), torch.from_numpy(np.asarray(y, dtype=np.int64))[:, None]
+    classes = int(y.max()) + 1
+    decision, coef = {}, {}
+    for block in blocks(torch.from_numpy(x).to(dtype), mask, kernel=kernel, standardise=standardise):
+        todo = [(s, c) for c in PATH for s in block.sets]
+        columns = Columns(
+            torch.tensor([s for s, _ in todo]),
+            torch.zeros(len(todo), dtype=torch.int64),
+            torch.tensor([c for _, c in todo], dtype=dtype),
+        )
+        fitted = solve_logistic(
+            block, labels, mask, columns, classes=classes, tol=tol, weights=weights,
+            class_weights=balance(labels, mask, classes) if balanced else None,
+        )  # fmt: skip
+        assert fitted.converged.all()
+        for j, key in enumerate(todo):
+            decision[key] = fitted.decision[:, j].numpy()
+            coef[key] = block.raw(fitted.coef[:, j], fitted.intercept[j])[0].numpy().T
+    return decision, coef
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "classes"),
+    [(600, 24, 2), (600, 24, 4), (150, 60, 2), (60, 200, 2), (60, 200, 3), (40, 48, 2)],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_folds_and_coefficients_agree_with_scikit_learn(n, d, classes, dtype):
+    x, y, _ = rows(n, d, classes=classes)
+    train = masks(n)
+    decision, coef = fit_all(x, y, train, dtype=dtype)
+    differ = 0
+    for (f, c), values in decision.items():
+        model = reference(x, y, train[:, f], c)
+        predicted = (values[:, 0] > 0).astype(int) if classes == 2 else values.argmax(axis=1)
+        differ += int((predicted != model.predict(x)).sum())
+        expected = coefficients(model)
+        scale = model[0].scale_
+        error = np.linalg.norm((coef[f, c] - expected) * scale) / np.linalg.norm(expected * scale)
+        assert error < 1e-3, (f, c, error)
+    assert differ <= 2e-4 * n * len(decision)
+
+
+def test_kernel_form_equals_plain_form():
+    x, y, _ = rows(50, 64)
+    plain, _ = fit_all(x, y, masks(50), dtype=torch.float64, kernel=False, tol=1e-6)
+    kernel, _ = fit_all(x, y, masks(50), dtype=torch.float64, kernel=True, tol=1e-6)
+    for key, value in plain.items():
+        np.testing.assert_allclose(kernel[key], value, atol=1e-3)
+
+
+@pytest.mark.parametrize(("balanced", "weighted"), [(True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_weights_are_those_of_scikit_learn(balanced, weighted, classes):
+    x, y, _ = rows(300, 12, classes=classes)
+    keep = (y != 0) | (np.arange(300) % 4 == 0)
+    x, y = x[keep], y[keep]
+    train = masks(len(y))
+    weights = np.random.default_rng(1).uniform(0.2, 3, size=len(y)) if weighted else np.ones(len(y))
+    _, coef = fit_all(x, y, train, balanced=balanced, weights=torch.from_numpy(weights))
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    for (f, c), got in coef.items():
+        rows_ = train[:, f]
+        scaler = StandardScaler().fit(x[rows_])
+        # Balancing counts rows, as "balanced" does without sample weights.
+        count = np.bincount(y[rows_])
+        factor = rows_.sum() / (classes * count[y[rows_]]) if balanced else 1.0
+        linear = LogisticRegression(C=c, tol=1e-10, max_iter=20000)
+        linear.fit(scaler.transform(x[rows_]), y[rows_], sample_weight=weights[rows_] * factor)
+        np.testing.assert_allclose(got * scaler.scale_, linear.coef_, atol=2e-3 * np.abs(linear.coef_).max())
+
+
+def test_constant_and_collinear_features():
+    x, y, _ = rows(200, 10)
+    x[:, 3] = 7.25  # constant everywhere
+    x[:, 4] = np.where(np.arange(200) % 5 == 0, x[:, 4], -2.0)  # constant wherever fold 0 is left out
+    x[:, 5] = x[:, 6]  # the same feature twice
+    x[:, 7] = x[:, 8] + x[:, 9]
+    train = masks(200)
+    _, coef = fit_all(x, y, train)
+    for (f, c), got in coef.items():
+        expected = coefficients(reference(x, y, train[:, f], c))
+        assert got[0, 3] == 0
+        np.testing.assert_allclose(got[0, 5], got[0, 6], rtol=1e-3, atol=1e-5)
+        scale = x.std(axis=0)
+        np.testing.assert_allclose(got * scale, expected * scale, atol=1e-3 * np.abs(expected * scale).max())
+    assert coef[0, PATH[0]][0, 4] == pytest.approx(0, abs=1e-6)
+
+
+def test_duplicate_rows_in_the_kernel_form():
+    x, y, _ = rows(60, 150)
+    x, y = np.concatenate([x, x[:20]]), np.concatenate([y, y[:20]])
+    train = masks(80, 4)
+    decision, _ = fit_all(x, y, train, kernel=True)
+    for (f, c), values in decision.items():
+        expected = reference(x, y, train[:, f], c).decision_function(x)
+        np.testing.assert_allclose(values[:, 0], expected, atol=5e-3 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("where", ["one fold", "everywhere"])
+def test_massive_activations_do_not_end_a_fit_early(where):
+    # A few rows a thousand times larger than the rest, in a few features: sinks.
+    x, y, _ = rows(300, 12)
+    sinks = np.arange(0, 300, 25) if where == "one fold" else np.arange(0, 300, 23)
+    x[np.ix_(sinks, [2, 7])] *= 1e3
+    train = masks(300)
+    decision, _ = fit_all(x, y, train)
+    for (f, c), values in decision.items():
+        expected = reference(x, y, train[:, f], c).decision_function(x)
+        ordinary = np.setdiff1d(np.arange(300), sinks)
+        np.testing.assert_allclose(
+            values[ordinary, 0], expected[ordinary], atol=5e-3 * np.abs(expected[ordinary]).max()
+        )
+
+
+def test_a_training_set_of_one_class_gives_the_constant_probe():
+    x, y, _ = rows(40, 5)
+    train = np.stack([y == 1, np.ones(40, dtype=bool)], axis=1)
+    decision, coef = fit_all(x, y, train)
+    assert (decision[0, PATH[0]] > 0).all()
+    assert not coef[0, PATH[0]].any()
+    assert (decision[1, PATH[0]] > 0).any()
+
+
+def test_a_class_missing_from_training_is_never_predicted():
+    x, y, _ = rows(120, 6, classes=3)
+    train = np.stack([y != 2, np.ones(120, dtype=bool)], axis=1)
+    decision, coef = fit_all(x, y, train)
+    assert (decision[0, PATH[1]].argmax(axis=1) != 2).all()
+    two = reference(x, y, train[:, 0], PATH[1])  # binary: the difference of the two softmax rows, at half the penalty
+    assert np.mean((decision[0, PATH[1]].argmax(axis=1) == two.predict(x))[train[:, 0]]) > 0.95
+    assert not coef[0, PATH[1]][2].any()
+
+
+@pytest.mark.parametrize(("n", "d"), [(200, 15), (40, 90)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ridge_agrees_with_scikit_learn(n, d, dtype):
+    x, _, _ = rows(n, d)
+    rng = np.random.default_rng(3)
+    y = np.stack([x[:, 0] / x[:, 0].std() + rng.normal(size=n), rng.normal(size=n)], axis=1)
+    train = masks(n)
+    alphas = (0.5, 20.0, 800.0)
+    for block in blocks(torch.from_numpy(x).to(dtype), torch.from_numpy(train)):
+        fitted = solve_ridge(block, torch.from_numpy(y), torch.from_numpy(train), torch.tensor(alphas))
+        for i, f in enumerate(block.sets):
+            for a, alpha in enumerate(alphas):
+                model = ridge_reference(x, y, train[:, f], alpha)
+                tolerance = 2e-3 if dtype == torch.float32 else 1e-7
+                np.testing.assert_allclose(fitted.decision[:, i, a], model.predict(x), atol=tolerance)
+                raw, _ = block.raw(fitted.coef[:, i, a], fitted.intercept[i, a])
+                scale = model[0].scale_
+                np.testing.assert_allclose(raw.numpy().T * scale, coefficients(model) * scale, atol=tolerance)
+
+
+def test_values_that_are_not_finite_are_refused_with_the_row():
+    x = torch.zeros(6, 2)
+    x[4, 1] = float("inf")
+    from probes import ProbeError
+
+    with pytest.raises(ProbeError, match=r"1 of 6 rows \(first: row 4\)"):
+        list(blocks(x, torch.ones(6, 1, dtype=torch.bool)))
