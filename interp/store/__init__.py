@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 from interp.store.consolidate import consolidate
+from interp.store.export import export
+from interp.store.info import StoreInfo, info
 from interp.store.layout import RunLayout, SiteLayout
+from interp.store.merge import merge
 from interp.store.shardwriter import ShardWriter
 from interp.store.store import Store
 from interp.store.verify import Report, verify
 
-__all__ = ["Report", "RunLayout", "ShardWriter", "SiteLayout", "Store", "consolidate", "verify"]
+__all__ = [
+    "Report",
+    "RunLayout",
+    "ShardWriter",
+    "SiteLayout",
+    "Store",
+    "StoreInfo",
+    "consolidate",
+    "export",
+    "info",
+    "merge",
+    "verify",
+]

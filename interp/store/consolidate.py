@@ -22,7 +22,7 @@ from interp.store.datafile import DataFile, Members
 from interp.store.disk import bytes_of, pread_into, sync_folder
 from interp.store.h5 import texts
 from interp.store.layout import RunLayout, SiteLayout
-from interp.store.manifest import Manifest
+from interp.store.manifest import Line, Manifest
 from interp.store.pending import PendingFile
 from interp.store.sitestream import SiteStream
 from interp.store.storefile import Shard
@@ -115,7 +115,7 @@ class _Job:
             os.posix_fadvise(self.pending.fd, 0, 0, os.POSIX_FADV_DONTNEED)  # read back from the disk, not from memory
             for site in self.layout.sites:
                 self._compare(site)
-            self.pending.commit(self.file.size, index_at, index)
+            self.pending.commit(Line.of(self.layout.run, self.file.size, index_at, index))
         except OSError as error:
             self.pending.discard()
             raise StoreError(

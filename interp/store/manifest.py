@@ -37,6 +37,11 @@ class Line:
     index: tuple[int, int]
     xxh3: str
 
+    @staticmethod
+    def of(run: str, size: int, index_at: int, index: bytes) -> Line:
+        """The line of a file with this index at that byte."""
+        return Line(run, size, (index_at, len(index)), xxh3_64_hexdigest(index))
+
     def to_json(self) -> str:
         """The line without its line break."""
         body = asdict(self)

@@ -6,8 +6,6 @@ import fcntl
 import os
 from pathlib import Path
 
-from xxhash import xxh3_64_hexdigest
-
 from interp.errors import StoreError
 from interp.store.datafile import DataFile
 from interp.store.disk import allocate, pwrite_all, replace
@@ -56,14 +54,16 @@ class PendingFile:
         os.ftruncate(self.fd, file.size)
         os.fsync(self.fd)
 
-    def commit(self, size: int, index_at: int, index: bytes) -> None:
+    def commit(self, line: Line) -> None:
         """Give the file its name and list it. On an error it is as if it had never been.
+
+        Args:
+            line: what the manifest will say.
 
         Raises:
             OSError: the disk did not take it.
             StoreError: another process has listed it meanwhile.
         """
-        line = Line(self.path.stem, size, (index_at, len(index)), xxh3_64_hexdigest(index))
         with self._manifest.locked() as fd:
             if line.run in self._manifest.lines:
                 raise StoreError(f"{self.what} was finished by another process meanwhile; that one is kept")

@@ -16,7 +16,7 @@ from interp.errors import StoreError
 from interp.store.datafile import DataFile
 from interp.store.labels import checked_labels
 from interp.store.layout import RunLayout, find_site
-from interp.store.manifest import Manifest
+from interp.store.manifest import Line, Manifest
 from interp.store.pending import PendingFile
 from interp.store.sitebuffer import SiteBuffer
 
@@ -88,7 +88,7 @@ class ShardWriter:
             sums = {name: buffer.checksums for name, buffer in self._sites.items()}
             index_at, index = self._file.close(checked, sums)
             self._pending.write_metadata(self._file)
-            self._pending.commit(self._file.size, index_at, index)
+            self._pending.commit(Line.of(self.layout.run, self._file.size, index_at, index))
         except OSError as error:
             raise self._failed("finishing", error) from error
         except BaseException as error:

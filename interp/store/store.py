@@ -13,6 +13,7 @@ import numpy as np
 
 from interp.errors import StoreError, suggest
 from interp.store.head import check_same, read_head, write_head
+from interp.store.index import Index
 from interp.store.layout import RunLayout, to_json
 from interp.store.manifest import Line, Manifest
 from interp.store.part import Part
@@ -35,12 +36,13 @@ class Store:
     Attributes:
         path: the folder.
         provenance: what all runs have in common.
+        manifest: the list of finished runs.
     """
 
     def __init__(self, path: Path, provenance: Mapping[str, Any]) -> None:
         self.path = path
         self.provenance = dict(provenance)
-        self._manifest = Manifest(path / "manifest.jsonl")
+        self.manifest = Manifest(path / "manifest.jsonl")
         self._bundle_manifest = Manifest(path / "consolidated" / "manifest.jsonl")
         self._shards: dict[str, Shard] = {}
         self.refresh()
@@ -85,7 +87,7 @@ class Store:
 
     def refresh(self) -> None:
         """Look again which runs are finished."""
-        self._manifest.load()
+        self.manifest.load()
         self._shards.clear()
         self._bundle_manifest.load()
         for name in ("sites", "_bundles", "_in_bundles"):
@@ -103,30 +105,40 @@ class Store:
         """
         if layout.run != run:
             raise StoreError(f"the layout is of run {layout.run!r}, not of {run!r}")
-        return ShardWriter(self.path / "runs" / f"{run}.h5", layout, self._manifest)
+        return ShardWriter(self.path / "runs" / f"{run}.h5", layout, self.manifest)
 
     def drop(self, runs: Iterable[str]) -> None:
-        """Take runs off the list and remove their shards, so that they are repeated.
+        """Take runs off the list and remove their shards, so that they are repeated; site-major files likewise.
+
+        Args:
+            runs: keys of runs, or names of site-major files.
 
         Raises:
-            StoreError: a run is not there, or the disk failed.
+            StoreError: one is not there, or the disk failed.
         """
-        chosen = set(self._chosen(list(runs)))
-        self._manifest.remove(chosen)
-        for run in chosen:
-            self._shards.pop(run, None)
-            (self.path / "runs" / f"{run}.h5").unlink(missing_ok=True)
+        asked = set(runs)
+        bundles = asked & self._bundle_manifest.lines.keys()
+        chosen = set(self._chosen(sorted(asked - bundles))) if asked - bundles else set()
+        for manifest, folder, names in (
+            (self.manifest, "runs", chosen),
+            (self._bundle_manifest, "consolidated", bundles),
+        ):
+            if names:
+                manifest.remove(names)
+            for name in names:
+                (self.path / folder / f"{name}.h5").unlink(missing_ok=True)
+        self.refresh()
 
     @property
     def runs(self) -> tuple[str, ...]:
         """Keys of the finished runs, ascending."""
-        return tuple(sorted(self._manifest.lines))
+        return tuple(sorted(self.manifest.lines))
 
     def __contains__(self, run: object) -> bool:
-        return run in self._manifest.lines
+        return run in self.manifest.lines
 
     def __len__(self) -> int:
-        return len(self._manifest.lines)
+        return len(self.manifest.lines)
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r}, {len(self)} runs)"
@@ -156,11 +168,26 @@ class Store:
 
     def line(self, run: str) -> Line:
         """What the manifest says of a finished run."""
-        return self._manifest.lines[self._chosen([run])[0]]
+        return self.manifest.lines[self._chosen([run])[0]]
+
+    @property
+    def consolidated(self) -> frozenset[str]:
+        """Runs that site-major files hold as they are now."""
+        return frozenset(self._in_bundles)
 
     def bundle_lines(self) -> tuple[Line, ...]:
         """What the manifest of site-major files says."""
         return tuple(self._bundle_manifest.lines.values())
+
+    def index(self, run: str) -> Index:
+        """Table of contents of a run's shard."""
+        return self._shard(self._chosen([run])[0]).index
+
+    def label(self, run: str, name: str) -> Any:
+        """A label of one run as it was given: a scalar, or an array."""
+        if name not in self.index(run).labels:
+            raise StoreError(f"run {run} has no label {name!r}{suggest(name, self.index(run).labels)}")
+        return self._shard(run).label(name)
 
     def layout(self, run: str) -> RunLayout:
         """All that was said of a run before it began."""
@@ -233,7 +260,7 @@ class Store:
             raise StoreError(f"runs={runs!r} is one text; give a list of run keys")
         chosen = list(self.runs if runs is None else runs)
         for run in chosen:
-            if run not in self._manifest.lines:
+            if run not in self.manifest.lines:
                 raise StoreError(f"run {run!r} is not among the {len(self)} finished runs of {self.path}")
         if not chosen:
             raise StoreError(f"no runs to read: {self.path} holds {len(self)} finished runs")
@@ -261,7 +288,7 @@ class Store:
     @cached_property
     def _in_bundles(self) -> dict[str, tuple[str, int]]:
         """By run, the site-major file that holds it as it is now, and its number in it."""
-        lines, found = self._manifest.lines, {}
+        lines, found = self.manifest.lines, {}
         for name, bundle in self._bundles.items():
             for number, (run, xxh3) in enumerate(zip(bundle.index.runs, bundle.index.sums, strict=True)):
                 if run in lines and lines[run].xxh3 == xxh3:
@@ -270,12 +297,12 @@ class Store:
 
     def _shard(self, run: str) -> Shard:
         if run not in self._shards:
-            self._shards[run] = Shard(self.path, self._manifest.lines[run])
+            self._shards[run] = Shard(self.path, self.manifest.lines[run])
         return self._shards[run]
 
     def _clean(self) -> None:
         """Remove what writers that are gone have left."""
-        self._manifest.clean(self.path, self.path / "runs")
+        self.manifest.clean(self.path, self.path / "runs")
         if (self.path / "consolidated").is_dir():
             Manifest(self.path / "consolidated" / "manifest.jsonl").clean(self.path / "consolidated")
 

@@ -28,13 +28,13 @@ class Report:
     """What `verify` found.
 
     Attributes:
-        runs: runs that were checked.
-        nbytes: bytes of their files.
+        files: files that were checked, each of one run or site-major.
+        nbytes: their bytes.
         damaged: by run (or name of a site-major file), what is wrong with it, one sentence each.
         unlisted: files in the store's folders that are no finished run: left by a crash, or foreign; never read.
     """
 
-    runs: int
+    files: int
     nbytes: int
     damaged: dict[str, tuple[str, ...]]
     unlisted: tuple[str, ...]
@@ -68,7 +68,7 @@ def verify(store: Store, runs: Iterable[str] | None = None, progress: Callable[[
             damaged[name] = problems
         if progress:
             progress(name)
-    return Report(len(chosen), nbytes, damaged, unlisted(store))
+    return Report(len(opened), nbytes, damaged, unlisted(store))
 
 
 def unlisted(store: Store) -> tuple[str, ...]:

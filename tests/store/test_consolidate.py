@@ -23,6 +23,7 @@ from tests.store.making import (
     layout_of,
     make_store,
     stacked,
+    tensors_of,
     write_run,
 )
 from tests.store.test_damage import flip

@@ -36,7 +36,7 @@ def test_a_sound_store(original: Path) -> None:
     done: list[str] = []
     report = verify(Store.open(original), progress=done.append)
     assert report.ok
-    assert (report.runs, report.unlisted, done) == (2, (), ["run0", "run1"])
+    assert (report.files, report.unlisted, done) == (2, (), ["run0", "run1"])
     assert report.nbytes == sum(path.stat().st_size for path in (original / "runs").iterdir())
 
 

@@ -1,0 +1,194 @@
+"""Merging, exporting and the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file, safe_open
+from typer.testing import CliRunner
+
+from interp.errors import StoreError
+from interp.store import Store, consolidate, export, info, merge, verify
+from interp.store.cli import app
+from tests.store.making import HEADS, NORM, PROVENANCE, RESID, labels_of, layout_of, make_store, stacked, write_run
+from tests.store.test_damage import flip
+
+
+def two_stores(path: Path) -> tuple[Path, Path]:
+    """run0 and run1 on one machine, run1 (the same) and run2 on another."""
+    first = make_store(path / "a", seeds=2)
+    second = Store.create(path / "b", PROVENANCE)
+    for seed in (1, 2):
+        write_run(second, layout_of(f"run{seed}", seed=seed))
+    return first.path, second.path
+
+
+def test_merge(tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    merged = merge(tmp_path / "m", two_stores(tmp_path), progress=lambda *a: seen.append(a))
+    assert merged.runs == ("run0", "run1", "run2")
+    assert seen == [("run0", 1, 3), ("run1", 2, 3), ("run2", 3, 3)]
+    assert verify(merged).ok
+    for site in (RESID, HEADS, NORM):
+        assert torch.equal(merged.read(site, 5, "cond", as_="torch"), stacked(merged, site)[:, 2, 0])
+    assert merge(tmp_path / "m", [tmp_path / "b"]).runs == merged.runs
+
+
+def test_merging_what_does_not_belong_together_is_refused_before_anything_is_copied(tmp_path: Path) -> None:
+    first, second = two_stores(tmp_path)
+    other = Store.create(tmp_path / "c", {**PROVENANCE, "model_hash": "other"})
+    write_run(other, layout_of("run3", seed=3))
+    with pytest.raises(StoreError, match="model_hash is 'abc' there and 'other' here"):
+        merge(tmp_path / "m", [first, other.path])
+    store = Store.open(second)
+    store.drop(["run1"])
+    write_run(store, layout_of("run1", seed=7))
+    with pytest.raises(StoreError, match=r"run run1 of .* differs"):
+        merge(tmp_path / "n", [first, second])
+    assert Store.open(tmp_path / "n").runs == ()
+
+
+def test_a_damaged_run_is_not_merged(tmp_path: Path) -> None:
+    first, second = two_stores(tmp_path)
+    with h5py.File(second / "runs/run2.h5") as file:
+        at = file["sites"][RESID].id.get_offset()
+    flip(second / "runs/run2.h5", at, 0)
+    with pytest.raises(StoreError, match=r"nothing more is merged: run run2: .*damaged"):
+        merge(tmp_path / "m", [first, second])
+    assert Store.open(tmp_path / "m").runs == ("run0", "run1")
+
+
+@pytest.mark.parametrize("consolidated", [False, True])
+def test_export_to_safetensors(tmp_path: Path, consolidated: bool) -> None:
+    store = make_store(tmp_path / "s", seeds=3)
+    if consolidated:
+        consolidate(store)
+    files = export(store, tmp_path / "out")
+    assert [f.relative_to(tmp_path / "out").as_posix() for f in files] == [
+        *(f"{site}.safetensors" for site in store.sites),
+        "runs.parquet",
+        "labels/on_path.npy",
+    ]
+    for site in store.sites:
+        got = load_file(tmp_path / "out" / f"{site}.safetensors")
+        assert list(got) == [site]
+        assert torch.equal(got[site], stacked(store, site))
+    with safe_open(tmp_path / "out" / f"{HEADS}.safetensors", "pt") as file:
+        about = {k: json.loads(v) for k, v in file.metadata().items()}
+    assert about["axes"] == ["run", "step", "branch", "token", "head", "d_head"]
+    assert (about["steps"], about["branches"], about["runs"]) == ([0, 2, 5, 9], ["cond"], list(store.runs))
+    assert pl.read_parquet(tmp_path / "out/runs.parquet").equals(store.runs_frame)
+    wanted = np.stack([labels_of(store.layout(run))["on_path"] for run in store.runs])
+    assert np.array_equal(np.load(tmp_path / "out/labels/on_path.npy"), wanted, equal_nan=True)
+
+
+def test_export_of_some_to_npy(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s", seeds=3)
+    runs = ["run2", "run0"]
+    export(store, tmp_path / "out", "*.hook_resid_*", "npy", step=5, branch="uncond", runs=runs, tokens=[3, 1])
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "blocks.0.hook_resid_post.npy",
+        "labels",
+        "runs.parquet",
+    ]
+    got = np.load(tmp_path / "out" / f"{RESID}.npy")
+    assert got.dtype == np.float32
+    assert np.array_equal(got, stacked(store, RESID)[[2, 0]][:, 2:3, 1:2, [3, 1]].float().numpy())
+    assert pl.read_parquet(tmp_path / "out/runs.parquet")["run"].to_list() == runs
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"sites": "blocks.9.*"}, "no site of .* matches 'blocks.9.*'; there are blocks.0"),
+        ({"form": "csv"}, "format 'csv' is not known; use safetensors or npy"),
+        ({"to": "."}, "is not empty; give a new folder"),
+        ({"step": 3}, "step 3 was not kept"),
+    ],
+)
+def test_export_of_what_is_not_there(tmp_path: Path, asked: dict[str, object], words: str) -> None:
+    store = make_store(tmp_path / "s", seeds=1)
+    to = tmp_path / str(asked.pop("to", "out"))
+    with pytest.raises(StoreError, match=words):
+        export(store, to, **asked)  # type: ignore[arg-type]
+
+
+def test_info(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s", seeds=2)
+    write_run(store, layout_of("wide", seed=5, rows=5))
+    consolidate(store)
+    write_run(store, layout_of("late", seed=6))
+    store.refresh()
+    found = info(store)
+    assert (found.runs, found.consolidated, found.unlisted) == (4, 3, ())
+    assert found.grids == {(2, 3, 4): 3, (2, 5, 4): 1}
+    assert found.labels["on_path"] == 4
+    site = found.sites[0]
+    assert (site.site, site.dtype, site.runs) == (RESID, "bfloat16", 4)
+    assert site.shapes == {(4, 2, 24, 16): 3, (4, 2, 40, 16): 1}
+    assert site.nbytes == (3 * 24 + 40) * 4 * 2 * 16 * 2
+    assert found.nbytes == sum(p.stat().st_size for p in (store.path / "runs").iterdir())
+
+
+def invoke(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    return result.exit_code, result.output
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    first, second = two_stores(tmp_path)
+    status, said = invoke("merge", tmp_path / "m", first, second)
+    assert status == 0
+    assert said.endswith("m: 3 runs\n")
+    status, said = invoke("consolidate", tmp_path / "m", "--memory", 1)
+    assert (status, said.splitlines()[-1]) == (0, "made 1 site-major files")
+    assert invoke("consolidate", tmp_path / "m") == (0, "all was up to date\n")
+    status, said = invoke("info", tmp_path / "m")
+    assert status == 0
+    for words in (
+        "3 runs",
+        "3 of them site-major",
+        "model_hash: abc",
+        "2 x 3 x 4 (3 runs)",
+        "on_path",
+        RESID,
+        "bfloat16",
+    ):
+        assert words in said
+    status, said = invoke("verify", tmp_path / "m")
+    assert status == 0
+    assert "4 files" in said
+    assert "0 damaged" in said
+    status, said = invoke("export", tmp_path / "m", tmp_path / "out", "--sites", NORM, "--format", "npy", "--step", 5)
+    assert status == 0
+    assert np.load(tmp_path / "out" / f"{NORM}.npy").shape == (3, 1, 2, 2)
+
+
+def test_the_command_line_drops_what_is_damaged(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s", seeds=3)
+    (name,) = consolidate(store)
+    (store.path / "runs/run1.h5").unlink()
+    (store.path / f"consolidated/{name}.h5").write_bytes(b"")
+    status, said = invoke("verify", store.path)
+    assert status == 1
+    assert "run run1:" in said
+    assert "2 damaged" in said
+    status, said = invoke("verify", store.path, "--drop")
+    assert status == 0
+    assert Store.open(store.path).runs == ("run0", "run2")
+    assert invoke("verify", store.path)[0] == 0
+
+
+def test_the_command_line_says_what_is_wrong_in_one_sentence(tmp_path: Path) -> None:
+    for command in (["info"], ["verify"], ["consolidate"], ["merge", tmp_path / "m"], ["export"]):
+        status, said = invoke(*command, tmp_path / "none", *([tmp_path / "out"] if command == ["export"] else []))
+        assert status == 1
+        assert said.startswith("error: ")
+        assert "not a store" in said
+        assert said.count("\n") == 1
