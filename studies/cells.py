@@ -21,7 +21,8 @@ FOLDS = 5
 
 COLUMNS = {
     "target": "what was probed for",
-    "labels": "run: the labels; shuffled: labels that say nothing of the run, as a control",
+    "labels": "run: the labels; shuffled: labels that say nothing of the run, as a control, beside the chance level of "
+    "the real ones",
     "source": "hook: the hidden states; x0_hat, x_t: the same tokens of the clean estimate and of the noisy latents "
     "of the step; first_frame: the maze as given, seen from the cell",
     "site": "hook point that was read, null for the first frame",
@@ -32,7 +33,7 @@ COLUMNS = {
     "score": "out of fold, over all rows; five folds, no maze on both sides",
     "low": "lower end of its 95 % interval (bootstrap over mazes)",
     "high": "upper end",
-    "chance": "mean score of the same probe on shuffled labels",
+    "chance": "mean score of the same probe on labels shuffled many times; null for baselines",
     "chance_high": "97.5 % bound of that",
     "n": "rows: labelled tokens",
     "groups": "mazes",
@@ -78,11 +79,10 @@ def fit_targets(settings: Settings, store: Store, sets: Mapping[str, Set]) -> Fi
             "mazes": len(np.unique(rows.maze)),
             "seeds": settings.seeds,
         }
-        for labels in ("run", "shuffled"):
-            grid = _fit(target, labels, store, one, rows, sites, settings)
-            tables.append(_tidy(grid, target, labels, sites))
-            if labels == "run":
-                onsets[target.name] = grid.onset()
+        grid = _fit(target, store, one, rows, sites, settings)
+        control = _fit(target, store, one, rows, sites, settings, shuffled=True)
+        tables += [_tidy(grid, target, "run", sites), _tidy(control, target, "shuffled", sites, level=grid.table)]
+        onsets[target.name] = grid.onset()
     return Fits(pl.concat(tables), onsets, counts)
 
 
@@ -94,8 +94,16 @@ def hooked_sites(store: Store, hook: str) -> list[str]:
 
 
 def _fit(
-    target: Target, labels: str, store: Store, one: Set, rows: Rows, sites: Sequence[str], settings: Settings
+    target: Target,
+    store: Store,
+    one: Set,
+    rows: Rows,
+    sites: Sequence[str],
+    settings: Settings,
+    *,
+    shuffled: bool = False,
 ) -> GridResult:
+    """The grid of a target; of its shuffled labels without baselines and without a chance level of its own."""
     schedule = store.schedule(one.keys)
     sigmas = dict(zip(schedule["step"].to_list(), schedule["sigma"].to_list(), strict=True))
 
@@ -108,18 +116,20 @@ def _fit(
 
     return fit_grid(
         {(step, layer): at(site, step) for layer, site in enumerate(sites) for step in sigmas},
-        rows.label if labels == "run" else rows.shuffled(target, settings.seed + 1),
+        rows.shuffled(target, settings.seed + 1) if shuffled else rows.label,
         groups=rows.maze,
         model=target.model,
         sigmas=sigmas,
         folds=FOLDS,
-        shuffles=settings.shuffles,
-        baselines={
+        shuffles=0 if shuffled else settings.shuffles,
+        baselines={}
+        if shuffled
+        else {
             **{name: {step: at(site, step) for step in sigmas} for name, site in BASELINES.items()},
             "first_frame": first_frames(rows, one.samples),
         },
         seed=settings.seed,
-        progress=_bar(f"probes, {target.name}{'' if labels == 'run' else ' shuffled'}"),
+        progress=_bar(f"probes, {target.name}{' shuffled' if shuffled else ''}"),
     )
 
 
@@ -128,12 +138,19 @@ def _last_tokens(grid: TokenGrid) -> range:
     return range(grid.tokens - grid.rows * grid.cols, grid.tokens)
 
 
-def _tidy(grid: GridResult, target: Target, labels: str, sites: Sequence[str]) -> pl.DataFrame:
+def _tidy(
+    grid: GridResult, target: Target, labels: str, sites: Sequence[str], level: pl.DataFrame | None = None
+) -> pl.DataFrame:
+    """Rows of the table; ``level`` is another grid whose chance level is taken."""
     about = {"target": target.name, "labels": labels, "metric": grid.spec["score"]}
     first = grid.table.row(0, named=True)
     sigmas = dict(grid.table.select("step", "sigma").unique().iter_rows())
-    rows = [{**about, "source": "hook", "site": sites[row["layer"]], **row} for row in grid.table.to_dicts()]
-    for name in (*BASELINES, "first_frame"):
+    table = grid.table
+    if level is not None:
+        theirs = level.select("step", "layer", "chance", "chance_high")
+        table = table.drop("chance", "chance_high").join(theirs, on=["step", "layer"])
+    rows = [{**about, "source": "hook", "site": sites[row["layer"]], **row} for row in table.to_dicts()]
+    for name in (*BASELINES, "first_frame") if len(grid.baselines) else ():
         found = {row["step"]: row for row in grid.baselines.filter(pl.col("baseline") == name).to_dicts()}
         for step, sigma in sorted(sigmas.items()):
             row = found.get(step) or next(iter(found.values()))  # fitted once: the same at every step

@@ -78,7 +78,7 @@ class Heat:
         title: above the map.
         values: [layer, step].
         above: bool [layer, step], True where the interval lies above the chance level.
-        baselines: name to values [step].
+        baselines: name to values [step]; may be empty.
     """
 
     title: str
@@ -186,7 +186,7 @@ def heatmaps(
         label: what the colours mean.
     """
     layers, steps = heats[0].values.shape
-    extra = len(heats[0].baselines)
+    extra = max(len(heat.baselines) for heat in heats)
     ratios = [layers, max(extra, 1)] if extra else [layers]
     size = (4.9 * len(heats) + 0.9, 0.26 * (layers + extra) + 1.7)
     with _figure(path, size, len(ratios), len(heats), height_ratios=ratios) as axes:
@@ -198,7 +198,9 @@ def heatmaps(
             top.set_title(heat.title, pad=26)
             _sigma_axis(top, sigmas)
             last = top
-            if extra:
+            if extra and not heat.baselines:
+                axes[1, column].axis("off")
+            elif extra:
                 last = axes[1, column]
                 top.set_xticks([])
                 _map(last, np.stack(list(heat.baselines.values())), None, low, high)

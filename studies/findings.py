@@ -9,8 +9,9 @@ from typing import Any
 import polars as pl
 
 from studies.cells import Fits
-from studies.signs import DASH, SIGMA
-from studies.targets import TARGETS
+from studies.report import shown
+from studies.signs import DASH, SIGMA, X0
+from studies.targets import TARGETS, Target
 
 PAPER = (
     "three phases in x0_hat: several paths at once, pruning, final decision (shown in pictures; no figures published)"
@@ -127,7 +128,7 @@ def claims(summary: dict[str, Any], occupancy: pl.DataFrame) -> list[dict[str, A
                 f"{target}: with shuffled labels nothing is decodable",
                 None, noise["mean"], noise["lowest"], noise["highest"], of["chance"], noise["mean"],
                 verdict(noise["above_chance"] <= max(1, 0.1 * noise["cells"])),
-                "at most one cell in ten has an interval above its chance level; low and high are the extreme cells",
+                "at most one cell in ten has an interval above the chance level; low and high are the extreme cells",
             )
         )  # fmt: skip
     if len(occupancy):
@@ -154,32 +155,46 @@ def _pruning(occupancy: pl.DataFrame) -> Claim:
 def sentences(summary: dict[str, Any]) -> str:
     """What was found, in two sentences: over steps, and over layers with the controls."""
     target = "taken_route" if "taken_route" in summary else next(iter(summary))
-    of, fork = summary[target], TARGETS[target].fork
+    of = summary[target]
+    return f"{_over_steps(of, TARGETS[target])} {_over_layers(of)}"
+
+
+def _over_steps(of: dict[str, Any], target: Target) -> str:
     first, near, last = (of["last_layer"][k] for k in ("first_step", "near_sigma_0.9", "last_step"))
     begin = next(row for row in of["onset"] if row["layer"] == near["layer"])
-    what = "which of two equally short routes the run will take" if fork else f"the label {target}"
-    when = (
-        f"is decodable above chance from step {begin['onset']} ({SIGMA} {begin['sigma']:.2f}) on"
-        if begin["onset"] is not None
-        else "is not decodable above chance up to the last step"
+    asked = (
+        "Which of two equally short routes a run will take"
+        if target.name == "taken_route"
+        else f"The target {target.name}"
     )
-    over_steps = (
-        f"In {of['runs']} runs of {of['mazes']} {'fork ' if fork else ''}mazes, {what} {when}: in the last layer from "
-        f"{_score(first)} at step {first['step']} over {_score(near)} at step {near['step']} to {_score(last)} at step "
-        f"{last['step']} ({of['metric']}; chance {last['chance']:.2f})."
+    if begin["onset"] is None:
+        when = f"cannot be read off block {near['layer']} above chance up to the last step"
+    else:
+        noise = f"{SIGMA} {begin['sigma']:.2f}"
+        between = f"95 % interval {shown(begin['low'])} to {shown(begin['high'])}"
+        when = f"can be read off block {near['layer']} from step {begin['onset']} on ({noise}; {between})"
+    grows = ", ".join(f"{_score(row)} at step {row['step']}" for row in (first, near, last))
+    return (
+        f"{asked} {when}: {METRICS[of['metric']]} is {grows} (chance {last['chance']:.2f}; {of['runs']} runs of "
+        f"{of['mazes']} {'fork ' if target.fork else ''}mazes)."
     )
-    bottom, noise, bases = of["first_layer_near_sigma_0.9"], of["shuffled"], of["baselines_near_sigma_0.9"]
-    compared = ", ".join(f"{_NAMES[name]} {_score(row)}" for name, row in bases.items())
-    over_layers = (
-        f"At step {near['step']} "
-        f"({SIGMA} {near['sigma']:.2f}) it goes from {_score(bottom)} after block {bottom['layer']} to "
-        f"{_score(near)} after block {near['layer']}, beside {compared}; with shuffled labels probes average "
-        f"{noise['mean']:.2f}, with {noise['above_chance']} of {noise['cells']} cells above the chance level."
-    )
-    return f"{over_steps} {over_layers}"
 
 
-_NAMES = {"x0_hat": "x0_hat", "x_t": "the noisy latents", "first_frame": "the first frame"}
+def _over_layers(of: dict[str, Any]) -> str:
+    bottom, top = of["first_layer_near_sigma_0.9"], of["last_layer"]["near_sigma_0.9"]
+    others = of["baselines_near_sigma_0.9"]
+    compared = [f"{others[name]['score']:.2f} from {said}" for name, said in _GIVEN.items() if name in others]
+    noise = of["shuffled"]
+    return (
+        f"At step {top['step']} ({SIGMA} {top['sigma']:.2f}) it is {_score(bottom)} after block {bottom['layer']} and "
+        f"{_score(top)} after block {top['layer']}, where the same probe gets {' and '.join(compared)}; with shuffled "
+        f"labels probes average {noise['mean']:.2f}, and {noise['above_chance']} of {noise['cells']} cells clear the "
+        "chance level."
+    )
+
+
+METRICS = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy", "r2": "R\u00b2"}
+_GIVEN = {"x0_hat": X0, "x_t": "the noisy latents", "first_frame": "the first frame"}
 
 
 def _score(row: dict[str, Any]) -> str:

@@ -211,7 +211,7 @@ def _heat(rows: pl.DataFrame, title: str) -> Heat:
         {
             label: rows.filter(pl.col("source") == source).sort("step")["score"].to_numpy()
             for source, label in SOURCES.items()
-            if source in rows["source"]
+            if source in rows["source"].to_list()
         },
     )
 

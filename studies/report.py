@@ -34,6 +34,8 @@ code, pre { font: .84rem/1.5 ui-monospace, "DejaVu Sans Mono", monospace; }
 pre { background: #f6f8fa; padding: .8rem 1rem; overflow-x: auto; border-radius: 4px; }
 """
 
+PIXELS_PER_POINT = 1.6  # figures are drawn at 160 dots an inch and shown at 100
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -98,9 +100,11 @@ def _section(section: Section) -> str:
 
 
 def _picture(picture: Picture) -> str:
-    data = base64.b64encode(picture.path.read_bytes()).decode("ascii")
+    png = picture.path.read_bytes()
+    width = round(int.from_bytes(png[16:20], "big") / PIXELS_PER_POINT)
+    data = base64.b64encode(png).decode("ascii")
     return (
-        f'<figure><img src="data:image/png;base64,{data}" alt="{escape(picture.title, quote=True)}">'
+        f'<figure><img width="{width}" src="data:image/png;base64,{data}" alt="{escape(picture.title, quote=True)}">'
         f"<figcaption><b>{escape(picture.title)}.</b> {escape(picture.caption)}</figcaption></figure>"
     )
 

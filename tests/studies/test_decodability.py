@@ -1,0 +1,158 @@
+"""The study from its command line to its page, on a tiny model that solves nothing: the ground truth is still there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from interp.lab import Lab
+from interp.store import Store
+from studies.__main__ import main as list_main
+from studies.cells import COLUMNS
+from studies.command import run_command
+from studies.decodability import main, parse, plan
+from tests.pipelines import tiny_i2v
+
+OPTIONS = ["--size", "4", "--runs", "12", "--seeds", "2", "--steps", "3", "--shuffles", "4", "--batch-size", "6"]
+TARGETS = ["--target", "wall_right", "distance"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny") / "pipe"
+    tiny_i2v().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def out(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished study."""
+    folder = tmp_path_factory.mktemp("study") / "out"
+    assert run_command(main, ["--model", str(model), "--out", str(folder), *OPTIONS, *TARGETS]) == 0
+    return folder
+
+
+def test_it_leaves_what_it_says(out: Path) -> None:
+    names = {p.name for p in out.iterdir()}
+    assert {"table.parquet", "x0_hat.parquet", "summary.json", "report.html", "cache", "study.json"} <= names
+    assert {"heat_wall_right.png", "curves_distance.png", "strips_ordinary.png", "x0_hat.png"} <= names
+    assert not [name for name in names if name.startswith(".tmp")]
+
+
+def test_the_table_has_every_cell(out: Path) -> None:
+    table = pl.read_parquet(out / "table.parquet")
+    assert table.columns == list(COLUMNS)
+    hooked = table.filter(source="hook")
+    assert len(hooked) == 2 * 2 * 2 * 3  # targets, labels, layers, steps
+    assert hooked.select("score", "low", "high", "chance", "chance_high", "sigma").null_count().row(0) == (0,) * 6
+    assert len(table.filter(pl.col("source") != "hook")) == 2 * 3 * 3  # targets, baselines, steps
+    assert set(table.filter(target="distance")["metric"]) == {"r2"}
+    assert set(table["groups"]) == {6}
+    assert table.filter(target="wall_right")["n"].unique().to_list() == [12 * 12]  # the right border has no label
+
+
+def test_the_summary_keeps_the_contract(out: Path) -> None:
+    summary = json.loads((out / "summary.json").read_text())
+    assert {"study", "command", "model", "model_hash", "n", "seeds", "versions", "claims", "targets"} <= set(summary)
+    assert summary["n"] == {"ordinary": 12}
+    assert summary["seeds"]["ordinary"]["all"] == list(range(12))
+    assert len(summary["x0_hat"]) >= 3
+    assert summary["findings"] in (out / "report.html").read_text().replace("&#x27;", "'")
+    for of in summary["targets"].values():
+        assert {"accuracy", "chance", "low", "high", "onset"} <= set(of)
+
+
+def test_a_second_call_samples_nothing_and_gives_the_same(
+    out: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = pl.read_parquet(out / "table.parquet")
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("a finished run was repeated")
+
+    monkeypatch.setattr(Lab, "run_batch", never)
+    assert run_command(main, ["--model", str(model), "--out", str(out), *OPTIONS, *TARGETS]) == 0
+    assert pl.read_parquet(out / "table.parquet").equals(before)
+
+
+def test_an_interrupted_study_keeps_its_runs_and_goes_on(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--model", str(model), "--out", str(tmp_path / "out"), *OPTIONS, "--target", "wall_right"]
+    whole, calls = Lab.run_batch, []
+
+    def interrupted(self: Lab, *args: object, **kwargs: object) -> object:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return whole(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Lab, "run_batch", interrupted)
+    assert run_command(main, command) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert len(Store.open(tmp_path / "out" / "cache")) == 6
+    assert run_command(main, command) == 0
+    assert len(calls) == 3  # the batch that was interrupted, and no other
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_a_damaged_shard_is_named_and_nothing_is_lost(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--model", str(model), "--out", str(tmp_path / "out"), *OPTIONS, "--target", "wall_right"]
+    assert run_command(main, command) == 0
+    shards = sorted((tmp_path / "out" / "cache" / "runs").glob("*.h5"))
+    content = shards[0].read_bytes()
+    shards[0].write_bytes(content[: len(content) // 2])
+    capsys.readouterr()
+    assert run_command(main, command) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("error: ")
+    assert shards[0].stem in said
+    assert len(list((tmp_path / "out" / "cache" / "runs").glob("*.h5"))) == len(shards)
+
+
+def test_a_model_that_solves_nothing_has_no_answers_to_probe(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--model", str(model), "--out", str(tmp_path / "out"), *OPTIONS, "--target", "on_path"]
+    assert run_command(main, command) == 2
+    assert "no run ended with a valid path" in capsys.readouterr().err
+
+
+def test_every_run_has_noise_of_its_own_and_mazes_do_not_depend_on_how_many() -> None:
+    lab = Lab(tiny_i2v(), "tiny")
+    from interp import tasks
+
+    task = tasks.get("maze", size=4)
+    few, many = (
+        plan(lab, task, parse(["--out", "x", "--runs", str(n), "--seeds", "3", "--steps", "2", "--size", "4"]))
+        for n in (4, 9)
+    )
+    assert set(many) == {"fork", "ordinary"}
+    for name, one in many.items():
+        seeds = [spec.seed for spec in one.specs]
+        assert len(set(seeds)) == 9
+        assert one.mazes == 3
+        assert one.keys[:4] == few[name].keys
+    assert all(sample.problem.is_fork and sample.problem.apart >= 4 for sample in many["fork"].samples)
+
+
+def test_wrong_options_exit_with_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse(["--out", "x", "--runs", "0"])
+    assert stopped.value.code == 2
+    assert "--runs" in capsys.readouterr().err
+    assert run_command(main, ["--out", "x", "--runs", "1"]) == 2
+    assert "--seeds 2" in capsys.readouterr().err
+
+
+def test_the_list_of_studies(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list_main(["list"]) == 0
+    assert "decodability" in capsys.readouterr().out
+    assert list_main(["decodabilty"]) == 2
+    assert "did you mean decodability" in capsys.readouterr().err
+    assert list_main(["--help"]) == 0
