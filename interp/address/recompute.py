@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.address.names import site_named
@@ -52,7 +53,11 @@ def recompute(name: str, values: Mapping[str, Tensor], model: nn.Module) -> Tens
             return output.float() * (gate if gate.ndim == output.ndim else gate.unsqueeze(1))
 
 
-def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(
+    heads: Float[Tensor, "batch token head d_head"],
+    cos: Float[Tensor, "1 token d_head"],
+    sin: Float[Tensor, "1 token d_head"],
+) -> Float[Tensor, "batch token head d_head"]:
     """Rotary embedding as Wan applies it: pairs of neighbouring features.
 
     Args:
@@ -67,13 +72,17 @@ def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return out
 
 
-def scores(queries: Tensor, keys: Tensor) -> Tensor:
+def scores(
+    queries: Float[Tensor, "batch query head d_head"], keys: Float[Tensor, "batch key head d_head"]
+) -> Float[Tensor, "batch head query key"]:
     """Scaled dot products in fp32 [batch, head, query, key], of queries and keys [batch, token, head, d_head]."""
     scale = queries.shape[-1] ** -0.5
     return torch.einsum("bqhd,bkhd->bhqk", queries.float() * scale, keys.float())
 
 
-def by_head(z: Tensor, weight: Tensor) -> Tensor:
+def by_head(
+    z: Float[Tensor, "batch token head d_head"], weight: Float[Tensor, "d_model head*d_head"]
+) -> Float[Tensor, "batch token head d_model"]:
     """What each head adds to the attention's output, in fp32 and without the bias: [batch, token, head, d_model].
 
     Args:
