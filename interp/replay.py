@@ -150,6 +150,7 @@ def replay(
     asked: int | None = None,
     stop: int | None = None,
     residuals: dict[tuple[int, str], Tensor] | None = None,
+    enter: Sequence[int] | None = None,
     dtype: str = "float32",
 ) -> list[EditedRun]:
     """Run edits over recorded runs, from the first edited step on.
@@ -163,6 +164,8 @@ def replay(
         stop: step to stop before; ``first edited step + 1`` reads the effect early, see `EditedRun.x0_hat`.
         residuals: (layer, branch) to the residual stream entering that layer in the first edited step,
             [batch or 1, token, d_model]. With it, blocks before the first edited layer are skipped in that step.
+        enter: for rows that are the same run, the layer at which each begins to differ in the first edited step,
+            ascending. Until then one row is computed for all that do not yet differ (see `first_layer`).
         dtype: of captured tensors.
 
     Raises:
@@ -182,12 +185,19 @@ def replay(
         raise InterpError("there is no edit to replay; interp.replay.unedited gives the recorded runs")
     plan = Plan(specs, recording.plan.settings, recording.plan.conditioning, schedule, recording.states[first])
     around = None
+    model = transformer_of(lab.pipe, schedule.experts[first])
     layer = first_layer(program, first)
+    if enter is not None:
+        if len(enter) != len(specs) or list(enter) != sorted(enter) or len({spec.key for spec in specs}) > 1:
+            raise InterpError("enter= names a layer for each row, ascending, where all rows are the same run")
+        if capture is not None:
+            raise InterpError("enter= computes some rows only, so nothing can be captured with it")
+        around = _joining(model, first, tuple(enter))
     if residuals is not None and layer:
         given = {branch: tensor for (at, branch), tensor in residuals.items() if at == layer}
         if set(given) != set(plan.settings.branches):
             raise InterpError(f"residuals of layer {layer} are there for {sorted(given)}, not for every branch")
-        around = _skipping(transformer_of(lab.pipe, schedule.experts[first]), first, layer, given, len(specs))
+        around = _skipping(model, first, layer, given, len(specs))
     return execute(
         lab, plan, asked, graph, wired, capture,
         start=recording.states[first], stop=stop, dtype=dtype, past=recording.steps[:first], around=around,
@@ -195,13 +205,13 @@ def replay(
 
 
 def first_layer(program: Program, step: int) -> int:
-    """The first layer whose tensors are edited in a step; 0 if anything before the blocks is."""
+    """The first layer that computes other values than without edits in a step; 0 if anything before blocks does."""
     last = max((layer_of(site) or 0) for site in program.space.sites)
     found = last
     for site, at, _ in (*program.actions, *program.closed):
         layer = layer_of(site)
         if at == step and layer is not None:
-            found = min(found, layer)
+            found = min(found, layer + site.endswith("hook_resid_post"))  # the block's own work is as it was
         elif at == step and not site.startswith(_AFTER_BLOCKS):
             return 0
     return found
@@ -231,6 +241,38 @@ def _skipping(
             for i in range(layer):
                 owner, name = innermost(model.blocks[i])
                 stack.enter_context(replaced(owner, name, skipping(getattr(owner, name), i == layer - 1)))
+            yield
+
+    return place
+
+
+def _joining(
+    model: Any, step: int, enter: tuple[int, ...]
+) -> Callable[[Clock], contextlib.AbstractContextManager[None]]:
+    """In one step, blocks compute the rows that differ already, and one for all that do not."""
+    rows = len(enter)
+
+    @contextlib.contextmanager
+    def place(clock: Clock) -> Iterator[None]:
+        def joining(forward: Callable[..., Tensor], layer: int) -> Callable[..., Tensor]:
+            own = sum(first <= layer for first in enter)
+            kept = [*range(own), rows - 1]
+
+            def joined(*args: Any) -> Tensor:
+                if clock.call is None or clock.call.step != step:
+                    return forward(*args)
+                at = torch.tensor(kept, device=args[0].device)
+                few = (a.index_select(0, at) if isinstance(a, Tensor) and len(a) == rows else a for a in args)
+                out = forward(*few)
+                return torch.cat([out[:own], out[own:].expand(rows - own, -1, -1)])
+
+            return joined if own < rows - 1 else forward
+
+        with contextlib.ExitStack() as stack:
+            for i, block in enumerate(model.blocks):
+                if i < enter[-1]:
+                    owner, name = innermost(block)
+                    stack.enter_context(replaced(owner, name, joining(getattr(owner, name), i)))
             yield
 
     return place

@@ -1,8 +1,8 @@
 """Sweeps: one edit, tried at every cell of a grid of addresses, with placebos, packed into few forwards.
 
 Cells that start at the same step share one recording of the clean run; each is a row of a batch. In its first step a
-batch starts at the first layer that any of its cells edits. A placebo is a change of the same size in a random
-direction.
+row joins the batch at the first layer that it edits; until then one row is computed for all. A placebo is a change of
+the same size in a random direction.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from interp.edits.graph import Edit, EditGraph, graph_of
 from interp.edits.mixing import Resample, Wire, WorldMean
@@ -142,10 +141,9 @@ def sweep(
         given = [sources.given(cell.edits) for cell in batch]
         graph = EditGraph(tuple(replace(e, rows=(i,)) for i, g in enumerate(given) for e in g))
         base = clean_recording.rows([0] * len(batch))
-        layer = min(cell.layer for cell in batch)
-        residuals = _residuals(lab, clean_recording, batch[0].step, layer) if layer else None
+        enter = [cell.layer for cell in batch]
         stop = batch[0].last + 1 if early else None
-        for cell, result in zip(batch, replay(lab, base, graph, stop=stop, residuals=residuals), strict=True):
+        for cell, result in zip(batch, replay(lab, base, graph, stop=stop, enter=enter), strict=True):
             known.add(cell.key, float(metric(result)))
     whole = unedited(lab, clean_recording)[0]
     if early:
@@ -233,14 +231,6 @@ def _batches(cells: Sequence[Cell], size: int) -> Iterator[list[Cell]]:
     for _, group in itertools.groupby(ordered, key=lambda cell: (cell.step, cell.last)):
         same = list(group)
         yield from (same[i : i + size] for i in range(0, len(same), size))
-
-
-def _residuals(lab: Lab, recording: Recording, step: int, layer: int) -> dict[tuple[int, str], Tensor]:
-    """The clean residual stream entering a layer in one step, from one forward a branch."""
-    site = f"blocks.{layer}.hook_resid_pre"
-    spec, state = recording.specs[0], recording.states[step]
-    kept = run_with(lab, [spec], (), site, start=state, stop=step + 1)[0].captured[site]
-    return {(layer, branch): kept[0, i].unsqueeze(0) for i, branch in enumerate(spec.settings.branches)}
 
 
 class _Known:
