@@ -176,6 +176,20 @@ class Lab:
         ]
         return results[0] if isinstance(runs, RunSpec) else results
 
+    def sweep(self, run: RunSpec, template: Any, over: Any, metric: Any, **options: Any) -> Any:
+        """Try an edit at every cell of a grid of addresses; see `interp.sweep.sweep`.
+
+        Args:
+            run: the clean run.
+            template: the edit; every cell narrows its selection.
+            over: axes to values: ``{"step": range(20), "layer": range(12)}``.
+            metric: an `interp.edits.EditedRun` to a number.
+            options: ``early``, ``placebos``, ``batch_size``, ``to``, ``progress``.
+        """
+        from interp.sweep import sweep
+
+        return sweep(self, run, template, over, metric, **options)
+
     def run_batch(self, specs: Sequence[RunSpec], recorder: Recorder | None = None) -> list[Trajectory]:
         """Sample a batch of specs that share settings and size, feeding a recorder."""
         plan = prepare(self.pipe, specs)
