@@ -89,8 +89,7 @@ def draw_folds(group: Ints, k: int = 5, *, strata: NDArray[np.int64] | None = No
     if groups < k:
         raise ProbeError(
             f"{k} folds were asked of {groups} group{'s' * (groups != 1)}; a group lies in one fold, so there must be "
-            "at least as "
-            f"many groups as folds. Capture more samples, or ask for folds={max(2, groups)}."
+            f"at least as many groups as folds. Capture more samples, or ask for folds={max(2, groups)}."
         )
     kinds = np.zeros(len(group), dtype=np.int64) if strata is None else np.asarray(strata, dtype=np.int64)
     counts = np.zeros((groups, int(kinds.max()) + 1))
@@ -145,8 +144,7 @@ def check_folds(fold: ArrayLike, group: Ints) -> Folds:
             f"{len(split)} of {groups} groups lie in more than one fold: rows {a} and {b} share a group but are "
             "tested in folds "
             f"{names[low[g]]} and {names[high[g]]}, so a probe could recognise the sample and not the answer. Deal "
-            "whole groups "
-            "(leave folds= to a number), or correct groups=."
+            "whole groups (leave folds= to a number), or correct groups=."
         )
     return Folds(codes, group, len(names), groups)
 

@@ -49,6 +49,7 @@ def fit_grid(
     shuffle: str = "auto",
     bootstrap: int = 1000,
     level: float = 0.95,
+    weights: Any = None,
     max_rows: int | None = None,
     seed: int = 0,
     dtype: str = "float32",
@@ -64,7 +65,8 @@ def fit_grid(
         groups: what must not be on both sides of a split: name(s) of store labels or key array(s), per row or per run.
             Rows that share any of several keys stay together.
         over: the axes of the grid; steps and layers.
-        model: "logistic" (classes; binary or multinomial) or "ridge" (values, or classes coded +-1).
+        model: "logistic" (classes; binary or multinomial), "ridge" (values, or classes coded +-1), "lda" (classes) or
+            "means" (classes, by the difference of their means; nothing to choose).
         task: "classification" or "regression", where ridge could be either.
         site: the store's site; ``{layer}`` is filled in.
         pool: for a target per run and features per token: "mean", "flatten" or a function [run, token, feature] ->
@@ -72,8 +74,8 @@ def fit_grid(
         baselines: named feature sets fitted on the same rows and folds: an array, ``{step: array}``, or a site of the
             store.
         folds: how many, or a fold number per row (checked for leakage).
-        path: values of C (logistic; 1 / strength) or alpha (ridge). One is chosen for each fold by loss on inner
-            grouped folds of its training part.
+        path: values of C (logistic; 1 / strength) or alpha (ridge; lda, per row). One is chosen for each fold by loss
+            on inner grouped folds of its training part.
         score: "balanced_accuracy", "accuracy" or "r2".
         class_weight: "balanced" weighs classes alike in the fit (ridge of two classes: threshold midway between their
             means).
@@ -82,6 +84,7 @@ def fit_grid(
             choose their own (as exact as a permutation test gets, at several times the cost).
         shuffles, shuffle: number of label shuffles, and how (`probes.shuffles`).
         bootstrap, level: resamples of groups, and level of all intervals.
+        weights: how much each run (or row) counts in the fit; scores count every row alike.
         max_rows: fit on at most so many rows, drawn evenly from the groups.
         progress: wraps the list of cells, as ``tqdm`` or ``rich.progress.track`` do.
 
@@ -120,6 +123,7 @@ def fit_grid(
         seed=seed,
         dtype=precision,
         device=device,
+        weights=None if weights is None else data.per_row(weights, "weights").astype(np.float64),
     )
     fits: dict[Key, CellFit] = {}
     for key in progress(data.keys) if progress else data.keys:
@@ -131,14 +135,7 @@ def fit_grid(
 
 def _kept(folds: int | NDArray[np.int64], data: Source) -> int | NDArray[np.int64]:
     """Fold numbers of the kept rows."""
-    if isinstance(folds, (int, np.integer)):
-        return int(folds)
-    given = np.asarray(folds)
-    if data.tokens is not None and given.shape == (data.runs,):
-        given = np.repeat(given, data.tokens)
-    if given.shape != data.keep.shape:
-        raise ProbeError(f"folds= needs one fold number per row ({len(data.keep)}); got shape {given.shape}.")
-    return given[data.keep]
+    return int(folds) if isinstance(folds, (int, np.integer)) else data.per_row(folds, "folds")
 
 
 def _fit(x: torch.Tensor, plan: Plan, name: str) -> CellFit:
@@ -152,8 +149,7 @@ def _fit(x: torch.Tensor, plan: Plan, name: str) -> CellFit:
 
         warnings.warn(
             f"{name}: {fit.unconverged} fits met the iteration limit before they had converged; their scores are "
-            "those of the "
-            "last iterate. Stronger regularisation (smaller C) helps.",
+            "those of the last iterate. Stronger regularisation (smaller C) helps.",
             ConvergenceWarning,
             stacklevel=3,
         )

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probes.space import Block
+from probes.space import Block, memberships
 
 REFRESH_AT = 3
 LEAST_STEPS = 2
@@ -309,8 +309,9 @@ def _grams(x: Tensor, train: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
     One for all, unless training sets differ much in the variance of some feature (a few rows of massive activations,
     all in one fold): then one for each training set.
     """
-    patterns, code = torch.unique(train, dim=0, return_inverse=True)
-    parts = torch.stack([x[code == p].T @ x[code == p] for p in range(len(patterns))])
+    code, patterns = memberships(train)
+    picked = [x[(code == p).nonzero().flatten()] for p in range(len(patterns))]
+    parts = torch.stack([rows.T @ rows for rows in picked])
     sizes = torch.bincount(code, minlength=len(patterns)).to(x.dtype)
     member = patterns.to(x.dtype)
     each = torch.einsum("ps,pde->sde", member, parts) / (sizes @ member)[:, None, None]

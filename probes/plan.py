@@ -4,28 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
 from probes.errors import ProbeError
 from probes.folds import Folds, check_folds, draw_folds
+from probes.logistic import balance
 from probes.score import Metric, metric
 from probes.shuffles import choose_scheme, shuffle_labels
 
-PATHS: dict[str, tuple[float, ...]] = {"logistic": (0.001, 0.03, 1.0), "ridge": (1.0, 100.0, 10000.0)}
+PATHS: dict[str, tuple[float, ...]] = {
+    "logistic": (0.001, 0.03, 1.0),
+    "ridge": (1.0, 100.0, 10000.0),
+    "lda": (0.01, 0.1, 1.0),
+    "means": (1.0,),
+}
+MODELS = "'logistic', 'ridge', 'lda' or 'means'"
 MOST_CLASSES = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """How every cell is fitted.
 
-    ``y`` [row]: class numbers or values. ``shuffled`` [row, shuffle]. ``path``: values of C (logistic) or alpha
-    (ridge), strongest regularisation first. ``nested``: shuffles choose their own regularisation instead of taking the
-    real labels'.
+    ``weights`` [row] count in the fit and in the choice of regularisation, not in the score. ``y`` [row]: class numbers
+    or values. ``shuffled`` [row, shuffle]. ``path``: values of C (logistic) or alpha (ridge), strongest regularisation
+    first. ``nested``: shuffles choose their own regularisation instead of taking the real labels'.
     """
 
     model: str
@@ -42,6 +51,17 @@ class Plan:
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
     tol: float = 1e-4
+    weights: NDArray[np.float64] | None = None
+
+    @cached_property
+    def tensors(self) -> Tensors:
+        """What every cell needs again, on the device."""
+        return Tensors.of(self)
+
+    @property
+    def outputs(self) -> int:
+        """Decision values per row: one for values and for two classes, else one a class."""
+        return 1 if len(self.classes) <= 2 else len(self.classes)
 
     @property
     def classification(self) -> bool:
@@ -59,6 +79,35 @@ class Plan:
         return np.stack([self.folds.train(*out) for out in left_out], axis=1)
 
 
+@dataclass(frozen=True)
+class Tensors:
+    """A plan as tensors.
+
+    ``train`` [row, set]; ``labels`` [row, label] (label 0 is the real labelling, the others are shuffles) as values
+    and, for classes, as ``codes``; ``class_weights`` [set, label, class] of balanced fits; ``tested`` rows of each
+    fold.
+    """
+
+    train: Bool[torch.Tensor, "row set"]
+    labels: Float[torch.Tensor, "row label"]
+    codes: Int[torch.Tensor, "row label"] | None
+    class_weights: Float[torch.Tensor, "set label klass"] | None
+    tested: tuple[torch.Tensor, ...]
+    weights: Float[torch.Tensor, " row"] | None
+
+    @staticmethod
+    def of(plan: Plan) -> Tensors:
+        labels = torch.from_numpy(np.concatenate([plan.y[:, None], plan.shuffled], axis=1)).to(plan.device)
+        train = torch.from_numpy(plan.train()).to(plan.device)
+        codes = labels.to(torch.int64) if plan.classification else None
+        weights = None if plan.weights is None else torch.from_numpy(plan.weights).to(plan.device)
+        balanced = balance(codes, train, len(plan.classes)) if codes is not None and plan.balanced else None
+        tested = tuple(
+            torch.from_numpy(np.flatnonzero(plan.folds.fold == f)).to(plan.device) for f in range(plan.folds.k)
+        )
+        return Tensors(train, labels, codes, balanced, tested, weights)
+
+
 def encode(target: NDArray[np.generic], model: str, task: str) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """Class numbers and class names, or values and no names.
 
@@ -66,14 +115,14 @@ def encode(target: NDArray[np.generic], model: str, task: str) -> tuple[NDArray[
     values.
     """
     if model not in PATHS:
-        raise ProbeError(f"model={model!r} is not known; use 'logistic' or 'ridge'.")
+        raise ProbeError(f"model={model!r} is not known; use {MODELS}.")
     if task not in ("auto", "classification", "regression"):
         raise ProbeError(f"task={task!r} is not known; use 'auto', 'classification' or 'regression'.")
     names, codes = np.unique(target, return_inverse=True)
     textual = target.dtype.kind in "bUSO"
-    classify = task == "classification" or (task == "auto" and (model == "logistic" or textual or len(names) <= 2))
-    if not classify and model == "logistic":
-        raise ProbeError("A logistic probe predicts classes; for a target of values use model='ridge'.")
+    classify = task == "classification" or (task == "auto" and (model != "ridge" or textual or len(names) <= 2))
+    if not classify and model != "ridge":
+        raise ProbeError(f"A {model} probe predicts classes; for a target of values use model='ridge'.")
     if len(names) < 2:
         raise ProbeError(
             f"The target is {names[0]!r} in every row, so there is nothing to tell apart. Capture samples that differ "
@@ -86,8 +135,7 @@ def encode(target: NDArray[np.generic], model: str, task: str) -> tuple[NDArray[
     if len(names) > MOST_CLASSES or (target.dtype.kind == "f" and bool((names != np.round(names)).any())):
         raise ProbeError(
             f"The target has {len(names)} distinct values such as {names[0]!r} and {names[-1]!r}, which look like "
-            "measurements and "
-            "not like classes. Use model='ridge' (R²), or bin the target first."
+            "measurements and not like classes. Use model='ridge' (R²), or bin the target first."
         )
     shown = tuple(str(int(name)) if target.dtype.kind == "f" else str(name) for name in names)
     return codes.reshape(-1).astype(np.float64), shown
@@ -111,13 +159,14 @@ def make_plan(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     tol: float = 1e-4,
+    weights: NDArray[np.float64] | None = None,
 ) -> Plan:
     """Check labels, groups and arguments, and draw folds and shuffles."""
     y, classes = encode(target, model, task)
     given = PATHS[model] if path is None else tuple(np.atleast_1d(np.asarray(path, dtype=np.float64)).tolist())
     if not given or any(not value > 0 or not np.isfinite(value) for value in given):
         raise ProbeError(f"Regularisation values must be positive numbers; got {given}.")
-    strongest_first = tuple(sorted(set(given), reverse=model == "ridge"))
+    strongest_first = tuple(sorted(set(given), reverse=model != "logistic"))
     strata = y.astype(np.int64) if classes else None
     drawn = draw_folds(group, folds, strata=strata, seed=seed) if isinstance(folds, int) else check_folds(folds, group)
     if len(strongest_first) > 1 and drawn.k < 3:
@@ -128,8 +177,8 @@ def make_plan(
     if class_weight not in ("auto", "balanced", None):
         raise ProbeError(f"class_weight={class_weight!r} is not known; use 'auto', 'balanced' or None.")
     if class_weight == "balanced" and (not classes or (model == "ridge" and len(classes) > 2)):
-        raise ProbeError("class_weight='balanced' needs a logistic probe, or a ridge probe of two classes.")
-    balanced = bool(classes) and class_weight is not None and (model == "logistic" or len(classes) == 2)
+        raise ProbeError("class_weight='balanced' needs classes, and for model='ridge' no more than two.")
+    balanced = bool(classes) and class_weight is not None and (model != "ridge" or len(classes) == 2)
     name = score or (("balanced_accuracy" if balanced else "accuracy") if classes else "r2")
     if selection not in ("shared", "nested"):
         raise ProbeError(f"selection={selection!r} is not known; use 'shared' or 'nested'.")
@@ -140,6 +189,7 @@ def make_plan(
     return Plan(
         model, y, classes, shuffled, scheme, drawn, strongest_first, metric(name, bool(classes)), balanced,
         standardise=standardise, nested=selection == "nested", dtype=dtype, device=device, tol=tol,
+        weights=_check_weights(weights, len(y)),
     )  # fmt: skip
 
 
@@ -151,6 +201,19 @@ def _check_folds_hold_classes(y: NDArray[np.float64], folds: Folds, classes: tup
             rows = int((y == k).sum())
             raise ProbeError(
                 f"Class {name!r} ({rows} rows) lies in one fold only, so the probe tested there never saw it. Capture "
-                "more "
-                "samples of it, use fewer folds, or leave it out of the target (NaN)."
+                "more samples of it, use fewer folds, or leave it out of the target (NaN)."
             )
+
+
+def _check_weights(weights: NDArray[np.float64] | None, rows: int) -> NDArray[np.float64] | None:
+    """Weights per row, all positive and finite, scaled to mean 1 so that the strength of regularisation stays what it
+    is."""
+    if weights is None:
+        return None
+    given = np.asarray(weights, dtype=np.float64)
+    if given.shape != (rows,) or not np.isfinite(given).all() or (given <= 0).any():
+        raise ProbeError(
+            f"weights= needs one positive number per row ({rows}); got shape {given.shape}, from {given.min()} to "
+            f"{given.max()}. To leave rows out, make their target NaN."
+        )
+    return given / given.mean()

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from probes.space import Block
+from probes.space import Block, memberships
 
 
 @dataclass(frozen=True)
@@ -41,50 +41,83 @@ def solve_ridge(
         weights: row weights, as ``sample_weight``.
     """
     dtype = block.x.dtype
-    member = train[:, list(block.sets)]
-    patterns, code = torch.unique(member, dim=0, return_inverse=True)
-    d, t = block.x.shape[1], targets.shape[1]
-    sets = len(block.sets)
-    gram = torch.zeros(sets, d, d, dtype=dtype, device=block.x.device)
-    cross = torch.zeros(sets, d, t, dtype=dtype, device=block.x.device)
-    mass = torch.zeros(sets, dtype=torch.float64, device=block.x.device)
-    x_sum = torch.zeros(sets, d, dtype=torch.float64, device=block.x.device)
-    y_sum = torch.zeros(sets, t, dtype=torch.float64, device=block.x.device)
-    targets = targets.to(dtype)
-    for p, pattern in enumerate(patterns):
-        if not pattern.any():
-            continue
-        rows = code == p
-        x, y = block.x[rows], targets[rows]
-        w = torch.ones(len(x), dtype=dtype, device=x.device) if weights is None else weights[rows].to(dtype)
-        wx = x * w[:, None]
-        part, side = wx.T @ x, wx.T @ y
-        # Every training set that holds these rows takes their share.
-        gram[pattern] += part
-        cross[pattern] += side
-        mass[pattern] += w.sum(dtype=torch.float64)
-        x_sum[pattern] += wx.sum(dim=0, dtype=torch.float64)
-        y_sum[pattern] += (y * w[:, None]).sum(dim=0, dtype=torch.float64)
-    x_mean, y_mean = x_sum / mass[:, None], y_sum / mass[:, None]
-    gram -= torch.einsum("sd,se,s->sde", x_mean, x_mean, mass).to(dtype)
-    cross -= torch.einsum("sd,st,s->sdt", x_mean, y_mean, mass).to(dtype)
-    if block.alive is not None:
-        alive = block.alive.T.to(dtype)
-        gram *= alive[:, :, None] * alive[:, None, :]
-        cross *= alive[:, :, None]
-    coef = torch.empty(d, sets, len(alphas), t, dtype=dtype, device=block.x.device)
-    penalty = block.penalty.T  # [set, coordinate]
-    for a, alpha in enumerate(alphas):
-        system = gram.clone()
-        system.diagonal(dim1=1, dim2=2).add_(float(alpha) * penalty)
-        coef[:, :, a] = _solve(system, cross)
+    m = set_moments(block, targets.to(dtype), train, weights=weights)
+    x_mean, y_mean = m.x_sum / m.mass[:, None], m.y_sum / m.mass[:, None]
+    cross = m.cross - torch.einsum("sd,st,s->sdt", x_mean, y_mean, m.mass).to(dtype)
+    coef = torch.stack([solve_sets(m, block, alpha.expand(len(m.mass)), cross) for alpha in alphas], dim=2)
+    coef = coef.movedim(0, 1)  # [coordinate, set, alpha, target]
     intercept = (y_mean[:, None, :] - torch.einsum("sd,dsat->sat", x_mean, coef.to(torch.float64))).to(dtype)
     decision = (block.x @ coef.flatten(1)).view(len(block.x), *coef.shape[1:]) + intercept
     return RidgeFit(decision, coef, intercept)
 
 
+@dataclass(frozen=True)
+class Moments:
+    """Sums over each training set: weights, features, targets, products. ``gram`` is centred at the set's mean,
+    ``cross`` is not; both are 0 where a feature is constant in the set."""
+
+    mass: Float[Tensor, " set"]
+    x_sum: Float[Tensor, "set coordinate"]
+    y_sum: Float[Tensor, "set target"]
+    cross: Float[Tensor, "set coordinate target"]
+    gram: Float[Tensor, "set coordinate coordinate"] | None
+
+
+def set_moments(
+    block: Block,
+    targets: Float[Tensor, "row target"],
+    train: Bool[Tensor, "row set"],
+    *,
+    weights: Float[Tensor, " row"] | None = None,
+    gram: bool = True,
+) -> Moments:
+    """Moments of every training set of the block, each fold summed once."""
+    dtype, device = block.x.dtype, block.x.device
+    code, member = memberships(train[:, list(block.sets)])
+    d, sets = block.x.shape[1], len(block.sets)
+    products = torch.zeros(sets, d, d, dtype=dtype, device=device) if gram else None
+    cross = torch.zeros(sets, d, targets.shape[1], dtype=dtype, device=device)
+    mass = torch.zeros(sets, dtype=torch.float64, device=device)
+    x_sum = torch.zeros(sets, d, dtype=torch.float64, device=device)
+    y_sum = torch.zeros(sets, targets.shape[1], dtype=torch.float64, device=device)
+    for p, pattern in enumerate(member):
+        if not pattern.any():
+            continue
+        rows = (code == p).nonzero().flatten()
+        x, y = block.x[rows], targets[rows]
+        w = torch.ones(len(x), dtype=dtype, device=device) if weights is None else weights[rows].to(dtype)
+        wx = x if weights is None else x * w[:, None]
+        # Every training set that holds these rows takes their share.
+        if products is not None:
+            products[pattern] += wx.T @ x
+        cross[pattern] += wx.T @ y
+        mass[pattern] += w.sum(dtype=torch.float64)
+        x_sum[pattern] += wx.sum(dim=0, dtype=torch.float64)
+        y_sum[pattern] += (y * w[:, None]).sum(dim=0, dtype=torch.float64)
+    if products is not None:
+        mean = x_sum / mass[:, None]
+        products -= torch.einsum("sd,se,s->sde", mean, mean, mass).to(dtype)
+    if block.alive is not None:
+        alive = block.alive.T.to(dtype)
+        cross *= alive[:, :, None]
+        x_sum *= alive
+        if products is not None:
+            products *= alive[:, :, None] * alive[:, None, :]
+    return Moments(mass, x_sum, y_sum, cross, products)
+
+
+def solve_sets(
+    m: Moments, block: Block, alpha: Float[Tensor, " set"], cross: Float[Tensor, "set coordinate target"]
+) -> Float[Tensor, "set coordinate target"]:
+    """``(gram + alpha penalty)^-1 cross`` of every set."""
+    assert m.gram is not None
+    system = m.gram.clone()
+    system.diagonal(dim1=1, dim2=2).add_(alpha.to(system.dtype)[:, None] * block.penalty.T)
+    return _solve(system, cross)
+
+
 def _solve(system: Tensor, cross: Tensor) -> Tensor:
-    """Coefficients [coordinate, set, target]; where rounding makes a system indefinite, by eigenvalues instead."""
+    """Coefficients [set, coordinate, target]; where rounding makes a system indefinite, by eigenvalues instead."""
     factor, info = torch.linalg.cholesky_ex(system)
     out = torch.cholesky_solve(cross, factor)
     for s in info.nonzero().flatten().tolist():
@@ -92,4 +125,4 @@ def _solve(system: Tensor, cross: Tensor) -> Tensor:
         keep = values > len(values) * torch.finfo(values.dtype).eps * values[-1]
         turned = vectors[:, keep]
         out[s] = turned @ ((turned.T @ cross[s]) / values[keep][:, None])
-    return out.movedim(0, 1)
+    return out

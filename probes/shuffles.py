@@ -67,8 +67,7 @@ def shuffle_labels(
     if scheme != "within" and not constant and all((sizes == size).sum() < 2 for size in np.unique(sizes)):
         raise ProbeError(
             "Labels vary within groups and no two groups have the same number of rows, so they cannot be exchanged "
-            "between "
-            "groups. Use shuffle='within'."
+            "between groups. Use shuffle='within'."
         )
     for j in range(count):
         current = labels[order]

@@ -38,6 +38,13 @@ class Source:
     sigmas: Mapping[int, float] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
 
+    def per_row(self, value: Any, name: str) -> NDArray[Any]:
+        """A number per run or per row, as numbers of the kept rows."""
+        given = _per_row(value, self.runs, self.tokens)
+        if given.shape != self.keep.shape:
+            raise ProbeError(f"{name}= needs one number per row ({len(self.keep)}); got shape {np.shape(value)}.")
+        return given[self.keep]
+
     def matrix(self, key: Key, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> torch.Tensor:
         """Features [kept row, feature] of one cell."""
         return self.rows(self.read(key), f"step {key[0]}, layer {key[1]}", dtype=dtype, device=device)
@@ -62,8 +69,7 @@ def flatten(value: torch.Tensor, runs: int, tokens: int | None, pool: Pool | Non
         if value.ndim < 3 or shape[:2] != (runs, tokens):
             raise ProbeError(
                 f"{name}: the target has one value per run and token ({runs} runs x {tokens} tokens), so features "
-                "must be "
-                f"[run, token, feature]; got shape {shape}."
+                f"must be [run, token, feature]; got shape {shape}."
             )
         return value.reshape(runs * tokens, -1)
     if value.ndim < 2 or shape[0] != runs:
@@ -73,8 +79,7 @@ def flatten(value: torch.Tensor, runs: int, tokens: int | None, pool: Pool | Non
     if pool is None:
         raise ProbeError(
             f"{name}: the target has one value per run but features have shape {shape}. Say how tokens are put "
-            "together: "
-            "pool='mean', pool='flatten', or a function from [run, token, feature] to [run, feature]."
+            "together: pool='mean', pool='flatten', or a function from [run, token, feature] to [run, feature]."
         )
     if callable(pool):
         pooled = torch.as_tensor(pool(value))
@@ -156,8 +161,7 @@ def _source(
             run = int(np.flatnonzero((by_run != by_run[:, :1]).any(axis=1))[0])
             raise LeakageError(
                 f"The tokens of run {run} lie in several groups, so tokens of one video would be on both sides of a "
-                "split. "
-                "Group by sample: one key per run."
+                "split. Group by sample: one key per run."
             )
     if max_rows is not None and keep.sum() > max_rows:
         keep = _thin(keep, merged, max_rows, seed)

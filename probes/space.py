@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probes.errors import ProbeError
@@ -56,21 +56,36 @@ class Block:
         return out, intercept - self.center @ out
 
 
+def memberships(train: Bool[Tensor, "row set"]) -> tuple[Int[Tensor, " row"], Bool[Tensor, "pattern set"]]:
+    """Rows that lie in the same training sets share a number [row]; which sets each number lies in [pattern, set].
+
+    Training sets are unions of folds, so there are few patterns, and sums over sets are sums over patterns.
+    """
+    code = torch.zeros(len(train), dtype=torch.int64, device=train.device)
+    for part in train.split(40, dim=1):
+        bits = 2 ** torch.arange(part.shape[1], device=train.device)
+        _, word = torch.unique((part * bits).sum(dim=1), return_inverse=True)
+        _, code = torch.unique(code * len(train) + word, return_inverse=True)
+    order = torch.zeros(int(code.max()) + 1, dtype=torch.int64, device=train.device)
+    order[code] = torch.arange(len(train), device=train.device)
+    return code, train[order]
+
+
 def moments(
     x: Float[Tensor, "row feature"], train: Bool[Tensor, "row set"], weights: Float[Tensor, " row"] | None = None
 ) -> tuple[Float[Tensor, "feature set"], Float[Tensor, "feature set"]]:
     """Standard deviation (divided by n, as StandardScaler) and range of each training set; sums are float64."""
-    # Training sets are unions of folds: sum once per distinct pattern of membership, then combine.
-    patterns, code = torch.unique(train, dim=0, return_inverse=True)
+    code, patterns = memberships(train)
     parts, squares, counts, least, most = [], [], [], [], []
     for p in range(len(patterns)):
-        rows = x[code == p]
-        weighted = rows if weights is None else rows * weights[code == p, None].to(x.dtype)
+        index = (code == p).nonzero().flatten()
+        rows = x[index]
+        weighted = rows if weights is None else rows * weights[index, None].to(x.dtype)
         least.append(rows.amin(dim=0))
         most.append(rows.amax(dim=0))
         parts.append(weighted.sum(dim=0, dtype=torch.float64))
         squares.append((weighted * rows).sum(dim=0, dtype=torch.float64))
-        counts.append(float(len(rows)) if weights is None else float(weights[code == p].sum()))
+        counts.append(float(len(rows)) if weights is None else float(weights[index].sum()))
     member = patterns.to(torch.float64)
     n = torch.tensor(counts, dtype=torch.float64, device=x.device) @ member
     mean = torch.stack(parts, dim=1) @ member / n
@@ -107,8 +122,7 @@ def blocks(
         rows = (~torch.isfinite(x)).any(dim=1).nonzero().flatten()
         raise ProbeError(
             f"Features hold NaN or infinity in {len(rows)} of {len(x)} rows (first: row {int(rows[0])}). Drop those "
-            "rows, "
-            "or find out where the model overflowed."
+            "rows, or find out where the model overflowed."
         )
     n, d = x.shape
     center = x.mean(dim=0, dtype=torch.float64).to(x.dtype)
