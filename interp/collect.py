@@ -6,7 +6,7 @@ Resume is what the store lacks. A batch that fails leaves no shard behind; runs 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interp.capture import Recorder, dtype_named
-from interp.errors import InterpError
+from interp.errors import InterpError, SelectionError
 from interp.runspec import RunSpec
-from interp.selection import Resolution, Selection
+from interp.selection import Selection
 from interp.store import RunLayout, SiteLayout, Store
 from interp.tasks import get as get_task
 from interp.trajectory import Schedule, Trajectory
+from interp.views import View, ViewPlan, parse
 
 if TYPE_CHECKING:
     from interp.lab import Lab
@@ -53,35 +54,40 @@ def capture_runs(
     batch_size: int,
     limit: float,
     progress: bool,
+    views: Sequence[View] = (),
 ) -> Store:
     """See `interp.Lab.capture`."""
-    itemsize = dtype_named(dtype).itemsize
+    dtype_named(dtype)
     unique = list({run.key: run for run in runs}.values())
-    resolutions = {_kind(run): selection.resolve(lab.space(run)) for run in unique}
-    store = Store.create(to, {"model": lab.name, "model_hash": lab.model_hash, "versions": versions()})
+    plans = {_kind(run): ViewPlan.of(selection.resolve(lab.space(run)), views, dtype) for run in unique}
+    common = {"model": lab.name, "model_hash": lab.model_hash, "versions": versions()}
+    if not all(plan.plain for plan in plans.values()):
+        common["views"] = [view.name for view in views]
+    store = Store.create(to, common)
     todo = [run for run in unique if run.key not in store]
-    budget = _budget(todo, resolutions, itemsize)
+    budget = _budget(todo, plans)
     if budget.nbytes > limit:
         raise InterpError(
             f"this capture would write {budget}, more than the limit of {_size(limit)}; "
-            "select fewer steps, layers or tokens (frames=-1 keeps the last latent frame), or raise limit="
+            f"{_that_fit(todo, plans, dtype, limit)}select fewer steps, layers or tokens (frames=-1 keeps the last "
+            "latent frame), or raise limit="
         )
     if progress:
         print(f"capture to {to}: {budget}; {len(unique) - len(todo)} already there", flush=True)
     with _Bar(len(todo), progress) as bar:
         for batch in _batches(todo, batch_size):
-            _one_batch(lab, batch, resolutions[_kind(batch[0])], store, dtype)
+            _one_batch(lab, batch, plans[_kind(batch[0])], store, dtype)
             bar.advance(len(batch))
     return store
 
 
-def _one_batch(lab: Lab, batch: Sequence[RunSpec], resolution: Resolution, store: Store, dtype: str) -> None:
+def _one_batch(lab: Lab, batch: Sequence[RunSpec], plan: ViewPlan, store: Store, dtype: str) -> None:
     schedule = lab.schedule(batch[0].settings)
     writers = []
     try:
         for run in batch:
-            writers.append(store.writer(run.key, _layout(run, resolution, schedule, dtype)))
-        recorder = Recorder(resolution, writers, dtype)
+            writers.append(store.writer(run.key, _layout(run, plan, schedule)))
+        recorder = Recorder(plan.resolution, writers, dtype, plan.views, [run.sample for run in batch])
         trajectories = lab.run_batch(batch, recorder)
         recorder.receipt()
         for run, writer, trajectory in zip(batch, writers, trajectories, strict=True):
@@ -92,8 +98,9 @@ def _one_batch(lab: Lab, batch: Sequence[RunSpec], resolution: Resolution, store
         raise
 
 
-def _layout(run: RunSpec, resolution: Resolution, schedule: Schedule, dtype: str) -> RunLayout:
+def _layout(run: RunSpec, plan: ViewPlan, schedule: Schedule) -> RunLayout:
     """The shard's layout; all sites of a store share their steps."""
+    resolution = plan.resolution
     steps, space = resolution.steps, resolution.space
     uneven = [site for site in resolution.sites if resolution.steps_of(site) != steps]
     if uneven:
@@ -105,14 +112,14 @@ def _layout(run: RunSpec, resolution: Resolution, schedule: Schedule, dtype: str
         run=run.key,
         sites=tuple(
             SiteLayout(
-                site=site,
-                axes=("step", "branch", *space.axes_of(site)),
-                shape=(len(steps), len(resolution.branches_of(site)), *resolution.shape_of(site)),
-                dtype=dtype,
-                tokens=resolution.tokens_of(site) if "token" in space.axes_of(site) else None,
-                branches=resolution.branches_of(site),
+                site=output.name,
+                axes=("step", "branch", *output.made.axes),
+                shape=(len(steps), len(resolution.branches_of(output.site)), *output.made.shape),
+                dtype=output.dtype,
+                tokens=output.made.tokens if "token" in output.made.axes else None,
+                branches=resolution.branches_of(output.site),
             )
-            for site in resolution.sites
+            for output in plan.outputs
         ),
         steps=steps,
         sigmas=tuple(schedule.sigmas[s] for s in steps),
@@ -120,7 +127,11 @@ def _layout(run: RunSpec, resolution: Resolution, schedule: Schedule, dtype: str
         experts=tuple(schedule.experts[s] for s in steps),
         branches=run.settings.branches,
         grid=space.grid,
-        provenance={**run.provenance(), "versions": versions()},
+        provenance={
+            **run.provenance(),
+            "versions": versions(),
+            **({} if plan.plain else {"views": plan.provenance()}),
+        },
     )
 
 
@@ -152,13 +163,31 @@ def _batches(runs: Sequence[RunSpec], size: int) -> Iterator[list[RunSpec]]:
         yield from (same[i : i + size] for i in range(0, len(same), size))
 
 
-def _budget(runs: Sequence[RunSpec], resolutions: dict[tuple[Any, ...], Resolution], itemsize: int) -> Budget:
-    kinds = [resolutions[_kind(run)] for run in runs]
+def _budget(runs: Sequence[RunSpec], plans: Mapping[tuple[Any, ...], ViewPlan]) -> Budget:
+    kinds = [plans[_kind(run)] for run in runs]
     return Budget(
         runs=len(runs),
-        tensors=max((r.tensors for r in kinds), default=0),
-        nbytes=sum(r.nbytes(itemsize) for r in kinds),
+        tensors=max((plan.tensors for plan in kinds), default=0),
+        nbytes=sum(plan.nbytes for plan in kinds),
     )
+
+
+SMALLER = ("grid_pool-4x4", "grid_pool-2x2", "random_projection-64", "frame_mean", "token_mean", "norm")
+"""Views offered where a capture is too large."""
+
+
+def _that_fit(runs: Sequence[RunSpec], plans: Mapping[tuple[Any, ...], ViewPlan], dtype: str, limit: float) -> str:
+    """Views that every selected hook point has and that would stay within the limit, as part of a sentence."""
+    found = []
+    for name in SMALLER:
+        try:
+            smaller = {kind: ViewPlan.of(plan.resolution, [parse(name)], dtype) for kind, plan in plans.items()}
+        except SelectionError:
+            continue
+        nbytes = _budget(runs, smaller).nbytes
+        if nbytes <= limit:
+            found.append(f'"{name}" ({_size(nbytes)})')
+    return f"views=[...] with one of these would fit: {', '.join(found)}; or " if found else ""
 
 
 def _size(nbytes: float) -> str:

@@ -32,6 +32,7 @@ from interp.sampler import Plan, build_scheduler, finish, prepare, run_steps, sc
 from interp.selection import AddressSpace, Selection, select
 from interp.tasks.sample import Sample
 from interp.trajectory import Schedule, Trajectory
+from interp.views import View, views_of
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,7 @@ class Lab:
         capture: str | Selection | Sequence[str | Selection] | None = None,
         *,
         edits: Any = None,
+        views: str | View | Sequence[str | View] | None = None,
         dtype: str = "float32",
     ) -> RunResult | list[RunResult]:
         """Run one spec, or several in one batch, and keep what is selected in memory.
@@ -153,21 +155,26 @@ class Lab:
             runs: one spec gives one result, a sequence gives a list. All must share settings and size.
             capture: a hook point pattern or a `Selection`.
             edits: an edit, a graph, or a list of them, from `interp.edits`; results are then `interp.edits.EditedRun`.
+            views: what to keep of each tensor, see `interp.views`; the tensor itself if None.
             dtype: of the captured tensors.
         """
         if edits is not None:
             from interp.edits import run_with
 
+            if views is not None:
+                raise InterpError("a run with edits keeps full tensors; leave views= out, or take them of the result")
             edited: Any = run_with(self, runs, edits, capture, dtype=dtype)
             return edited
         specs = [runs] if isinstance(runs, RunSpec) else list(runs)
         selection = None if capture is None else select(capture)
+        if selection is None and views is not None:
+            raise InterpError("views= says how to keep tensors, and none was selected; name hook points with capture=")
         recorder = None
         sinks: list[MemorySink] = []
         if selection is not None and specs:
             resolution = selection.resolve(self.space(specs[0]))
             sinks = [MemorySink(resolution) for _ in specs]
-            recorder = Recorder(resolution, sinks, dtype)
+            recorder = Recorder(resolution, sinks, dtype, views_of(views), [spec.sample for spec in specs])
         trajectories = self.run_batch(specs, recorder)
         receipt = recorder.receipt() if recorder else None
         results = [
@@ -237,6 +244,7 @@ class Lab:
         selection: str | Selection | Sequence[str | Selection],
         *,
         to: str | Path,
+        views: str | View | Sequence[str | View] | None = None,
         dtype: str = "bfloat16",
         batch_size: int = 16,
         limit: float = 100e9,
@@ -248,6 +256,8 @@ class Lab:
             runs: specs of any mixture of sizes and settings.
             selection: a hook point pattern or a `Selection`.
             to: folder of the store; made if missing, continued if it is a store.
+            views: what to keep of each tensor, as names ("frame_mean", "grid_pool-4x4") or from `interp.views`; the
+                tensor itself if None. A view is stored under "<hook point>@<view>".
             dtype: "bfloat16" or "float32".
             batch_size: runs in one forward.
             limit: refuse to write more than this many bytes.
@@ -258,14 +268,15 @@ class Lab:
 
         Raises:
             InterpError: no runs, or a byte budget above ``limit``.
-            SelectionError: the selection matches nothing in one of the runs.
+            SelectionError: the selection matches nothing in one of the runs, or a view does not fit a hook point.
             StoreError: the folder cannot be used, or a write failed; finished runs are kept.
         """
         from interp.collect import capture_runs
 
         if not runs:
             raise InterpError("no runs were given to capture; make some with lab.plan(samples, seeds=...)")
-        return capture_runs(self, list(runs), select(selection), Path(to), dtype, batch_size, limit, progress)
+        chosen = select(selection)
+        return capture_runs(self, list(runs), chosen, Path(to), dtype, batch_size, limit, progress, views_of(views))
 
 
 def load(source: Any, **from_pretrained: Any) -> Lab:
