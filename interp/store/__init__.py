@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from interp.store.background import BackgroundShard, BackgroundWriter
 from interp.store.consolidate import consolidate
 from interp.store.export import export
 from interp.store.info import StoreInfo, info
@@ -12,6 +13,8 @@ from interp.store.store import Store
 from interp.store.verify import Report, verify
 
 __all__ = [
+    "BackgroundShard",
+    "BackgroundWriter",
     "Report",
     "RunLayout",
     "ShardWriter",

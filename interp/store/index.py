@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,14 +104,7 @@ class Index:
         body = {
             "format": MANY if self.runs else SHARD,
             "version": VERSION,
-            "run": run.run,
-            "steps": run.steps,
-            "sigmas": run.sigmas,
-            "timesteps": run.timesteps,
-            "experts": run.experts,
-            "branches": run.branches,
-            "grid": grid_fields(run.grid),
-            "provenance": run.provenance,
+            **run_fields(run),
             "token_sets": [_piece_json(piece) for piece in self.token_sets],
             "sites": [_site_json(entry) for entry in self.sites.values()],
             "labels": {k: _piece_json(v) if isinstance(v, Piece) else v for k, v in self.labels.items()},
@@ -148,6 +141,59 @@ class Index:
         return index
 
 
+def run_fields(run: RunLayout) -> dict[str, Any]:
+    """A run's layout without its sites, as JSON-ready data."""
+    return {
+        "run": run.run,
+        "steps": run.steps,
+        "sigmas": run.sigmas,
+        "timesteps": run.timesteps,
+        "experts": run.experts,
+        "branches": run.branches,
+        "grid": grid_fields(run.grid),
+        "provenance": run.provenance,
+    }
+
+
+def run_of(fields: Mapping[str, Any], sites: Iterable[SiteLayout]) -> RunLayout:
+    """The layout of such data."""
+    return RunLayout(
+        run=fields["run"],
+        sites=tuple(sites),
+        steps=tuple(map(int, fields["steps"])),
+        sigmas=tuple(map(float, fields["sigmas"])),
+        timesteps=tuple(map(float, fields["timesteps"])),
+        experts=tuple(map(str, fields["experts"])),
+        branches=tuple(map(str, fields["branches"])),
+        grid=grid_of(fields["grid"]),
+        provenance=dict(fields["provenance"]),
+    )
+
+
+def site_fields(site: SiteLayout) -> dict[str, Any]:
+    """A site's layout as JSON-ready data."""
+    return {
+        "site": site.site,
+        "axes": site.axes,
+        "shape": site.shape,
+        "dtype": site.dtype,
+        "branches": site.branches,
+        "tokens": site.tokens,
+    }
+
+
+def site_of(fields: Mapping[str, Any]) -> SiteLayout:
+    """The layout of such data."""
+    return SiteLayout(
+        site=fields["site"],
+        axes=tuple(map(str, fields["axes"])),
+        shape=tuple(map(int, fields["shape"])),
+        dtype=fields["dtype"],
+        tokens=None if fields["tokens"] is None else tuple(map(int, fields["tokens"])),
+        branches=None if fields["branches"] is None else tuple(map(str, fields["branches"])),
+    )
+
+
 def grid_fields(grid: Any) -> dict[str, Any]:
     """A token grid as JSON-ready data."""
     names = ("frames", "rows", "cols", "vae_spatial", "vae_temporal")
@@ -170,13 +216,8 @@ def _piece(body: Mapping[str, Any]) -> Piece:
 
 
 def _site_json(entry: SiteEntry) -> dict[str, Any]:
-    layout = entry.layout
     return {
-        "site": layout.site,
-        "axes": layout.axes,
-        "shape": layout.shape,
-        "dtype": layout.dtype,
-        "branches": layout.branches,
+        **site_fields(entry.layout),
         "tokens": entry.tokens,
         "offset": entry.offset,
         "blocks": [entry.plan.together, entry.plan.block_nbytes],
@@ -191,13 +232,7 @@ def _parse(body: Mapping[str, Any]) -> Index:
         raise ValueError(f"it lists {len(runs)} runs")
     token_sets = tuple(_piece(piece) for piece in body["token_sets"])
     for item in body["sites"]:
-        layout = SiteLayout(
-            site=item["site"],
-            axes=tuple(map(str, item["axes"])),
-            shape=tuple(map(int, item["shape"])),
-            dtype=item["dtype"],
-            branches=None if item["branches"] is None else tuple(map(str, item["branches"])),
-        )
+        layout = site_of({**item, "tokens": None})
         together, block_nbytes = map(int, item["blocks"])
         cells = layout.cells * max(1, len(runs))
         plan = BlockPlan(cells, layout.cell_nbytes, together, block_nbytes)
@@ -211,17 +246,7 @@ def _parse(body: Mapping[str, Any]) -> Index:
             if "token" not in layout.axes or count != layout.shape[layout.axes.index("token")]:
                 raise ValueError(f"its site {layout.site} does not fit its tokens")
         sites[layout.site] = entry
-    run = RunLayout(
-        run=body["run"],
-        sites=tuple(entry.layout for entry in sites.values()),
-        steps=tuple(map(int, body["steps"])),
-        sigmas=tuple(map(float, body["sigmas"])),
-        timesteps=tuple(map(float, body["timesteps"])),
-        experts=tuple(map(str, body["experts"])),
-        branches=tuple(map(str, body["branches"])),
-        grid=grid_of(body["grid"]),
-        provenance=dict(body["provenance"]),
-    )
+    run = run_of(body, (entry.layout for entry in sites.values()))
     labels = {check_name(k, "label"): _piece(v) if isinstance(v, dict) else v for k, v in body["labels"].items()}
     return Index(run, sites, token_sets, labels, runs, tuple(map(str, body["sums"])), str(body["rest"]))
 

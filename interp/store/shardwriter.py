@@ -13,9 +13,10 @@ from types import TracebackType
 from typing import Any
 
 from interp.errors import StoreError
+from interp.store.cellcheck import RunCheck
 from interp.store.datafile import DataFile
 from interp.store.labels import checked_labels
-from interp.store.layout import RunLayout, find_site
+from interp.store.layout import RunLayout
 from interp.store.manifest import Line, Manifest
 from interp.store.pending import PendingFile
 from interp.store.sitebuffer import SiteBuffer
@@ -38,8 +39,10 @@ class ShardWriter:
         self._over: str | None = None
         self._file = DataFile(layout)
         self._pending = PendingFile(path, manifest, self._file.size, f"run {layout.run}")
+        self._check = RunCheck(layout)
         self._sites = {
-            site.site: SiteBuffer(site, self._pending.fd, self._file.offsets[site.site]) for site in layout.sites
+            site.site: SiteBuffer(site, self._file.plan(site), self._pending.fd, self._file.offsets[site.site])
+            for site in layout.sites
         }
 
     def write(self, site: str, step_index: int, branch_index: int, tensor: Any) -> None:
@@ -56,18 +59,22 @@ class ShardWriter:
         """
         if self._over is not None:
             raise StoreError(f"run {self.layout.run} takes no more data: {self._over}")
+        cell, bits = self._check.check(site, step_index, branch_index, tensor)
         try:
-            self._sites[site].put(step_index, branch_index, tensor)
-        except KeyError:
-            find_site(site, self._sites, f"the layout of run {self.layout.run}")
-            raise
-        except StoreError as error:
-            raise StoreError(f"run {self.layout.run}, site {site}: {error}") from error
+            self._sites[site].put(cell, bits)
         except OSError as error:
-            raise self._failed("writing", error) from error
+            raise self.failed("writing", error) from error
         except BaseException as error:
             self._discard(f"{type(error).__name__} came in the middle of a write")
             raise
+
+    def put_bytes(self, site: str, cell: int, start: int, data: memoryview) -> None:
+        """Keep some bytes that another process has checked; see `SiteBuffer.put_bytes`.
+
+        Raises:
+            OSError: the disk failed; `abort` must follow.
+        """
+        self._sites[site].put_bytes(cell, start, data)
 
     def finish(self, labels: Mapping[str, Any] | None = None) -> None:
         """Write the labels, make all of it last, and list the run as finished.
@@ -84,13 +91,15 @@ class ShardWriter:
             raise StoreError(f"run {self.layout.run} cannot be finished: {self._over}")
         try:
             checked = checked_labels(labels or {}, f"run {self.layout.run}")
-            self._check_complete()
+            if any(buffer.left for buffer in self._sites.values()):
+                self._check.check_complete()
+                raise AssertionError(f"run {self.layout.run} lacks bytes")
             sums = {name: buffer.checksums for name, buffer in self._sites.items()}
             index_at, index = self._file.close(checked, sums)
             self._pending.write_metadata(self._file)
             self._pending.commit(Line.of(self.layout.run, self._file.size, index_at, index))
         except OSError as error:
-            raise self._failed("finishing", error) from error
+            raise self.failed("finishing", error) from error
         except BaseException as error:
             self._discard(f"finishing it failed: {type(error).__name__} {error}")
             raise
@@ -107,17 +116,8 @@ class ShardWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.abort()
 
-    def _check_complete(self) -> None:
-        for name, buffer in self._sites.items():
-            missing = buffer.missing()
-            if missing is not None:
-                step = self.layout.steps[missing[0]]
-                branch = self.layout.branches_of(buffer.layout)[missing[1]]
-                raise StoreError(
-                    f"run {self.layout.run}: site {name} was never written at step {step}, branch {branch}"
-                )
-
-    def _failed(self, doing: str, error: OSError) -> StoreError:
+    def failed(self, doing: str, error: OSError) -> StoreError:
+        """Discard the run because the disk failed; gives what to tell the user."""
         reason = error.strerror or str(error)
         self._discard(f"{doing} it failed: {reason}")
         return StoreError(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from interp.errors import StoreError, suggest
+from interp.store.background import BackgroundWriter
 from interp.store.head import check_same, read_head, write_head
 from interp.store.index import Index
 from interp.store.layout import RunLayout, to_json
@@ -106,6 +107,14 @@ class Store:
         if layout.run != run:
             raise StoreError(f"the layout is of run {layout.run!r}, not of {run!r}")
         return ShardWriter(self.path / "runs" / f"{run}.h5", layout, self.manifest)
+
+    def background(self, memory: int = 256 << 20) -> BackgroundWriter:
+        """Write runs in another process: ``with store.background() as writers: writers.writer(run, layout)`` ...
+
+        Args:
+            memory: bytes that may wait to be written; when they are full, `write` waits.
+        """
+        return BackgroundWriter(self, memory)
 
     def drop(self, runs: Iterable[str]) -> None:
         """Take runs off the list and remove their shards, so that they are repeated; site-major files likewise.

@@ -1,0 +1,300 @@
+"""Writing in another process, so that the model need not wait for the disk, nor dies with it.
+
+Tensors are copied once, into slots of memory that both processes share; full slots go to the writing process, written
+ones come back. There are only so many, so a model that is faster than the disk waits (back-pressure) and memory stays
+bounded. The price: a failure is reported at a later call than the one that caused it, at the latest at the end.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import select
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from interp.errors import StoreError
+from interp.store.blocks import LARGE
+from interp.store.cellcheck import RunCheck
+from interp.store.disk import bytes_of
+from interp.store.index import run_fields, site_fields
+from interp.store.labels import checked_labels
+from interp.store.layout import RunLayout
+from interp.store.wire import RECORD, receive, send
+
+if TYPE_CHECKING:
+    from interp.store.store import Store
+
+SLOT = 8 * LARGE
+
+
+class BackgroundShard:
+    """Takes the tensors of one run, as `ShardWriter` does. Made by `BackgroundWriter.writer`.
+
+    Args:
+        background: where they go.
+        number: of the run.
+        layout: what will be written.
+    """
+
+    def __init__(self, background: BackgroundWriter, number: int, layout: RunLayout) -> None:
+        self.layout = layout
+        self._background, self._number = background, number
+        self._check = RunCheck(layout)
+        self._places = {site.site: i for i, site in enumerate(layout.sites)}
+        self._over: str | None = None
+
+    def write(self, site: str, step_index: int, branch_index: int, tensor: Any) -> None:
+        """Keep one tensor; waits while all slots are full. See `ShardWriter.write`.
+
+        Raises:
+            StoreError: it does not fit the layout, or some run failed meanwhile.
+        """
+        if self._over is not None:
+            raise StoreError(f"run {self.layout.run} takes no more data: {self._over}")
+        cell, bits = self._check.check(site, step_index, branch_index, tensor)
+        self._background.put(self._number, self._places[site], cell, bits)
+
+    def finish(self, labels: Mapping[str, Any] | None = None) -> None:
+        """Have the run finished; it is once `BackgroundWriter.flush` or the block's end has returned.
+
+        Raises:
+            StoreError: something of the layout was never written, a label cannot be stored, or some run failed
+                meanwhile.
+        """
+        if self._over is not None:
+            raise StoreError(f"run {self.layout.run} cannot be finished: {self._over}")
+        try:
+            checked = checked_labels(labels or {}, f"run {self.layout.run}")
+            self._check.check_complete()
+        except StoreError:
+            self.abort()
+            raise
+        self._over = "it is finished"
+        self._background.finish(self._number, checked)
+
+    def abort(self) -> None:
+        """Throw the run away, unless it is finished."""
+        if self._over is None:
+            self._over = "it was aborted"
+            self._background.abort(self._number)
+
+    def __enter__(self) -> BackgroundShard:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.abort()
+
+
+class BackgroundWriter:
+    """Writes runs of a store in another process. Made by `Store.background`; a context manager, or end with `close`.
+
+    Args:
+        store: the store.
+        memory: bytes of shared memory, at least 16 MiB; a capture holds no more than this (and the process that writes
+            about as much as 1 MiB a site of an unfinished run).
+    """
+
+    def __init__(self, store: Store, memory: int = 256 << 20) -> None:
+        self.store = store
+        self._slots = max(2, memory // SLOT)
+        self._names: dict[int, str] = {}
+        self._unfinished: set[int] = set()
+        self._failures: list[str] = []
+        self._flushed = self._closed = False
+        self._slot: int | None = None
+        self._records = bytearray()
+        self._used = 0
+        self._start()
+        self._free = list(range(self._slots))
+
+    def writer(self, run: str, layout: RunLayout) -> BackgroundShard:
+        """Begin to write a run.
+
+        Raises:
+            StoreError: the run is there already, or some run failed meanwhile.
+        """
+        self._pump(wait=False)
+        if layout.run != run or run in self.store:
+            raise StoreError(f"run {run} is already in {self.store.path} or is not that of the layout ({layout.run})")
+        number = len(self._names)
+        self._names[number] = run
+        self._unfinished.add(number)
+        sites = [site_fields(site) for site in layout.sites]
+        self._send({"do": "open", "number": number, "layout": run_fields(layout), "sites": sites})
+        return BackgroundShard(self, number, layout)
+
+    def flush(self) -> None:
+        """Wait until all runs that were finished are on the disk.
+
+        Raises:
+            StoreError: one of them is not, or the process that writes is gone.
+        """
+        self._pass_on()
+        self._flushed = False
+        self._send({"do": "flush"})
+        while not self._flushed:
+            self._pump(wait=True)
+        self.store.refresh()
+
+    def close(self) -> None:
+        """Wait as `flush` does, and end the process that writes."""
+        if self._closed:
+            return
+        try:
+            self.flush()
+        finally:
+            self._end()
+
+    def __enter__(self) -> BackgroundWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        try:
+            self.close()
+        except StoreError:
+            if error is None:  # else what went wrong first is what the caller should see
+                raise
+
+    def put(self, number: int, site: int, cell: int, bits: np.ndarray) -> None:
+        """Copy a cell's bits into slots; see `BackgroundShard.write`."""
+        nbytes = bits.nbytes
+        if nbytes < LARGE:
+            if self._slot is None or self._used + nbytes > SLOT:
+                self._take_slot()
+            target = self._memory[self._used : self._used + nbytes].view(bits.dtype).reshape(bits.shape)
+            np.copyto(target, bits)
+            self._record(number, site, cell, 0, nbytes)
+            return
+        flat = np.ascontiguousarray(bits).reshape(-1).view(np.uint8)
+        at = 0
+        while at < nbytes:
+            room = 0 if self._slot is None else (SLOT - self._used) // LARGE * LARGE
+            if not room:
+                self._take_slot()
+                room = SLOT
+            count = min(room, nbytes - at)
+            self._memory[self._used : self._used + count] = flat[at : at + count]
+            self._record(number, site, cell, at, count)
+            at += count
+
+    def finish(self, number: int, labels: Mapping[str, Any]) -> None:
+        """See `BackgroundShard.finish`."""
+        self._pass_on()
+        arrays = {name: value for name, value in labels.items() if isinstance(value, np.ndarray)}
+        head = {
+            "do": "finish",
+            "number": number,
+            "labels": {name: value for name, value in labels.items() if name not in arrays},
+            "arrays": [(name, array.dtype.str, array.shape) for name, array in arrays.items()],
+        }
+        self._send(head, b"".join(bytes_of(array) for array in arrays.values()))
+        self._pump(wait=False)
+
+    def abort(self, number: int) -> None:
+        """See `BackgroundShard.abort`."""
+        self._unfinished.discard(number)
+        if not self._closed:
+            try:
+                self._pass_on()
+                self._send({"do": "abort", "number": number})
+            except StoreError:  # the process that writes is gone, and the run with it
+                pass
+
+    def _record(self, number: int, site: int, cell: int, start: int, nbytes: int) -> None:
+        self._records += RECORD.pack(number, site, cell, start, nbytes)
+        self._used += -(-nbytes // 16) * 16
+
+    def _take_slot(self) -> None:
+        self._pass_on()
+        self._pump(wait=False)
+        while not self._free:
+            self._pump(wait=True)
+        self._slot = self._free.pop()
+        first = self._slot * SLOT
+        self._memory = self._all[first : first + SLOT]
+
+    def _pass_on(self) -> None:
+        """Hand the present slot to the process that writes."""
+        if self._slot is not None:
+            slot, records = self._slot, bytes(self._records)
+            self._slot, self._used = None, 0
+            self._records.clear()
+            self._send({"do": "slot", "slot": slot}, records)
+
+    def _send(self, head: dict[str, Any], body: bytes = b"") -> None:
+        self._check_open()
+        try:
+            send(self._socket, head, body)
+        except OSError:
+            self._gone()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError("the background writer is closed; make a new one with store.background()")
+
+    def _pump(self, wait: bool) -> None:
+        """Take what the process that writes has to say.
+
+        Raises:
+            StoreError: a run failed, or the process is gone.
+        """
+        self._check_open()
+        while wait or self._poll.poll(0):
+            message = receive(self._socket)
+            if message is None:
+                self._gone()
+            head, wait = message[0], False
+            if "slot" in head:
+                self._free.append(head["slot"])
+            elif "flushed" in head:
+                self._flushed = True
+            elif "finished" in head:
+                self._unfinished.discard(head["finished"])
+            else:
+                self._unfinished.discard(head["failed"])
+                self._failures.append(head["error"])
+        if self._failures:
+            failures, self._failures = self._failures, []
+            more = f" ({len(failures) - 1} more failed)" if len(failures) > 1 else ""
+            raise StoreError(failures[0] + more)
+
+    def _start(self) -> None:
+        memory = os.memfd_create("wan-interp-store", os.MFD_CLOEXEC)
+        self._socket, theirs = socket.socketpair()
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
+        try:
+            os.ftruncate(memory, self._slots * SLOT)
+            self._all = np.frombuffer(mmap.mmap(memory, self._slots * SLOT), np.uint8)
+            numbers = [theirs.fileno(), memory, self._slots, SLOT, self.store.path.resolve()]
+            command = [sys.executable, "-m", "interp.store.worker", *map(str, numbers)]
+            paths = {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
+            self.process = subprocess.Popen(
+                command, pass_fds=(theirs.fileno(), memory), stdin=subprocess.DEVNULL, env={**os.environ, **paths}
+            )
+        finally:
+            theirs.close()
+            os.close(memory)
+
+    def _end(self) -> None:
+        self._closed = True
+        self._socket.close()
+        self.process.wait()
+
+    def _gone(self) -> NoReturn:
+        self._end()
+        lost = sorted(self._names[number] for number in self._unfinished)
+        self.store.refresh()
+        lost = [run for run in lost if run not in self.store]
+        raise StoreError(
+            f"the process that writes ended with status {self.process.returncode}, and with it the unfinished runs "
+            f"({', '.join(lost) or 'none'}); finished runs are intact: run the same command again"
+        )

@@ -1,0 +1,116 @@
+"""The process that writes: takes filled slots of shared memory, hands them back, and reports what became of each run.
+
+Started by `interp.store.background`. It ends when the other end of its socket is closed, and then removes what is
+unfinished; so neither process can leave the other hanging, whichever is killed.
+"""
+
+from __future__ import annotations
+
+import mmap
+import signal
+import socket
+import sys
+from typing import Any
+
+import numpy as np
+
+from interp.errors import InterpError
+from interp.store.index import run_of, site_of
+from interp.store.shardwriter import ShardWriter
+from interp.store.store import Store
+from interp.store.wire import RECORD, receive, send
+
+
+class Worker:
+    """Writes what it is told.
+
+    Args:
+        end: its end of the socket.
+        memory: the shared slots.
+        slot_nbytes: bytes of each.
+        store: where to write.
+    """
+
+    def __init__(self, end: socket.socket, memory: mmap.mmap, slot_nbytes: int, store: Store) -> None:
+        self.end, self.store, self.slot_nbytes = end, store, slot_nbytes
+        self.memory = memoryview(memory)
+        self.writers: dict[int, ShardWriter] = {}
+        self.sites: dict[int, list[str]] = {}
+
+    def run(self) -> None:
+        """Serve until the other end is closed."""
+        try:
+            while (message := receive(self.end)) is not None:
+                head, body = message
+                getattr(self, f"on_{head.pop('do')}")(body, **head)
+        except ConnectionError:  # told nobody: the other end is gone
+            pass
+        finally:
+            for writer in self.writers.values():
+                writer.abort()
+
+    def on_open(self, body: bytes, number: int, layout: dict[str, Any], sites: list[dict[str, Any]]) -> None:
+        """Begin a run."""
+        run = layout["run"]
+        try:
+            self.writers[number] = self.store.writer(run, run_of(layout, map(site_of, sites)))
+            self.sites[number] = [site["site"] for site in sites]
+        except (InterpError, OSError) as error:
+            self._failed(number, error)
+
+    def on_slot(self, body: bytes, slot: int) -> None:
+        """Write what a slot holds, and hand it back."""
+        at = slot * self.slot_nbytes
+        for number, site, cell, start, nbytes in RECORD.iter_unpack(body):
+            data, at = self.memory[at : at + nbytes], at + -(-nbytes // 16) * 16
+            if number in self.writers:  # else it has failed
+                try:
+                    self.writers[number].put_bytes(self.sites[number][site], cell, start, data)
+                except (InterpError, OSError) as error:
+                    self._failed(number, error)
+        send(self.end, {"slot": slot})
+
+    def on_finish(self, body: bytes, number: int, labels: dict[str, Any], arrays: list[list[Any]]) -> None:
+        """Finish a run."""
+        at = 0
+        for name, dtype, shape in arrays:
+            array = np.frombuffer(body, dtype, int(np.prod(shape)), at).reshape(shape)
+            labels[name], at = array, at + array.nbytes
+        if number in self.writers:
+            try:
+                self.writers[number].finish(labels)
+            except (InterpError, OSError) as error:
+                self._failed(number, error)
+            else:
+                del self.writers[number]
+                send(self.end, {"finished": number})
+
+    def on_abort(self, body: bytes, number: int) -> None:
+        """Throw a run away."""
+        if number in self.writers:
+            self.writers.pop(number).abort()
+
+    def on_flush(self, body: bytes) -> None:
+        """Answer when all that came before is done."""
+        send(self.end, {"flushed": True})
+
+    def _failed(self, number: int, error: Exception) -> None:
+        text = str(error)
+        if number in self.writers:
+            writer = self.writers.pop(number)
+            if isinstance(error, OSError):
+                text = str(writer.failed("writing", error))
+            writer.abort()
+        send(self.end, {"failed": number, "error": text})
+
+
+def main(arguments: list[str]) -> None:
+    """``python -m interp.store.worker SOCKET MEMORY SLOTS SLOT_BYTES STORE``; the first two are descriptors."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that captures; this one ends after it
+    end, memory, slots, slot_nbytes = map(int, arguments[:4])
+    shared = mmap.mmap(memory, slots * slot_nbytes)
+    Worker(socket.socket(fileno=end), shared, slot_nbytes, Store.open(arguments[4])).run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
