@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from studies.decodability import Set, Settings
 
 FOLDS = 5
+STRENGTHS = (0.001, 0.03)
+"""Values of C that are tried: late steps are separable, where weaker regularisation has no optimum to converge to."""
 
 COLUMNS = {
     "target": "what was probed for",
@@ -73,7 +75,7 @@ def fit_targets(settings: Settings, store: Store, sets: Mapping[str, Set]) -> Fi
         one = sets["fork" if target.fork else "ordinary"]
         rows = rows_of(target, store, one.keys, one.samples, sites[0])
         counts[target.name] = {
-            "rows": len(rows.label),
+            "rows": min(len(rows.label), settings.rows),
             "runs": rows.answered,
             "of_runs": rows.runs,
             "mazes": len(np.unique(rows.maze)),
@@ -121,7 +123,9 @@ def _fit(
         model=target.model,
         sigmas=sigmas,
         folds=FOLDS,
+        path=STRENGTHS if target.model == "logistic" else None,
         shuffles=0 if shuffled else settings.shuffles,
+        max_rows=settings.rows,
         baselines={}
         if shuffled
         else {

@@ -56,6 +56,7 @@ class Settings:
     scheduler: str | None
     batch_size: int
     shuffles: int
+    rows: int
     device: str | None
     dtype: str | None
     command: str
@@ -102,7 +103,7 @@ def parse(arguments: Sequence[str]) -> Settings:
         "--out", required=True, metavar="DIR", help="folder to write to: new, empty, or of an earlier call (it goes on)"
     )
     add("--model", default="wan-maze-mini", help="bundled name, folder of a diffusers pipeline, or hub id")
-    add("--runs", type=_positive, default=128, help="runs for each kind of mazes (fork, ordinary)")
+    add("--runs", type=_positive, default=96, help="runs for each kind of mazes (fork, ordinary)")
     add("--seeds", type=_positive, default=2, help="runs of one maze, each with noise of its own")
     add("--seed", type=int, default=0, help="which mazes and which noise")
     add("--steps", type=_positive, default=20, help="denoising steps")
@@ -116,7 +117,10 @@ def parse(arguments: Sequence[str]) -> Settings:
     add("--guidance-scale", type=float, default=1.0, help="classifier-free guidance; 1 is none")
     add("--scheduler", choices=("euler", "unipc"), default=None, help="in place of the pipeline's own")
     add("--batch-size", type=_positive, default=16, help="runs in one forward")
-    add("--shuffles", type=_positive, default=20, help="label shuffles behind a chance level")
+    add("--shuffles", type=_positive, default=10, help="label shuffles behind a chance level")
+    add(
+        "--rows", type=_positive, default=1500, help="tokens a probe is fitted on, at most; drawn evenly from the mazes"
+    )
     add("--device", default=None, help="where the model runs, such as cuda")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default=None, help="load the model in this precision")
     given = parser.parse_args(arguments)
