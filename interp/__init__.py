@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from interp import tasks
+    from interp import edits, tasks
     from interp.capture import Receipt
     from interp.errors import InterpError, ModelError, OutputError, SelectionError, StoreError, TaskError
     from interp.grid import TokenGrid
@@ -45,6 +45,7 @@ _HOMES = {
     "load": "interp.lab",
     "select": "interp.selection",
 }
+_ROOMS = ("edits", "tasks")
 __all__ = [
     "AddressSpace",
     "InterpError",
@@ -66,6 +67,7 @@ __all__ = [
     "TokenGrid",
     "Trajectory",
     "bundled_models",
+    "edits",
     "load",
     "select",
     "tasks",
@@ -73,8 +75,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "tasks":
-        return importlib.import_module("interp.tasks")
+    if name in _ROOMS:
+        return importlib.import_module(f"interp.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'interp' has no attribute {name!r}")

@@ -189,7 +189,7 @@ def plan(lab: Lab, task: MazeTask, settings: Settings) -> dict[str, Set]:
                 seeds=range(first, first + settings.seeds),
                 steps=settings.steps,
                 guidance_scale=settings.guidance_scale,
-                scheduler=settings.scheduler,  # type: ignore[arg-type]
+                scheduler=settings.scheduler,
             )
         specs = specs[: settings.runs]
         name = "fork" if fork else "ordinary"
