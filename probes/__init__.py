@@ -7,5 +7,15 @@ from probes.errors import LeakageError, ProbeError
 from probes.estimators import LogisticProbe, RidgeProbe
 from probes.grid import fit_grid
 from probes.result import GridResult
+from probes.transfer import TransferResult, fit_transfer
 
-__all__ = ["GridResult", "LeakageError", "LogisticProbe", "ProbeError", "RidgeProbe", "fit_grid"]
+__all__ = [
+    "GridResult",
+    "LeakageError",
+    "LogisticProbe",
+    "ProbeError",
+    "RidgeProbe",
+    "TransferResult",
+    "fit_grid",
+    "fit_transfer",
+]

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from probes.cell import CellFit, fit_cell
+from probes.cell import CellFit
 from probes.errors import ProbeError
-from probes.plan import Plan, make_plan
+from probes.plan import Plan
+from probes.prepare import fit_named, prepare
 from probes.result import GridResult
 from probes.score import bootstrap, resample
-from probes.source import Key, Pool, Source, from_arrays, from_store
+from probes.source import Key, Pool, Source
 
 OWN_QUANTILE_FROM = 200
 """Shuffles from which on each cell's chance quantile is its own; below, the spread is pooled over the grid (see
@@ -54,6 +55,8 @@ def fit_grid(
     seed: int = 0,
     dtype: str = "float32",
     device: str = "cpu",
+    tol: float = 1e-4,
+    directions: bool = False,
     progress: Callable[[Iterable[Key]], Iterable[Key]] | None = None,
 ) -> GridResult:
     """Fit, cross-validate and score a probe in every cell.
@@ -86,6 +89,8 @@ def fit_grid(
         bootstrap, level: resamples of groups, and level of all intervals.
         weights: how much each run (or row) counts in the fit; scores count every row alike.
         max_rows: fit on at most so many rows, drawn evenly from the groups.
+        tol: relative error allowed to logistic coefficients.
+        directions: keep the probes themselves, for `GridResult.direction`.
         progress: wraps the list of cells, as ``tqdm`` or ``rich.progress.track`` do.
 
     Raises:
@@ -94,74 +99,48 @@ def fit_grid(
     """
     if tuple(over) != ("step", "layer"):
         raise ProbeError(f"over={tuple(over)!r} is not supported; grids run over ('step', 'layer').")
-    if not 0 < level < 1 or bootstrap < 1 or shuffles < 0:
-        raise ProbeError(
-            f"level={level}, bootstrap={bootstrap}, shuffles={shuffles}: need 0 < level < 1, bootstrap >= 1, shuffles "
-            ">= 0."
-        )
-    precision = {"float32": torch.float32, "float64": torch.float64}.get(dtype)
-    if precision is None:
-        raise ProbeError(f"dtype={dtype!r} is not supported; use 'float32' or 'float64'.")
-    if isinstance(source, Mapping):
-        data = from_arrays(source, target, groups, pool=pool, sigmas=sigmas, max_rows=max_rows, seed=seed)
-    else:
-        where = {"site": site, "steps": steps, "layers": layers, "branch": branch}
-        data = from_store(source, target, groups, **where, pool=pool, max_rows=max_rows, seed=seed)  # type: ignore[arg-type]
-    plan = make_plan(
-        data.target,
-        data.group,
+    if not 0 < level < 1 or bootstrap < 1:
+        raise ProbeError(f"level={level}, bootstrap={bootstrap}: need 0 < level < 1 and bootstrap >= 1.")
+    data, plan = prepare(
+        source,
+        target,
+        groups=groups,
         model=model,
         task=task,
-        folds=_kept(folds, data),
+        site=site,
+        steps=steps,
+        layers=layers,
+        branch=branch,
+        pool=pool,
+        sigmas=sigmas,
+        folds=folds,
         path=path,
         score=score,
-        shuffles=shuffles,
-        shuffle=shuffle,
         class_weight=class_weight,
         standardise=standardise,
         selection=selection,
+        shuffles=shuffles,
+        shuffle=shuffle,
+        weights=weights,
+        max_rows=max_rows,
         seed=seed,
-        dtype=precision,
+        dtype=dtype,
         device=device,
-        weights=None if weights is None else data.per_row(weights, "weights").astype(np.float64),
+        tol=tol,
     )
     fits: dict[Key, CellFit] = {}
     for key in progress(data.keys) if progress else data.keys:
-        fits[key] = _fit(data.matrix(key, dtype=precision, device=device), plan, f"step {key[0]}, layer {key[1]}")
+        x = data.matrix(key, dtype=plan.dtype, device=device)
+        fits[key] = fit_named(x, plan, f"step {key[0]}, layer {key[1]}", keep_directions=directions)
     draws = resample(plan.folds.groups, bootstrap, seed + 2)
     base = _fit_baselines(baselines or {}, source, data, plan, branch)
     return _assemble(data, plan, fits, base, draws, level, bootstrap, seed)
-
-
-def _kept(folds: int | NDArray[np.int64], data: Source) -> int | NDArray[np.int64]:
-    """Fold numbers of the kept rows."""
-    return int(folds) if isinstance(folds, (int, np.integer)) else data.per_row(folds, "folds")
-
-
-def _fit(x: torch.Tensor, plan: Plan, name: str) -> CellFit:
-    """One cell, its name added to what goes wrong."""
-    try:
-        fit = fit_cell(x, plan)
-    except ProbeError as error:
-        raise type(error)(f"{name}: {error}") from error
-    if fit.unconverged:
-        from sklearn.exceptions import ConvergenceWarning
-
-        warnings.warn(
-            f"{name}: {fit.unconverged} fits met the iteration limit before they had converged; their scores are "
-            "those of the last iterate. Stronger regularisation (smaller C) helps.",
-            ConvergenceWarning,
-            stacklevel=3,
-        )
-    return fit
 
 
 def _fit_baselines(
     baselines: Mapping[str, Any], source: Any, data: Source, plan: Plan, branch: str | None
 ) -> dict[tuple[str, int], CellFit]:
     """Fits by name and step; a baseline that does not change with the step is fitted once."""
-    from dataclasses import replace
-
     bare = replace(plan, shuffled=plan.shuffled[:, :0])
     steps = sorted({step for step, _ in data.keys})
     out: dict[tuple[str, int], CellFit] = {}
@@ -182,7 +161,7 @@ def _fit_baselines(
         for s, given in per_step.items():
             array = given() if callable(given) else given
             x = data.rows(array, f"baseline {name!r}", dtype=plan.dtype, device=plan.device)
-            out[name, s] = _fit(x, bare, f"baseline {name!r}, step {s}")
+            out[name, s] = fit_named(x, bare, f"baseline {name!r}, step {s}")
         for s in steps:
             out.setdefault((name, s), out[name, steps[0]])
     return out
@@ -277,6 +256,18 @@ def _assemble(
         "model": plan.model, "score": plan.score.name, "classes": list(plan.classes), "path": list(plan.path),
         "folds": plan.folds.k, "balanced": plan.balanced, "standardise": plan.standardise,
         "selection": "nested" if plan.nested else "shared", "shuffle": plan.scheme, "shuffles": plan.shuffled.shape[1],
-        "bootstrap": count, "level": level, "seed": seed, **data.about,
+        "bootstrap": count, "level": level, "seed": seed, "rows": fingerprint(plan),
+        **data.about,
     }  # fmt: skip
-    return GridResult(table, baselines, sums, null, spec)
+    kept = [fit.directions for fit in fits.values() if fit.directions is not None]
+    coef = np.stack([d.coef for d in kept]) if kept else None
+    return GridResult(table, baselines, sums, null, spec, coef)
+
+
+def fingerprint(plan: Plan) -> str:
+    """Short hash of rows' labels and groups: grids that share it were fitted on the same rows and can be compared in
+    pairs."""
+    digest = hashlib.sha256()
+    for array in (plan.y.astype(np.float64), plan.folds.group.astype(np.int64), plan.folds.fold.astype(np.int64)):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]

@@ -16,6 +16,7 @@ from probes.score import METRICS
 
 if TYPE_CHECKING:
     from probes.result import GridResult
+    from probes.transfer import TransferResult
 
 STYLE: dict[Any, Any] = {
     "font.size": 9.5,
@@ -54,11 +55,7 @@ def plot_grid(grid: GridResult, path: str | Path | None = None, *, title: str | 
         upper.set_title(title or _title(grid), loc="left")
         for axes in (upper, lower):
             axes.set_xlim(-0.5, len(steps) - 0.5)
-        if path is not None:
-            target = Path(path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(target)
-    return figure
+        return save(figure, path)
 
 
 def _title(grid: GridResult) -> str:
@@ -146,3 +143,44 @@ def _curves(grid: GridResult, axes: Any) -> None:
         every = max(1, int(np.ceil(len(grid.steps) / 10)))
         second.set_xticks(range(0, len(grid.steps), every), [f"{sigmas[s]:.2f}" for s in grid.steps[::every]])
         second.set_xlabel(r"noise level $\sigma$")
+
+
+def save(figure: Any, path: str | Path | None) -> Any:
+    """Write a figure, if a path is given; hand it on."""
+    if path is not None:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(target)
+    return figure
+
+
+def plot_transfer(
+    result: TransferResult,
+    path: str | Path | None = None,
+    *,
+    layer: int | None = None,
+    step: int | None = None,
+    title: str | None = None,
+) -> Any:
+    """The figure of `TransferResult.plot`; returns a matplotlib Figure."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    values, places = result.matrix(layer=layer, step=step)
+    axis, at = ("step", f"layer {layer}") if layer is not None else ("layer", f"step {step}")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 4.4), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        image = axes.imshow(values, origin="lower", cmap="cividis", interpolation="nearest")
+        every = max(1, int(np.ceil(len(places) / 12)))
+        for set_ticks in (axes.set_xticks, axes.set_yticks):
+            set_ticks(range(0, len(places), every), [str(p) for p in places[::every]])
+        axes.set_xlabel(f"tested at {axis}")
+        axes.set_ylabel(f"trained at {axis}")
+        axes.set_title(title or f"{result.spec.get('target') or 'target'}, {at}", loc="left")
+        scale = figure.colorbar(image, ax=axes, pad=0.02)
+        scale.set_label(METRICS[result.spec["score"]].label)
+        scale.outline.set_visible(False)
+        return save(figure, path)

@@ -47,6 +47,7 @@ class GridResult:
     sums: NDArray[np.float64]
     null: NDArray[np.float64]
     spec: dict[str, Any]
+    coef: NDArray[np.float32] | None = None
 
     @property
     def steps(self) -> list[int]:
@@ -60,6 +61,25 @@ class GridResult:
         """Scores [resample, cell] on resampled groups; the same groups for every cell, so cells can be compared."""
         draws = resample(self.sums.shape[1], int(self.spec["bootstrap"]), int(self.spec["seed"]) + 2)
         return bootstrap(self.sums, draws, METRICS[self.spec["score"]])
+
+    def cell(self, step: int, layer: int) -> int:
+        """Row of a cell in ``table``, ``sums``, ``null`` and ``coef``."""
+        found = self.table.with_row_index("row").filter((pl.col("step") == step) & (pl.col("layer") == layer))
+        if found.height == 0:
+            raise ProbeError(
+                f"The grid has no cell at step {step}, layer {layer}; steps {self.steps}, layers {self.layers}."
+            )
+        return int(found["row"][0])
+
+    def direction(self, step: int, layer: int, *, output: int = 0) -> NDArray[np.float64]:
+        """Unit vector [feature] in activation space along which the probe of a cell reads its target (mean over folds).
+
+        It points to the second class, to higher values, or, with more than two classes, to class ``output``.
+        """
+        if self.coef is None:
+            raise ProbeError("The probes were not kept. Fit the grid with directions=True.")
+        mean = self.coef[self.cell(step, layer), :, :, output].astype(np.float64).mean(axis=0)
+        return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-300))
 
     def onset(self, along: str = "step") -> pl.DataFrame:
         """First step (for each layer) or layer (for each step) from which the target is decodable, with its interval.
@@ -114,8 +134,13 @@ class GridResult:
         return plot_grid(self, path, title=title)
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``table.parquet``, ``baselines.parquet``, ``cells.parquet`` (group sums and null scores) and
-        ``grid.json``."""
+        """Write the grid into a folder.
+
+        ``table.parquet``, ``baselines.parquet``, ``cells.parquet`` (group sums and null scores), ``grid.json`` and, if
+        probes were kept, ``directions.safetensors``.
+        """
+        from safetensors.numpy import save_file
+
         out = Path(folder)
         out.mkdir(parents=True, exist_ok=True)
         self.table.write_parquet(out / "table.parquet")
@@ -128,6 +153,8 @@ class GridResult:
             schema={"sums": pl.List(pl.Float64), "null": pl.List(pl.Float64)},
         )
         cells.write_parquet(out / "cells.parquet")
+        if self.coef is not None:
+            save_file({"coef": np.ascontiguousarray(self.coef)}, out / "directions.safetensors")
         spec = {"format": FORMAT, "shape": list(self.sums.shape), **self.spec}
         (out / "grid.json").write_text(json.dumps(spec, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         return out
@@ -135,6 +162,8 @@ class GridResult:
     @staticmethod
     def load(folder: str | Path) -> GridResult:
         """Read what `save` wrote."""
+        from safetensors.numpy import load_file
+
         out = Path(folder)
         if not (out / "grid.json").is_file():
             raise ProbeError(
@@ -148,4 +177,5 @@ class GridResult:
         sums = np.array(cells["sums"].to_list(), dtype=np.float64).reshape(shape)
         null = np.array(cells["null"].to_list(), dtype=np.float64).reshape(shape[0], -1)
         table, baselines = pl.read_parquet(out / "table.parquet"), pl.read_parquet(out / "baselines.parquet")
-        return GridResult(table, baselines, sums, null, spec)
+        kept = out / "directions.safetensors"
+        return GridResult(table, baselines, sums, null, spec, load_file(kept)["coef"] if kept.is_file() else None)

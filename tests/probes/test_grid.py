@@ -375,12 +375,15 @@ def test_text_labels_are_classes():
 
 def test_a_grid_is_saved_and_loaded_whole(tmp_path):
     cells, y, groups = planted(steps=4, onset=2)
-    grid = fit_grid(cells, y, groups=groups, baselines={"frame": cells[0, 0]}, bootstrap=50, shuffles=5)
+    grid = fit_grid(
+        cells, y, groups=groups, baselines={"frame": cells[0, 0]}, bootstrap=50, shuffles=5, directions=True
+    )
     again = GridResult.load(grid.save(tmp_path / "grid"))
     assert again.table.equals(grid.table)
     assert again.baselines.equals(grid.baselines)
     assert again.spec == grid.spec
     assert again.onset().equals(grid.onset())
+    np.testing.assert_array_equal(again.direction(3, 1), grid.direction(3, 1))
     with pytest.raises(ProbeError, match=r"no grid\.json"):
         GridResult.load(tmp_path)
 

@@ -1,0 +1,111 @@
+"""From what a user says to what is fitted: one source of features and one plan, checked together."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from probes.cell import CellFit, fit_cell
+from probes.errors import ProbeError
+from probes.plan import Plan, make_plan
+from probes.source import Pool, Source, from_arrays, from_store
+
+
+def prepare(
+    source: Any,
+    target: Any,
+    *,
+    groups: Any = "sample",
+    model: str = "logistic",
+    task: str = "auto",
+    site: str = "blocks.{layer}.hook_resid_post",
+    steps: Sequence[int] | None = None,
+    layers: Sequence[int] | None = None,
+    branch: str | None = None,
+    pool: Pool | None = None,
+    sigmas: Mapping[int, float] | None = None,
+    folds: int | NDArray[np.int64] = 5,
+    path: Sequence[float] | float | None = None,
+    score: str | None = None,
+    class_weight: str | None = "auto",
+    standardise: bool = True,
+    selection: str = "shared",
+    shuffles: int = 20,
+    shuffle: str = "auto",
+    weights: Any = None,
+    max_rows: int | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+    device: str = "cpu",
+    tol: float = 1e-4,
+) -> tuple[Source, Plan]:
+    """The source and the plan of a grid; arguments as in `probes.fit_grid`."""
+    precision = {"float32": torch.float32, "float64": torch.float64}.get(dtype)
+    if precision is None:
+        raise ProbeError(f"dtype={dtype!r} is not supported; use 'float32' or 'float64'.")
+    if shuffles < 0:
+        raise ProbeError(f"shuffles={shuffles}: need 0 or more.")
+    if isinstance(source, Mapping):
+        chosen = {
+            key: value
+            for key, value in source.items()
+            if not (isinstance(key, tuple) and len(key) == 2)  # refused by name below
+            or ((steps is None or key[0] in steps) and (layers is None or key[1] in layers))
+        }
+        data = from_arrays(chosen, target, groups, pool=pool, sigmas=sigmas, max_rows=max_rows, seed=seed)
+    else:
+        data = from_store(
+            source,
+            target,
+            groups,
+            site=site,
+            steps=steps,
+            layers=layers,
+            branch=branch,
+            pool=pool,
+            max_rows=max_rows,
+            seed=seed,
+        )
+    plan = make_plan(
+        data.target,
+        data.group,
+        model=model,
+        task=task,
+        folds=int(folds) if isinstance(folds, (int, np.integer)) else data.per_row(folds, "folds"),
+        path=path,
+        score=score,
+        shuffles=shuffles,
+        shuffle=shuffle,
+        class_weight=class_weight,
+        standardise=standardise,
+        selection=selection,
+        seed=seed,
+        dtype=precision,
+        device=device,
+        tol=tol,
+        weights=None if weights is None else data.per_row(weights, "weights").astype(np.float64),
+    )
+    return data, plan
+
+
+def fit_named(x: torch.Tensor, plan: Plan, name: str, *, keep_directions: bool = False) -> CellFit:
+    """One cell, its name added to what goes wrong."""
+    try:
+        fit = fit_cell(x, plan, keep_directions=keep_directions)
+    except ProbeError as error:
+        raise type(error)(f"{name}: {error}") from error
+    if fit.unconverged:
+        from sklearn.exceptions import ConvergenceWarning
+
+        warnings.warn(
+            f"{name}: {fit.unconverged} fits met the iteration limit before they had converged; their scores are "
+            "those of the last iterate. Stronger regularisation (smaller C) helps.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+    return fit

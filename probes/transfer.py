@@ -1,0 +1,191 @@
+"""Does a probe of one cell read another? Train at one step and layer, test at every other.
+
+If scores off the diagonal match those on it, the code is stable; if each cell is decodable but probes do not carry
+over, it rotates. Folds are those of the grid: a probe is only ever tested on rows its fold left out, also in other
+cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from probes.cell import predict
+from probes.errors import ProbeError
+from probes.plan import Plan
+from probes.prepare import fit_named, prepare
+from probes.score import bootstrap, class_sums, resample, value_sums
+from probes.source import Key
+
+
+@dataclass(frozen=True, eq=False)
+class TransferResult:
+    """Scores of every probe in every cell.
+
+    ``table``: train_step, train_layer, test_step, test_layer, score, low, high, own (score of the test cell's own
+    probe), lost (own - score). ``spec``: how it was made.
+    """
+
+    table: pl.DataFrame
+    spec: dict[str, Any]
+
+    def matrix(
+        self, *, layer: int | None = None, step: int | None = None, column: str = "score"
+    ) -> tuple[NDArray[np.float64], list[int]]:
+        """[train, test] over steps within a layer, or over layers within a step, and the steps or layers."""
+        if (layer is None) == (step is None):
+            raise ProbeError("Say one of layer= (a matrix over steps) and step= (a matrix over layers).")
+        along, across, at = ("step", "layer", layer) if layer is not None else ("layer", "step", step)
+        part = self.table.filter((pl.col(f"train_{across}") == at) & (pl.col(f"test_{across}") == at))
+        if part.height == 0:
+            raise ProbeError(
+                f"The result holds no {across} {at}; it holds {self.table[f'test_{across}'].unique().to_list()}."
+            )
+        places = sorted(part[f"test_{along}"].unique().to_list())
+        index = {place: i for i, place in enumerate(places)}
+        out = np.full((len(places), len(places)), np.nan)
+        for a, b, value in part.select(f"train_{along}", f"test_{along}", column).iter_rows():
+            out[index[a], index[b]] = value
+        return out, places
+
+    def plot(
+        self,
+        path: str | Path | None = None,
+        *,
+        layer: int | None = None,
+        step: int | None = None,
+        title: str | None = None,
+    ) -> Any:
+        """The matrix as a heatmap; returns a matplotlib Figure."""
+        from probes.plot import plot_transfer
+
+        return plot_transfer(self, path, layer=layer, step=step, title=title)
+
+
+def fit_transfer(
+    source: Any,
+    target: Any,
+    *,
+    along: str = "step",
+    rescale: bool = False,
+    resamples: int = 500,
+    level: float = 0.95,
+    progress: Callable[[Iterable[Key]], Iterable[Key]] | None = None,
+    **options: Any,
+) -> TransferResult:
+    """Fit a probe in every cell and test it in others.
+
+    Args:
+        source, target, options: as in `probes.fit_grid` (groups, model, folds, path, ...; no baselines, no shuffles).
+        along: "step": between steps, within each layer; "layer": between layers, within each step; "all": between all
+            cells.
+        rescale: bring features of the tested cell to the mean and variance of the probe's own (each known from training
+            rows only) before applying the probe: what is then lost is lost to rotation, not to scale.
+        resamples, level: of groups, and of the intervals.
+
+    Cells are read twice, one at a time.
+    """
+    if along not in ("step", "layer", "all"):
+        raise ProbeError(f"along={along!r} is not known; use 'step', 'layer' or 'all'.")
+    data, plan = prepare(source, target, **{**options, "shuffles": 0})
+    fits, places = {}, {}
+    for key in progress(data.keys) if progress else data.keys:
+        x = data.matrix(key, dtype=plan.dtype, device=plan.device)
+        fits[key] = fit_named(x, plan, f"step {key[0]}, layer {key[1]}", keep_directions=True)
+        places[key] = _places(x, plan) if rescale else None
+    rows, sums = [], []
+    for test in progress(data.keys) if progress else data.keys:
+        x = data.matrix(test, dtype=plan.dtype, device=plan.device)
+        trains = [k for k in data.keys if _related(k, test, along)]
+        for train in trains:
+            if train == test:
+                sums.append(fits[test].sums)
+            else:
+                directions = fits[train].directions
+                assert directions is not None
+                decision = _apply(x, directions.coef, directions.intercept, plan, places[train], places[test])
+                sums.append(_sums(decision, plan))
+            rows.append((*train, *test))
+    stacked = np.stack(sums)
+    point = plan.score.from_sums(stacked.sum(axis=1))
+    low, high = _interval(stacked, plan, resamples, level, int(options.get("seed", 0)))
+    own = {r[2:]: p for r, p in zip(rows, point, strict=True) if r[:2] == r[2:]}
+    names = ("train_step", "train_layer", "test_step", "test_layer")
+    table = pl.DataFrame(
+        {
+            **{name: [r[i] for r in rows] for i, name in enumerate(names)},
+            "score": point,
+            "low": low,
+            "high": high,
+            "own": [own[r[2:]] for r in rows],
+        }
+    ).with_columns((pl.col("own") - pl.col("score")).alias("lost"))
+    spec = {
+        "model": plan.model,
+        "score": plan.score.name,
+        "along": along,
+        "rescale": rescale,
+        "level": level,
+        **data.about,
+    }
+    return TransferResult(table.sort(*names), spec)
+
+
+def _related(a: Key, b: Key, along: str) -> bool:
+    return along == "all" or (a[1] == b[1] if along == "step" else a[0] == b[0])
+
+
+def _places(x: torch.Tensor, plan: Plan) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and deviation [fold, feature] of the rows each fold trains on."""
+    means, deviations = [], []
+    for f in range(plan.folds.k):
+        rows = x[torch.from_numpy(np.flatnonzero(plan.folds.fold != f)).to(x.device)].to(torch.float64)
+        means.append(rows.mean(dim=0))
+        deviations.append(rows.std(dim=0, correction=0))
+    return torch.stack(means).cpu().numpy(), torch.stack(deviations).cpu().numpy()
+
+
+def _apply(
+    x: torch.Tensor,
+    coef: NDArray[np.float32],
+    intercept: NDArray[np.float64],
+    plan: Plan,
+    there: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
+    here: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
+) -> NDArray[np.float64]:
+    """Decision values [row, output] of another cell's probes, each row by the probe of the fold that left it out."""
+    out = torch.empty(len(x), coef.shape[2], dtype=torch.float64, device=x.device)
+    for f in range(plan.folds.k):
+        w, b = coef[f].astype(np.float64), intercept[f].copy()
+        if there is not None and here is not None:
+            # w (there.mean + (x - here.mean) there.sd / here.sd) + b
+            ratio = np.divide(there[1][f], here[1][f], out=np.zeros_like(here[1][f]), where=here[1][f] > 0)
+            b = b + (there[0][f] - here[0][f] * ratio) @ w
+            w = w * ratio[:, None]
+        rows = plan.tensors.tested[f]
+        out[rows] = x[rows].to(torch.float64) @ torch.from_numpy(w).to(x.device) + torch.from_numpy(b).to(x.device)
+    return out.cpu().numpy()
+
+
+def _sums(decision: NDArray[np.float64], plan: Plan) -> NDArray[np.float64]:
+    if plan.classification:
+        return class_sums(predict(decision), plan.y.astype(np.int64), plan.folds.group, len(plan.classes))
+    return value_sums(decision[:, 0], plan.y, plan.folds.group)
+
+
+def _interval(
+    sums: NDArray[np.float64], plan: Plan, count: int, level: float, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Bounds [cell] of sums [cell, group, statistic], a few cells at a time: there may be many."""
+    draws, tail = resample(plan.folds.groups, count, seed + 2), (1 - level) / 2
+    parts = [sums[i : i + 512] for i in range(0, len(sums), 512)]
+    bounds = [np.nanquantile(bootstrap(part, draws, plan.score), [tail, 1 - tail], axis=0) for part in parts]
+    low, high = np.concatenate(bounds, axis=1)
+    return low, high

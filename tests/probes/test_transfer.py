@@ -1,0 +1,88 @@
+"""Probes of one cell tested in others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from probes import LogisticProbe, ProbeError, fit_grid, fit_transfer
+from probes.folds import draw_folds
+
+
+def cells(seed=0):
+    """Steps 0-1 share a code; step 2 keeps it on another scale; step 3 has rotated; both layers alike. [240, 6], 24
+    groups."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 2, size=240)
+    rotation = np.linalg.qr(rng.normal(size=(6, 6)))[0]
+    out = {}
+    for step in range(4):
+        for layer in range(2):
+            x = rng.normal(size=(240, 6))
+            x[:, 0] += 3 * (y - 0.5)
+            out[step, layer] = x if step < 2 else 5 * x + 40 if step == 2 else x @ rotation
+    return out, y, np.arange(240) % 24
+
+
+def test_stable_codes_carry_over_and_rotated_ones_do_not():
+    data, y, groups = cells()
+    result = fit_transfer(data, y, groups=groups, resamples=100)
+    matrix, steps = result.matrix(layer=1)
+    assert steps == [0, 1, 2, 3]
+    assert (np.diag(matrix) > 0.85).all()
+    assert matrix[0, 1] > 0.85
+    assert matrix[0, 2] < 0.6  # another scale: everything lies on one side of the threshold
+    rescaled, _ = fit_transfer(data, y, groups=groups, rescale=True, resamples=10).matrix(layer=1)
+    assert rescaled[0, 2] > 0.85
+    assert rescaled[0, 3] < matrix[3, 3] - 0.1
+    own = fit_grid(data, y, groups=groups, shuffles=0, bootstrap=10).table.filter(layer=1).sort("step")["score"]
+    np.testing.assert_allclose(np.diag(matrix), own, atol=1e-12)
+
+
+def test_every_row_is_tested_by_the_probe_that_did_not_see_it():
+    data, y, groups = cells()
+    result = fit_transfer(data, y, groups=groups, along="all", path=0.1, score="accuracy", resamples=10, tol=1e-7)
+    folds = draw_folds(groups, 5, strata=y, seed=0)
+    predicted = np.empty(240, dtype=int)
+    for f in range(5):
+        train, test = folds.fold != f, folds.fold == f
+        probe = LogisticProbe(C=0.1, class_weight="balanced").fit(data[1, 0][train], y[train])
+        predicted[test] = probe.predict(data[3, 1][test])
+    row = result.table.filter(train_step=1, train_layer=0, test_step=3, test_layer=1).row(0, named=True)
+    assert row["score"] == pytest.approx(np.mean(predicted == y), abs=1 / 240 + 1e-9)
+    assert row["low"] <= row["score"] <= row["high"]
+    assert row["lost"] == pytest.approx(row["own"] - row["score"])
+    assert result.table.height == 64
+
+
+def test_values_carry_over(tmp_path):
+    data, _, groups = cells()
+    values = data[0, 0][:, 1] + 0.1 * np.random.default_rng(0).normal(size=240)
+    same = {(s, 0): data[0, 0] + 0.01 * s for s in range(3)}
+    result = fit_transfer(same, values, groups=groups, model="ridge", resamples=10)
+    assert (result.table["score"] > 0.9).all()
+    result.plot(tmp_path / "m.png", layer=0)
+    assert (tmp_path / "m.png").stat().st_size > 5_000
+
+
+def test_what_cannot_be_done_is_said():
+    data, y, groups = cells()
+    with pytest.raises(ProbeError, match="along='time'"):
+        fit_transfer(data, y, groups=groups, along="time")
+    result = fit_transfer(data, y, groups=groups, along="layer", steps=(0,), resamples=5)
+    with pytest.raises(ProbeError, match="Say one of"):
+        result.matrix()
+    with pytest.raises(ProbeError, match="holds no step 3"):
+        result.matrix(step=3)
+
+
+def test_directions_point_at_what_was_planted():
+    data, y, groups = cells()
+    grid = fit_grid(data, y, groups=groups, shuffles=0, bootstrap=10, directions=True, layers=(0,))
+    direction = grid.direction(2, 0)
+    assert np.linalg.norm(direction) == pytest.approx(1)
+    assert direction[0] > 0.9
+    with pytest.raises(ProbeError, match="no cell at step 9"):
+        grid.direction(9, 0)
+    with pytest.raises(ProbeError, match="directions=True"):
+        fit_grid(data, y, groups=groups, shuffles=0, bootstrap=10, layers=(0,)).direction(0, 0)
