@@ -37,7 +37,7 @@ def render(card: dict[str, Any]) -> str:
         "",
         "At 20 steps through the stock pipeline call, from the PIL image to scored frames; else through "
         f"`Lab.run_batch`. Of the {card['held_out_mazes']} held-out mazes "
-        f"{card['held_out_mazes_seen_in_training']} were drawn in training. "
+        f"{card['held_out_mazes_seen_in_training']} turned up in training by chance. "
         f"Measured with `{card['measure_command']}`.",
         "",
         "## Training",

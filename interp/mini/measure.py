@@ -93,7 +93,7 @@ def measure(lab: Lab, path: Path, sizes: Sequence[int], steps: Sequence[int], n:
             print(f"{cell}: {sum(solved)}/{n} = {sum(solved) / n:.3f} [{low:.3f}, {high:.3f}]", flush=True)
             path.write_text(json.dumps(card, indent=1) + "\n")
     card["held_out_seed"] = HELD_OUT_SEED
-    card["measure_command"] = "python -m interp.mini.measure --model wan-maze-mini"
+    card["measure_command"] = "python -m interp.mini.measure --model wan-maze-mini --overlap"
     path.write_text(json.dumps(card, indent=1) + "\n")
     return card
 
@@ -111,9 +111,10 @@ def main(argv: list[str] | None = None) -> None:
     path = args.card or bundled_folder(args.model) / "card.json"
     measure(load(args.model), path, args.sizes, args.steps, args.n)
     if args.overlap:
-        keys = {s.key for size in args.sizes for s in get_task("maze", size=size).sample(args.n, seed=HELD_OUT_SEED)}
+        tasks = [get_task("maze", size=size) for size in args.sizes]
+        keys = {sample.problem.key for task in tasks for sample in task.sample(args.n, seed=HELD_OUT_SEED)}
         card = json.loads(path.read_text())
-        card["held_out_mazes_seen_in_training"] = training_overlap(Recipe(), {k.split(":")[-1] for k in keys})
+        card["held_out_mazes_seen_in_training"] = training_overlap(Recipe(), keys)
         card["held_out_mazes"] = len(keys)
         path.write_text(json.dumps(card, indent=1) + "\n")
 
