@@ -52,6 +52,8 @@ def render(card: dict[str, Any]) -> str:
         "",
         f"Fingerprint of the weights: `{card['fingerprint']}`.",
         "",
+        "Source files: `interp/mini/`, `interp/models/wan-maze-mini/card.json`, `docs/make_card.py`.",
+        "",
     ]
     return "\n".join(lines)
 
