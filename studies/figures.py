@@ -114,7 +114,11 @@ def strips(path: Path, rows: Sequence[StripRow], steps: Sequence[int], sigmas: S
         steps, sigmas: of the estimates; the last is the result.
     """
     columns = len(steps) + 2
-    head = ["first frame", *(f"step {s}\n{SIGMA} {v:.2f}" for s, v in zip(steps, sigmas, strict=True)), "shortest"]
+    head = [
+        "first frame",
+        *(f"step {s}\n{SIGMA} {v:.2f}" for s, v in zip(steps, sigmas, strict=True)),
+        "shortest\nroute",
+    ]
     with _figure(path, (0.82 * columns + 0.6, 0.86 * len(rows) + 0.45), len(rows), columns, tight=True) as axes:
         for row, line in zip(rows, axes, strict=True):
             for axis, picture in zip(line, [row.given, *row.estimates, row.truth], strict=True):
@@ -151,7 +155,8 @@ def lines(
         chance: chance level and its upper bound, [step] each, drawn as a band.
     """
     steps = np.arange(len(sigmas))
-    with _figure(path, (4.6 * len(panels) + 0.4, 3.5), 1, len(panels), sharey=True) as axes:
+    aside = len(panels) == 1  # there is room for the legend beside a single panel
+    with _figure(path, (4.6 * len(panels) + 0.4 + 2.2 * aside, 3.5), 1, len(panels), sharey=True) as axes:
         for number, (axis, (title, drawn)) in enumerate(zip(axes[0], panels, strict=True)):
             if chance is not None:
                 middle, upper = (np.asarray(values) for values in chance)
@@ -167,7 +172,8 @@ def lines(
             axis.set_title(title, pad=26)
             if number == 0:
                 axis.set_ylabel(ylabel)
-            axis.legend(fontsize=7.5, loc="best")
+            where = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)} if aside else {"loc": "best"}
+            axis.legend(fontsize=7.5, **where)
             _sigma_axis(axis, sigmas)
 
 
@@ -200,6 +206,7 @@ def heatmaps(
             last = top
             if extra and not heat.baselines:
                 axes[1, column].axis("off")
+                top.xaxis.set_in_layout(False)  # its labels may stand in the empty place below
             elif extra:
                 last = axes[1, column]
                 top.set_xticks([])

@@ -17,6 +17,7 @@ PAPER = (
     "three phases in x0_hat: several paths at once, pruning, final decision (shown in pictures; no figures published)"
 )
 NEAR_SIGMA = 0.9
+REACHED = 0.9
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,14 @@ def near_step(table: pl.DataFrame) -> int:
     return int(steps.sort((pl.col("sigma") - NEAR_SIGMA).abs(), "step")["step"][0])
 
 
+def reached(table: pl.DataFrame, target: str, layer: int) -> int | None:
+    """The first step from which on, to the last, a layer's interval lies above `REACHED`."""
+    rows = [cell(table, target, "run", layer, step) for step in sorted(table["step"].unique())]
+    below = [row["step"] for row in rows if not row["low"] > REACHED]
+    after = [row["step"] for row in rows if not below or row["step"] > below[-1]]
+    return after[0] if after else None
+
+
 def targets_summary(fits: Fits) -> dict[str, Any]:
     """By target: n, the best cell, the last layer at three steps, the onset by layer, baselines, placebo."""
     table, found = fits.table, {}
@@ -79,6 +88,7 @@ def targets_summary(fits: Fits) -> dict[str, Any]:
             },
             "first_layer_near_sigma_0.9": _brief(cell(table, target, "run", layers[0], near)),
             "onset": fits.onsets[target].to_dicts(),
+            "reached": {str(layer): reached(mine, target, layer) for layer in layers},
             "baselines_near_sigma_0.9": {
                 row["source"]: _brief(row)
                 for row in mine.filter(
@@ -171,9 +181,9 @@ def _over_steps(of: dict[str, Any], target: Target) -> str:
         when = f"cannot be read off block {near['layer']} above chance up to the last step"
     else:
         noise = f"{SIGMA} {begin['sigma']:.2f}"
-        between = f"95 % interval {shown(begin['low'])} to {shown(begin['high'])}"
+        between = f"95 % interval: steps {shown(begin['low'])} to {shown(begin['high'])}"
         when = f"can be read off block {near['layer']} from step {begin['onset']} on ({noise}; {between})"
-    grows = ", ".join(f"{_score(row)} at step {row['step']}" for row in (first, near, last))
+    grows = ", ".join(f"{score_text(row)} at step {row['step']}" for row in (first, near, last))
     return (
         f"{asked} {when}: {METRICS[of['metric']]} is {grows} (chance {last['chance']:.2f}; {of['runs']} runs of "
         f"{of['mazes']} {'fork ' if target.fork else ''}mazes)."
@@ -186,10 +196,10 @@ def _over_layers(of: dict[str, Any]) -> str:
     compared = [f"{others[name]['score']:.2f} from {said}" for name, said in _GIVEN.items() if name in others]
     noise = of["shuffled"]
     return (
-        f"At step {top['step']} ({SIGMA} {top['sigma']:.2f}) it is {_score(bottom)} after block {bottom['layer']} and "
-        f"{_score(top)} after block {top['layer']}, where the same probe gets {' and '.join(compared)}; with shuffled "
-        f"labels probes average {noise['mean']:.2f}, and {noise['above_chance']} of {noise['cells']} cells clear the "
-        "chance level."
+        f"At step {top['step']} ({SIGMA} {top['sigma']:.2f}) it is {score_text(bottom)} after block {bottom['layer']} "
+        f"and {score_text(top)} after block {top['layer']}, where the same probe gets {' and '.join(compared)}; with "
+        f"shuffled labels probes average {noise['mean']:.2f}, and {noise['above_chance']} of {noise['cells']} cells "
+        "clear the chance level."
     )
 
 
@@ -197,7 +207,8 @@ METRICS = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy", "r2
 _GIVEN = {"x0_hat": X0, "x_t": "the noisy latents", "first_frame": "the first frame"}
 
 
-def _score(row: dict[str, Any]) -> str:
+def score_text(row: dict[str, Any]) -> str:
+    """A score with its interval."""
     return f"{row['score']:.2f} ({row['low']:.2f}{DASH}{row['high']:.2f})"
 
 

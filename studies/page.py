@@ -10,7 +10,7 @@ import polars as pl
 
 from interp.collect import versions
 from studies.cells import COLUMNS, Fits
-from studies.findings import by_step, claims, sentences, targets_summary
+from studies.findings import REACHED, by_step, cell, claims, near_step, score_text, sentences, targets_summary
 from studies.folder import StudyFolder
 from studies.intervals import Proportion, wilson
 from studies.pictures import draw_curves, draw_heatmaps, draw_pruning, draw_strips, draw_x0
@@ -132,22 +132,24 @@ def _x0_section(
 
 
 def _target_section(folder: StudyFolder, table: pl.DataFrame, target: str, of: dict[str, Any]) -> Section:
+    steps = sorted(table["step"].unique())
+    compared = sorted({steps[0], near_step(table)})
     onsets = [
         {
-            "after block": "any" if row["layer"] is None else row["layer"],
-            "onset (step)": row["onset"],
-            SIGMA: row["sigma"],
-            "95 % interval": f"{shown(row['low'])} to {shown(row['high'])}",
-            "share of resamples with an onset": row["share"],
+            "after block": str(row["layer"]),
+            **{f"at step {step}": score_text(cell(table, target, "run", row["layer"], step)) for step in compared},
+            "above chance from step": f"{shown(row['onset'])} ({shown(row['low'])} to {shown(row['high'])})",
+            f"above {REACHED} from step": of["reached"][str(row["layer"])],
         }
         for row in of["onset"]
+        if row["layer"] is not None
     ]
     return Section(
         f"{TARGETS[target].title}",
         (
-            f"Asked of a token: {TARGETS[target].meaning}. The table gives the onset after each block: the first step "
-            "from which on, to the last, the interval lies above the chance level. Its own interval is by bootstrap "
-            "over mazes.",
+            f"{TARGETS[target].asked} In the table: scores with 95 % intervals, the onset (the first step from which "
+            "on, to the last, the interval lies above the chance level, with its own interval), and the first step "
+            f"from which on the interval lies above {REACHED}.",
         ),
         (draw_heatmaps(folder, table, target, of), draw_curves(folder, table, target, of)),
         (onsets,),

@@ -30,7 +30,7 @@ _LOW, _HIGH = 0.45, 1.0
 
 def draw_strips(folder: StudyFolder, one: Set, readout: Readout, sigmas: Sequence[float]) -> Picture:
     """x0_hat of a few runs over the steps."""
-    chosen = strip_runs(readout)
+    chosen = strip_runs(readout, fork=one.name == "fork")
     steps = strip_steps(len(sigmas))
     rows = [
         StripRow(
@@ -51,20 +51,20 @@ def draw_strips(folder: StudyFolder, one: Set, readout: Readout, sigmas: Sequenc
         folder / name,
         f"The last frame of {X0} over the steps, {one.name} mazes",
         f"{len(rows)} of {len(one.specs)} runs: {first}, in the order in which they were drawn, solved or not. Pale "
-        "blue is a trail that is drawn in part. The result is x0_hat of the last step. The column on the right shows "
+        "blue is a trail that is drawn in part. The result is that of the last step. The column on the right shows "
         "every shortest route" + (", pale where only one of the two goes." if fork else "."),
     )
 
 
-def strip_runs(readout: Readout, rows: int = STRIP_ROWS) -> list[int]:
-    """Which runs are shown: both of two seeds of a maze that took different routes, then the first run of each maze."""
+def strip_runs(readout: Readout, rows: int = STRIP_ROWS, *, fork: bool) -> list[int]:
+    """Which runs are shown: of forks, two seeds of a maze that took different routes; then the first of each maze."""
     by_maze: dict[str, list[int]] = {}
     for run, sample in enumerate(readout.samples):
         by_maze.setdefault(sample.key, []).append(run)
     pairs: list[int] = []
     for runs in by_maze.values():
         taken = {int(readout.routes[run]): run for run in reversed(runs) if readout.routes[run] >= 0}
-        if len(taken) > 1 and readout.samples[runs[0]].problem.is_fork:
+        if fork and len(taken) > 1:
             pairs += sorted(taken.values())[:2]
     singles = [runs[0] for runs in by_maze.values() if runs[0] not in pairs[:rows]]
     return (pairs[: rows - rows % 2] + singles)[:rows]
@@ -83,7 +83,7 @@ def draw_x0(folder: StudyFolder, x0: dict[str, pl.DataFrame]) -> Picture:
         drawn = []
         for measure, (label, colour) in _MEASURES.items():
             rows = table.filter(pl.col("measure") == measure).sort("step")
-            if len(rows) and measure != "shortest":
+            if len(rows) and measure != "shortest" and (measure != "route" or name == "fork"):
                 drawn.append(_line(label, rows, "share", colour))
         panels.append((f"{name.capitalize()} mazes", drawn))
     sigmas = next(iter(x0.values())).filter(pl.col("measure") == "valid").sort("step")["sigma"].to_list()
@@ -103,16 +103,16 @@ _MEASURES = {
     "valid": ("an exact open path", BLUE),
     "shortest": ("a shortest path", FAINT),
     "final": ("the run's final answer", ORANGE),
-    "route": ("the route to be taken, more strongly", GREEN),
+    "route": ("the route to be taken, more strongly than the other", GREEN),
 }
 
 
 def draw_pruning(folder: StudyFolder, occupancy: pl.DataFrame) -> Picture:
     """How strongly the two routes of a fork are drawn."""
     names = {
-        "taken": ("the route taken", BLUE),
-        "other": ("the other route", ORANGE),
-        "elsewhere": ("no shortest route", FAINT),
+        "taken": ("the route taken only", BLUE),
+        "other": ("the other route only", ORANGE),
+        "elsewhere": ("neither", FAINT),
     }
     drawn = [
         _line(label, rows, "mean", colour)
@@ -122,7 +122,11 @@ def draw_pruning(folder: StudyFolder, occupancy: pl.DataFrame) -> Picture:
     sigmas = occupancy.filter(pl.col("kind") == "taken").sort("step")["sigma"].to_list()
     with folder.writing("pruning.png") as path:
         figures.lines(
-            path, [("Blocks on ...", drawn)], sigmas, ylabel=f"trail drawn in {X0} (0 to 1)", ylim=(-0.02, 1.02)
+            path,
+            [("Blocks that lie on ...", drawn)],
+            sigmas,
+            ylabel=f"trail drawn in {X0} (0 to 1)",
+            ylim=(-0.02, 1.02),
         )
     return Picture(
         folder / "pruning.png",
@@ -148,7 +152,7 @@ def draw_heatmaps(folder: StudyFolder, table: pl.DataFrame, target: str, of: dic
     return Picture(
         folder / f"heat_{target}.png",
         f"{TARGETS[target].title}: probes over steps and layers",
-        f"A 1 means: {TARGETS[target].meaning}. {_n(of)}. Each cell is a {TARGETS[target].model} probe on the tokens "
+        f"{TARGETS[target].asked} {_n(of)}. Each cell is a {TARGETS[target].model} probe on the tokens "
         f"after one block at one step, five folds, no maze on both sides. Chance from shuffled labels: "
         f"{of['chance']:.2f} (97.5 % of shuffles below {of['chance_high']:.2f}); hatched cells have a 95 % interval "
         "(bootstrap over mazes) that does not clear it. Rows below: the same probe on what the network was given or "
@@ -225,7 +229,8 @@ def _most(table: pl.DataFrame) -> int:
 
 
 def _n(of: dict[str, Any]) -> str:
-    return f"n = {of['rows']} tokens of {of['runs']} runs of {of['mazes']} mazes, {of['seeds']} seed(s) a maze"
+    seeds = f"{of['seeds']} seed{'s' * (of['seeds'] > 1)} a maze"
+    return f"n = {of['rows']} tokens of {of['runs']} runs of {of['mazes']} mazes, {seeds}"
 
 
 def _number(readout: Readout, run: int) -> int:

@@ -21,7 +21,7 @@ class Target:
     Attributes:
         name: of the task's label.
         title: for figures.
-        meaning: what a 1 says, for captions.
+        asked: the question to a token, for captions.
         fork: probed on fork mazes, else on ordinary ones.
         model: "logistic" for two classes, "ridge" for a number.
         of_run: the label is the run's own answer, which runs without a valid one do not have; else the ground truth.
@@ -29,7 +29,7 @@ class Target:
 
     name: str
     title: str
-    meaning: str
+    asked: str
     fork: bool = False
     model: Literal["logistic", "ridge"] = "logistic"
     of_run: bool = False
@@ -41,15 +41,20 @@ TARGETS = {
         Target(
             "taken_route",
             "Route taken",
-            "of a cell that lies on just one of a fork's two equally short routes: the run ends up taking that route",
+            "Is this cell on the route that the run ends up taking? Asked of cells on just one of a fork's two routes.",
             fork=True,
             of_run=True,
         ),
-        Target("on_path", "On the path", "the cell lies on the path that the run ends with", of_run=True),
-        Target("on_shortest", "On a shortest route", "the cell lies on a shortest route (ground truth)"),
-        Target("wall_right", "Wall to the right", "there is a wall to the right of the cell (ground truth)"),
-        Target("wall_down", "Wall below", "there is a wall below the cell (ground truth)"),
-        Target("distance", "Moves to the goal", "moves from the cell to the goal (ground truth)", model="ridge"),
+        Target("on_path", "On the path", "Is this cell on the path that the run ends with?", of_run=True),
+        Target("on_shortest", "On a shortest route", "Is this cell on a shortest route (ground truth)?"),
+        Target("wall_right", "Wall to the right", "Is there a wall to the right of this cell (ground truth)?"),
+        Target("wall_down", "Wall below", "Is there a wall below this cell (ground truth)?"),
+        Target(
+            "distance",
+            "Moves to the goal",
+            "How many moves is it from this cell to the goal (ground truth)?",
+            model="ridge",
+        ),
     )
 }
 DEFAULTS = ("taken_route", "on_path")

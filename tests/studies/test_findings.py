@@ -19,6 +19,7 @@ def test_the_summary_holds_the_cells_it_names() -> None:
     assert of["first_layer_near_sigma_0.9"]["score"] == score_of(0, near)
     assert of["baselines_near_sigma_0.9"]["x_t"]["score"] == 0.55
     assert of["accuracy"] == fits.table.filter(labels="run", source="hook")["score"].max()
+    assert of["reached"] == {"0": None, "1": None, "2": 5}  # the interval has to lie above 0.9
     assert of["shuffled"]["above_chance"] == 0
     assert of["shuffled"]["cells"] == LAYERS * len(SIGMAS)
     assert (of["rows"], of["runs"], of["mazes"]) == (400, 78, 40)
