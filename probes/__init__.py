@@ -3,9 +3,11 @@
 Works on arrays and stores; knows nothing of models.
 """
 
+from probes.compare import compare_grids, simultaneous_bands
 from probes.errors import LeakageError, ProbeError
 from probes.estimators import LogisticProbe, RidgeProbe
 from probes.grid import fit_grid
+from probes.mdl import OnlineCode, online_code
 from probes.result import GridResult
 from probes.transfer import TransferResult, fit_transfer
 
@@ -13,9 +15,13 @@ __all__ = [
     "GridResult",
     "LeakageError",
     "LogisticProbe",
+    "OnlineCode",
     "ProbeError",
     "RidgeProbe",
     "TransferResult",
+    "compare_grids",
     "fit_grid",
     "fit_transfer",
+    "online_code",
+    "simultaneous_bands",
 ]

@@ -1,0 +1,103 @@
+"""Claims about a whole grid at once, and about two grids.
+
+A band that holds in each of 120 cells with 95 % will miss somewhere. A simultaneous band holds everywhere at once: it
+is as wide as the largest deviation, in units of each cell's own error, that group resamples show anywhere in the grid.
+Differences between two grids fitted on the same rows are taken pair by pair, group by group, so what both share
+cancels.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from probes.errors import ProbeError
+from probes.score import METRICS, bootstrap, resample
+
+if TYPE_CHECKING:
+    from probes.result import GridResult
+
+Floats = NDArray[np.float64]
+
+
+def max_deviation(draws: Floats, point: Floats) -> tuple[Floats, Floats]:
+    """Error [cell] of each cell, and the largest studentised deviation [resample] over cells.
+
+    ``draws`` [resample, cell] scatter around ``point`` [cell]. Cells that do not vary count as exact.
+    """
+    error = draws.std(axis=0, ddof=1)
+    scaled = np.divide(np.abs(draws - point), error, out=np.zeros_like(draws), where=error > 0)
+    return error, scaled.max(axis=1)
+
+
+def simultaneous_bands(grid: GridResult, level: float = 0.95) -> pl.DataFrame:
+    """step, layer, score, low, high: bounds that hold in all cells at once with probability ``level``."""
+    if not 0 < level < 1:
+        raise ProbeError(f"level={level}: need 0 < level < 1.")
+    point = grid.table["score"].to_numpy()
+    error, largest = max_deviation(grid.resamples(), point)
+    reach = float(np.quantile(largest, level))
+    return grid.table.select("step", "layer", "score").with_columns(
+        low=pl.Series(point - reach * error), high=pl.Series(point + reach * error)
+    )
+
+
+def compare_grids(
+    a: GridResult, b: GridResult, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> pl.DataFrame:
+    """Test ``a`` against ``b`` in every cell they share.
+
+    Returns:
+        step, layer, score_a, score_b, difference (a - b), low, high (pointwise interval), band_low, band_high (all
+        cells at once), p (two-sided, of no difference in the cell), p_adjusted (over all cells, by the largest
+        deviation), paired.
+
+    Pairs are used where both grids were fitted on the same rows, groups and folds; otherwise the grids are resampled
+    independently (they must then not share samples, or the test is conservative or worse).
+
+    Raises:
+        ProbeError: different scores, or no cell in common.
+    """
+    if a.spec["score"] != b.spec["score"]:
+        raise ProbeError(
+            f"One grid is scored by {a.spec['score']}, the other by {b.spec['score']}; fit both with the same score=."
+        )
+    metric = METRICS[a.spec["score"]]
+    keys = (
+        a.table.select("step", "layer")
+        .join(b.table.select("step", "layer"), on=["step", "layer"])
+        .sort("step", "layer")
+    )
+    if keys.height == 0:
+        raise ProbeError(
+            f"The grids share no cell: one has steps {a.steps} and layers {a.layers}, the other {b.steps} and "
+            f"{b.layers}."
+        )
+    sums = [np.stack([grid.sums[grid.cell(*key)] for key in keys.iter_rows()]) for grid in (a, b)]
+    paired = a.spec["rows"] == b.spec["rows"]
+    first = resample(sums[0].shape[1], resamples, seed)
+    second = first if paired else resample(sums[1].shape[1], resamples, seed + 1)
+    draws = bootstrap(sums[0], first, metric) - bootstrap(sums[1], second, metric)
+    scores = [metric.from_sums(s.sum(axis=1)) for s in sums]
+    difference = scores[0] - scores[1]
+    error, largest = max_deviation(draws, difference)
+    scaled = np.divide(np.abs(difference), error, out=np.where(difference == 0, 0.0, np.inf), where=error > 0)
+    own = np.divide(np.abs(draws - difference), error, out=np.zeros_like(draws), where=error > 0)
+    reach = float(np.quantile(largest, level))
+    tail = (1 - level) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
+    return keys.with_columns(
+        score_a=pl.Series(scores[0]),
+        score_b=pl.Series(scores[1]),
+        difference=pl.Series(difference),
+        low=pl.Series(low),
+        high=pl.Series(high),
+        band_low=pl.Series(difference - reach * error),
+        band_high=pl.Series(difference + reach * error),
+        p=pl.Series((1 + (own >= scaled).sum(axis=0)) / (1 + resamples)),
+        p_adjusted=pl.Series((1 + (largest[:, None] >= scaled).sum(axis=0)) / (1 + resamples)),
+        paired=pl.lit(paired),
+    )
