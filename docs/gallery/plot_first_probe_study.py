@@ -15,16 +15,17 @@ task = interp.tasks.get("maze", size=4)
 runs = lab.plan(task.sample(24, seed=0), seeds=1, steps=8)
 
 # %%
-# Run them and keep the residual stream after every block. One file a run: stop it and it goes on where it was.
-where = interp.select("blocks.*.hook_resid_post", branch="cond")
+# Run them and keep the residual stream after every block, for the tokens of the last latent frame, where the whole path
+# is drawn. One file a run: stop it and it goes on where it was.
+where = interp.select("blocks.*.hook_resid_post", branch="cond", frames=-1)
 store = lab.capture(runs, where, to="build/first-probe-study", progress=False)
-print(store.runs_frame.head())
+print(store.runs_frame.select("run", "sample", "seed", "solved").head())
 
 # %%
 # One probe for each step and layer: is this token on the path that the run ended with? Mazes are never split between
 # training and test, and chance comes from shuffled labels. Late steps are separable, so the probes are regularised.
 grid = probes.fit_grid(store, target="on_path", groups="sample", over=("step", "layer"), path=(0.001, 0.03))
-print(grid.table)
+print(grid.table.select("step", "sigma", "layer", "score", "low", "high", "chance_high"))
 
 # %%
 # The first step at which a probe is better than chance, and the whole grid as a picture.
