@@ -1,0 +1,31 @@
+"""The campaigns of this folder at full length; small twins are in ``tests/store``. ``make slow`` runs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.slow import full_disk, kill_store
+
+pytestmark = pytest.mark.slow
+
+
+def quiet(_: str) -> None:
+    """Progress that nobody watches."""
+
+
+def test_two_hundred_kills(tmp_path: Path) -> None:
+    tally = kill_store.campaign(tmp_path, kills=200, seed=1)
+    assert sum(tally.kills.values()) == 200
+    assert len(tally.kills) == 3, "both ways to write, and either process"
+
+
+@pytest.mark.skipif(not full_disk.can_mount(), reason="a small disk cannot be mounted here (needs root)")
+def test_a_disk_that_is_full_at_every_page() -> None:
+    seen = full_disk.full_at_every_write(1, quiet)
+    assert min(seen[way] for way in full_disk.WAYS) > 40
+
+
+def test_a_thousand_random_damages() -> None:
+    assert full_disk.random_damage(1000, quiet)["block or byte named"] == 1000

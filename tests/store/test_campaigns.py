@@ -1,0 +1,26 @@
+"""Small twins of the campaigns in ``tests/slow``: kills, full disks and damage at random."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.slow.full_disk import WAYS, can_mount, full_at_every_write, random_damage
+from tests.slow.kill_store import campaign
+from tests.slow.test_store import quiet
+
+
+def test_killed_captures_lose_nothing(tmp_path: Path) -> None:
+    tally = campaign(tmp_path, kills=10, seed=0)
+    assert sum(tally.kills.values()) == 10
+    assert tally.completed >= 1
+
+
+@pytest.mark.skipif(not can_mount(), reason="a small disk cannot be mounted here (needs root)")
+def test_a_full_disk_costs_only_its_run() -> None:
+    assert min(full_at_every_write(200, quiet)[way] for way in WAYS) >= 1
+
+
+def test_random_damage_is_found_and_located() -> None:
+    assert random_damage(40, quiet)["block or byte named"] == 40
