@@ -34,7 +34,7 @@ venv: $(VENV)/.installed
 dev: $(VENV)/.installed-dev
 
 demo: $(VENV)/.installed
-	$(RUN) studies.decodability --model wan-maze-mini --runs 64 --rows 1000 --out build/demo
+	$(RUN) studies.decodability --model wan-maze-mini --problems 32 --rows 1000 --out build/demo
 
 test: $(VENV)/.installed-dev
 	$(RUN) ruff check .

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-STUDIES = {
-    "decodability": "When, and in which layer, does the answer of a run become decodable?",
-}
+import importlib
+from typing import TYPE_CHECKING
 
-__all__ = ["STUDIES"]
+if TYPE_CHECKING:
+    from studies.study import Study
+
+NAMES = ("decodability",)
+
+
+def study_named(name: str) -> Study:
+    """The study of that name, one of `NAMES`."""
+    found: Study = importlib.import_module(f"studies.{name}").STUDY
+    return found
+
+
+__all__ = ["NAMES", "study_named"]

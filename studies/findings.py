@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import polars as pl
 
 from studies.cells import Fits
+from studies.claim import NOT, SHOWS, Claim, Estimate, exceeds
 from studies.report import shown
 from studies.signs import DASH, SIGMA, X0
 from studies.targets import TARGETS, Target
@@ -18,26 +18,6 @@ PAPER = (
 )
 NEAR_SIGMA = 0.9
 REACHED = 0.9
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One claim, its number and whether it holds here; ``verdict`` follows from the numbers by ``rule``."""
-
-    claim: str
-    paper: str | None
-    value: float
-    low: float
-    high: float
-    chance: float
-    placebo: float
-    verdict: str
-    rule: str
-
-
-def verdict(holds: bool) -> str:
-    """The word for it."""
-    return "holds" if holds else "not shown"
 
 
 def cell(table: pl.DataFrame, target: str, labels: str, layer: int, step: int) -> dict[str, Any]:
@@ -110,56 +90,67 @@ def _brief(row: dict[str, Any]) -> dict[str, Any]:
     return {k: row[k] for k in ("step", "sigma", "layer", "score", "low", "high", "chance")}
 
 
-def claims(summary: dict[str, Any], occupancy: pl.DataFrame) -> list[dict[str, Any]]:
-    """What the study says of the paper's claims, as contract-shaped rows."""
+def claims(summary: dict[str, Any], occupancy: pl.DataFrame) -> list[Claim]:
+    """What the study says of the paper's claims."""
     found = []
     for target, of in summary.items():
-        first, near, last = (of["last_layer"][k] for k in ("first_step", "near_sigma_0.9", "last_step"))
-        bottom, noise = of["first_layer_near_sigma_0.9"], of["shuffled"]
-        paper = PAPER if TARGETS[target].fork else None
+        first, near, last = (_estimate(of["last_layer"][k], of) for k in ("first_step", "near_sigma_0.9", "last_step"))
+        bottom, noise = _estimate(of["first_layer_near_sigma_0.9"], of), of["shuffled"]
         found.append(
-            Claim(
+            exceeds(
                 f"{target}: becomes decodable over denoising steps (last layer, last step against first)",
-                paper, last["score"], last["low"], last["high"], last["chance"], noise["mean"],
-                verdict(last["low"] > max(first["high"], of["chance_high"])),
-                "the interval at the last step lies above the one at the first step and above the chance level",
+                last,
+                first,
+                chance=of["chance_high"],
+                paper=PAPER if TARGETS[target].fork else None,
+                placebo=noise["mean"],
+                names=("the score at the last step", "the score at the first step"),
             )
-        )  # fmt: skip
+        )
         found.append(
-            Claim(
+            exceeds(
                 f"{target}: becomes decodable over layers (last layer against first, at sigma nearest 0.9)",
-                None, near["score"], near["low"], near["high"], near["chance"], noise["mean"],
-                verdict(near["low"] > bottom["high"]),
-                "the interval of the last layer lies above the one of the first layer",
+                near,
+                bottom,
+                chance=of["chance_high"],
+                placebo=noise["mean"],
+                names=("the score of the last layer", "the score of the first layer"),
             )
-        )  # fmt: skip
+        )
+        share = noise["above_chance"] / noise["cells"]
         found.append(
             Claim(
-                f"{target}: with shuffled labels nothing is decodable",
-                None, noise["mean"], noise["lowest"], noise["highest"], of["chance"], noise["mean"],
-                verdict(noise["above_chance"] <= max(1, 0.1 * noise["cells"])),
-                "at most one cell in ten has an interval above the chance level; low and high are the extreme cells",
+                f"{target}: with shuffled labels nothing is decodable (a check of the probes)",
+                None, noise["mean"], noise["lowest"], noise["highest"], of["chance"], noise["mean"], of["mazes"],
+                SHOWS if noise["above_chance"] <= max(1, 0.1 * noise["cells"]) else NOT,
+                f"{SHOWS}: at most one cell in ten has an interval above the chance level (here {share:.3f}); "
+                f"otherwise {NOT}; low and high are the extreme cells",
             )
         )  # fmt: skip
     if len(occupancy):
         found.append(_pruning(occupancy))
-    return [asdict(claim) for claim in found]
+    return found
+
+
+def _estimate(row: dict[str, Any], of: dict[str, Any]) -> Estimate:
+    return Estimate(row["score"], row["low"], row["high"], of["mazes"])
 
 
 def _pruning(occupancy: pl.DataFrame) -> Claim:
-    def at(kind: str, last: bool) -> dict[str, Any]:
-        return occupancy.filter(pl.col("kind") == kind).sort("step").row(-1 if last else 0, named=True)
+    def at(kind: str, last: bool) -> Estimate:
+        row = occupancy.filter(pl.col("kind") == kind).sort("step").row(-1 if last else 0, named=True)
+        return Estimate(row["mean"], row["low"], row["high"], row["n"])
 
-    first, last = at("other", False), at("other", True)
     free = occupancy.filter(pl.col("kind") == "elsewhere")
-    background = at("elsewhere", False) if len(free) else {"mean": float("nan"), "high": 0.0}
-    return Claim(
+    return exceeds(
         "x0_hat draws the route that is not taken at the first step, and gives it up by the last",
-        PAPER, first["mean"], first["low"], first["high"], background["mean"], last["mean"],
-        verdict(first["low"] > max(background["high"], last["high"])),
-        "how strongly the other route's blocks are drawn (0 to 1): the interval at the first step lies above that of "
-        "open blocks on no shortest route (chance) and above that at the last step (placebo)",
-    )  # fmt: skip
+        at("other", False),
+        at("other", True),
+        chance=at("elsewhere", False).high if len(free) else 0.0,
+        paper=PAPER,
+        placebo=at("elsewhere", True).value if len(free) else None,
+        names=("how strongly it is drawn (0 to 1) at the first step", "that at the last step"),
+    )
 
 
 def sentences(summary: dict[str, Any]) -> str:

@@ -47,6 +47,14 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Link:
+    """Text in a table that leads to another page; ``href`` is relative."""
+
+    text: str
+    href: str
+
+
+@dataclass(frozen=True)
 class Section:
     """A part of the page: a heading, paragraphs, figures, and tables of rows that share their keys."""
 
@@ -115,7 +123,10 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
 
     def cell(tag: str, name: str, value: Any) -> str:
         kind = ' class="number"' if name in numeric else ""
-        return f"<{tag}{kind}>{escape(value if tag == 'th' else shown(value))}</{tag}>"
+        text = escape(value if tag == "th" else shown(value))
+        if isinstance(value, Link):
+            text = f'<a href="{escape(value.href, quote=True)}">{escape(value.text)}</a>'
+        return f"<{tag}{kind}>{text}</{tag}>"
 
     head = "".join(cell("th", name, name) for name in columns)
     body = "".join("<tr>" + "".join(cell("td", n, row[n]) for n in columns) + "</tr>" for row in rows)

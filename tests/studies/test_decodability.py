@@ -11,12 +11,14 @@ import pytest
 from interp.lab import Lab
 from interp.store import Store
 from studies.__main__ import main as list_main
+from studies.bench import Bench
 from studies.cells import COLUMNS
-from studies.command import run_command
-from studies.decodability import main, parse, plan
+from studies.decodability import STUDY, Settings, plan
+from studies.folder import StudyFolder
+from studies.ledger import Ledger
 from tests.pipelines import tiny_i2v
 
-OPTIONS = ["--size", "4", "--runs", "12", "--seeds", "2", "--steps", "3", "--shuffles", "4", "--batch-size", "6"]
+OPTIONS = ["--size", "4", "--problems", "6", "--seeds", "2", "--steps", "3", "--shuffles", "4", "--batch-size", "6"]
 TARGETS = ["--target", "wall_right", "distance"]
 
 
@@ -31,8 +33,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def out(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished study."""
     folder = tmp_path_factory.mktemp("study") / "out"
-    assert run_command(main, ["--model", str(model), "--out", str(folder), *OPTIONS, *TARGETS]) == 0
+    assert STUDY.main(["--model", str(model), "--out", str(folder), *OPTIONS, *TARGETS]) == 0
     return folder
+
+
+def only(folder: Path) -> Path:
+    """The one thing in a folder."""
+    (found,) = folder.iterdir()
+    return found
 
 
 def test_it_leaves_what_it_says(out: Path) -> None:
@@ -57,8 +65,8 @@ def test_the_table_has_every_cell(out: Path) -> None:
 def test_the_summary_keeps_the_contract(out: Path) -> None:
     summary = json.loads((out / "summary.json").read_text())
     assert {"study", "command", "model", "model_hash", "n", "seeds", "versions", "claims", "targets"} <= set(summary)
-    assert summary["n"] == {"ordinary": 12}
-    assert summary["seeds"]["ordinary"]["all"] == list(range(12))
+    assert summary["n"] == {"ordinary mazes": 6, "ordinary runs": 12}
+    assert len(set(summary["seeds"])) == 12
     assert len(summary["x0_hat"]) >= 3
     assert summary["findings"] in (out / "report.html").read_text().replace("&#x27;", "'")
     for of in summary["targets"].values():
@@ -74,7 +82,7 @@ def test_a_second_call_samples_nothing_and_gives_the_same(
         raise AssertionError("a finished run was repeated")
 
     monkeypatch.setattr(Lab, "run_batch", never)
-    assert run_command(main, ["--model", str(model), "--out", str(out), *OPTIONS, *TARGETS]) == 0
+    assert STUDY.main(["--model", str(model), "--out", str(out), *OPTIONS, *TARGETS]) == 0
     assert pl.read_parquet(out / "table.parquet").equals(before)
 
 
@@ -91,10 +99,10 @@ def test_an_interrupted_study_keeps_its_runs_and_goes_on(
         return whole(self, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Lab, "run_batch", interrupted)
-    assert run_command(main, command) == 130
+    assert STUDY.main(command) == 130
     assert "interrupted" in capsys.readouterr().err
-    assert len(Store.open(tmp_path / "out" / "cache")) == 6
-    assert run_command(main, command) == 0
+    assert len(Store.open(only(tmp_path / "out" / "cache"))) == 6
+    assert STUDY.main(command) == 0
     assert len(calls) == 3  # the batch that was interrupted, and no other
     assert (tmp_path / "out" / "report.html").is_file()
 
@@ -103,51 +111,53 @@ def test_a_damaged_shard_is_named_and_nothing_is_lost(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["--model", str(model), "--out", str(tmp_path / "out"), *OPTIONS, "--target", "wall_right"]
-    assert run_command(main, command) == 0
-    shards = sorted((tmp_path / "out" / "cache" / "runs").glob("*.h5"))
+    assert STUDY.main(command) == 0
+    runs = only(tmp_path / "out" / "cache") / "runs"
+    shards = sorted(runs.glob("*.h5"))
     content = shards[0].read_bytes()
     shards[0].write_bytes(content[: len(content) // 2])
     capsys.readouterr()
-    assert run_command(main, command) == 2
+    assert STUDY.main(command) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("error: ")
     assert shards[0].stem in said
-    assert len(list((tmp_path / "out" / "cache" / "runs").glob("*.h5"))) == len(shards)
+    assert len(list(runs.glob("*.h5"))) == len(shards)
 
 
 def test_a_model_that_solves_nothing_has_no_answers_to_probe(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["--model", str(model), "--out", str(tmp_path / "out"), *OPTIONS, "--target", "on_path"]
-    assert run_command(main, command) == 2
+    assert STUDY.main(command) == 2
     assert "no run ended with a valid path" in capsys.readouterr().err
 
 
-def test_every_run_has_noise_of_its_own_and_mazes_do_not_depend_on_how_many() -> None:
+def test_every_run_has_noise_of_its_own_and_mazes_do_not_depend_on_how_many(tmp_path: Path) -> None:
     lab = Lab(tiny_i2v(), "tiny")
     from interp import tasks
 
     task = tasks.get("maze", size=4)
-    few, many = (
-        plan(lab, task, parse(["--out", "x", "--runs", str(n), "--seeds", "3", "--steps", "2", "--size", "4"]))
-        for n in (4, 9)
-    )
+    sets = []
+    for n in (2, 3):
+        given = STUDY.parse(["--out", "x", "--problems", str(n), "--seeds", "3", "--steps", "2", "--size", "4"])
+        folder = StudyFolder(tmp_path, "decodability")
+        bench = Bench(folder, given, lab, task, tmp_path / "cache", Ledger(tmp_path / "measured.jsonl"))
+        sets.append(plan(bench, Settings.of(bench)))
+    few, many = sets
     assert set(many) == {"fork", "ordinary"}
     for name, one in many.items():
         seeds = [spec.seed for spec in one.specs]
         assert len(set(seeds)) == 9
         assert one.mazes == 3
-        assert one.keys[:4] == few[name].keys
+        assert one.keys[:6] == few[name].keys
     assert all(sample.problem.is_fork and sample.problem.apart >= 4 for sample in many["fork"].samples)
 
 
 def test_wrong_options_exit_with_usage(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        parse(["--out", "x", "--runs", "0"])
+        STUDY.parse(["--out", "x", "--problems", "0"])
     assert stopped.value.code == 2
-    assert "--runs" in capsys.readouterr().err
-    assert run_command(main, ["--out", "x", "--runs", "1"]) == 2
-    assert "--seeds 2" in capsys.readouterr().err
+    assert "--problems" in capsys.readouterr().err
 
 
 def test_the_list_of_studies(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
+from studies.claim import NOT, OPEN, SHOWS
 from studies.findings import claims, near_step, sentences, targets_summary
 from tests.studies.tables import LAYERS, SIGMAS, made_up_fits, made_up_occupancy, score_of
 
@@ -27,16 +28,15 @@ def test_the_summary_holds_the_cells_it_names() -> None:
 
 def test_claims_hold_when_the_numbers_say_so() -> None:
     found = claims(targets_summary(made_up_fits()), made_up_occupancy())
-    assert [claim["verdict"] for claim in found] == ["holds"] * 4
-    keys = {"claim", "paper", "value", "low", "high", "chance", "placebo", "verdict", "rule"}
-    assert all(set(claim) == keys for claim in found)
+    assert [claim.verdict for claim in found] == [SHOWS] * 4
 
 
 def test_claims_do_not_hold_at_chance_or_with_wide_intervals() -> None:
     flat = claims(targets_summary(made_up_fits(rising=False)), made_up_occupancy(pruned=False))
-    assert [claim["verdict"] for claim in flat] == ["not shown", "not shown", "holds", "not shown"]
+    assert [claim.verdict == SHOWS for claim in flat] == [False, False, True, False]
+    assert flat[3].verdict == NOT
     wide = claims(targets_summary(made_up_fits(margin=0.4)), pl.DataFrame())
-    assert [claim["verdict"] for claim in wide][:2] == ["not shown", "not shown"]
+    assert [claim.verdict for claim in wide][:2] == [OPEN, OPEN]
 
 
 def test_a_control_above_chance_is_told() -> None:
@@ -46,7 +46,7 @@ def test_a_control_above_chance_is_told() -> None:
     )
     summary = targets_summary(type(fits)(shifted, fits.onsets, fits.counts))
     assert summary["taken_route"]["shuffled"]["above_chance"] == LAYERS * len(SIGMAS)
-    assert claims(summary, pl.DataFrame())[2]["verdict"] == "not shown"
+    assert claims(summary, pl.DataFrame())[2].verdict == NOT
 
 
 @pytest.mark.parametrize("target", ["taken_route", "on_path"])

@@ -1,0 +1,59 @@
+"""Verdicts follow from the numbers by the rule that is stated."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interp.errors import InterpError
+from studies.claim import NOT, OPEN, SHOWS, VERDICTS, Estimate, above, below, exceeds
+
+numbers = st.floats(-2, 2)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "placebo", "verdict"),
+    [
+        (0.01, 0.30, None, SHOWS),
+        (0.01, 0.30, 0.02, OPEN),  # not clear of the placebo, and large effects are possible
+        (-0.20, 0.04, None, NOT),
+        (-0.20, 0.30, None, OPEN),
+        (0.00, 0.30, None, OPEN),  # touching is not above
+        (0.01, 0.02, None, SHOWS),  # small but certain
+        (math.nan, math.nan, None, OPEN),
+    ],
+)
+def test_above(low: float, high: float, placebo: float | None, verdict: str) -> None:
+    found = above("c", Estimate((low + high) / 2, low, high, 9), 0.0, matters=0.05, placebo=placebo)
+    assert found.verdict == verdict
+    assert (found.low, found.high, found.n, found.chance, found.placebo) == pytest.approx(
+        (low, high, 9, 0.0, placebo), nan_ok=True
+    )
+    assert all(word in found.rule for word in VERDICTS)
+
+
+@given(numbers, numbers, numbers, st.one_of(st.none(), numbers))
+def test_below_is_above_turned_round(a: float, b: float, reference: float, placebo: float | None) -> None:
+    low, high = sorted((a, b))
+    one = above("c", Estimate(low, low, high, 3), reference, matters=0.1, placebo=placebo)
+    turned = Estimate(-low, -high, -low, 3)
+    other = below("c", turned, -reference, matters=0.1, placebo=None if placebo is None else -placebo)
+    assert one.verdict == other.verdict
+    assert (other.low, other.high) == (-high, -low)
+
+
+def test_exceeds() -> None:
+    weak, strong, vague = Estimate(0.5, 0.45, 0.55, 9), Estimate(0.8, 0.7, 0.9, 9), Estimate(0.6, 0.4, 0.8, 9)
+    assert exceeds("c", strong, weak, chance=0.5).verdict == SHOWS
+    assert exceeds("c", strong, weak, chance=0.75).verdict == OPEN
+    assert exceeds("c", vague, weak, chance=0.5).verdict == OPEN
+    assert exceeds("c", weak, vague, chance=0.5).verdict == NOT
+    assert exceeds("c", weak, weak, chance=0.5).verdict == NOT
+
+
+def test_what_matters_has_to_be_said() -> None:
+    with pytest.raises(InterpError, match="matters=0"):
+        above("c", Estimate(1, 0, 2, 3), 0, matters=0)

@@ -1,0 +1,123 @@
+"""All studies at once: one cache, resumed, failures told, and an index whose claims are those of the summaries."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import studies.__main__ as entry
+import studies.every
+from interp.errors import TaskError
+from studies.bench import Bench
+from studies.claim import Estimate, above
+from studies.outcome import Outcome
+from studies.report import Section
+from studies.study import Study
+from tests.pipelines import tiny_i2v
+
+calls: list[str] = []
+failing: set[str] = set()
+
+
+def answer(bench: Bench) -> Outcome:
+    """Looks at one clean run."""
+    calls.append(bench.folder.study)
+    if bench.folder.study in failing:
+        raise TaskError("there is nothing to see")
+    clean = bench.clean(bench.specs(bench.samples(2), seeds=1))
+    rows = [{"step": step, "sigma": sigma} for step, sigma in enumerate(clean.sigmas)]
+    claim = above("it is so", Estimate(0.5, 0.25, 0.75, 2), 0.1, matters=0.1, paper="1 %")
+    return Outcome(
+        pl.DataFrame(rows),
+        {"step": "step", "sigma": "its noise level"},
+        [claim],
+        "It is < so.",
+        [Section("Part", ["text"])],
+        {"problems": 2},
+        [spec.seed for spec in clean.specs],
+    )
+
+
+FAKE = {name: Study(name, f"What of {name}?", "anything", answer) for name in ("first", "second")}
+OPTIONS = ["--size", "4", "--steps", "2", "--problems", "2"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny") / "pipe"
+    tiny_i2v().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (entry, studies.every):
+        monkeypatch.setattr(module, "NAMES", tuple(FAKE))
+        monkeypatch.setattr(module, "study_named", FAKE.__getitem__)
+    calls.clear()
+    failing.clear()
+
+
+def test_all_studies_share_a_cache_resume_and_make_an_index(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["all", "--out", str(out), "--model", str(model), *OPTIONS]
+    failing.add("second")
+    assert entry.main(command) == 2
+    assert "second: there is nothing to see" in capsys.readouterr().err
+    assert "there is nothing to see" in (out / "index.html").read_text()
+    failing.clear()
+    assert entry.main(command) == 0
+    assert calls == ["first", "second", "second"]  # what was finished is not done again
+    (cache,) = (out / "cache").iterdir()
+    assert len(list((cache / "runs").glob("*.h5"))) == 2
+    table = pl.read_parquet(out / "claims.parquet")
+    assert table["study"].to_list() == ["first", "second"]
+    for row in table.to_dicts():
+        summary = json.loads((out / row["study"] / "summary.json").read_text())
+        (claim,) = summary["claims"]
+        assert {k: row[k] for k in claim} == claim
+        assert (row["command"], row["seeds"]) == (summary["command"], 2)
+    page = (out / "index.html").read_text()
+    assert 'href="first/report.html"' in page
+    assert "2 claims: 2 shows, 0 does not show" in page
+    assert "It is &lt; so." in page
+
+
+def test_another_command_is_run_again(model: Path, tmp_path: Path) -> None:
+    command = ["all", "--out", str(tmp_path / "out"), "--model", str(model), *OPTIONS, "--only", "first"]
+    assert entry.main(command) == 0
+    assert entry.main([*command, "--seed", "1"]) == 0
+    assert calls == ["first", "first"]
+
+
+def test_wrong_calls_are_found_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert entry.main(["all", "--out", str(tmp_path / "out"), "--only", "frist"]) == 2
+    assert "did you mean first" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        entry.main(["all", "--out", str(tmp_path / "out"), "--stepz", "3"])
+    assert calls == []
+
+
+def test_quick_gives_way_to_what_is_said() -> None:
+    study = Study("x", "?", "-", answer, defaults={"problems": 9, "steps": 8}, quick={"problems": 3})
+    assert study.parse(["--out", "o"]).problems == 9
+    assert study.parse(["--out", "o", "--quick"]).problems == 3
+    assert study.parse(["--out", "o", "--quick", "--problems", "7"]).problems == 7
+    given = study.parse(["--out", "o o", "--quick"])
+    assert isinstance(given, argparse.Namespace)
+    assert given.steps == 8
+    assert given.command == "python -m studies.x --out 'o o' --quick"
+
+
+def test_the_list_says_what_each_asks_needs_and_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert entry.main(["list"]) == 0
+    said = capsys.readouterr().out
+    for study in FAKE.values():
+        assert study.question in said
+        assert f"needs {study.needs}; about {study.minutes[0]:g} min" in said
