@@ -1,12 +1,14 @@
 """Many runs into a store: plan the batches, show the byte budget, run, label, write one shard a run.
 
-Resume is what the store lacks. A batch that fails leaves no shard behind; runs finished before it stay.
+Resume is what the store lacks. A batch that fails leaves no shard behind; runs finished before it stay. What is large
+is written by another process while the model goes on, with the same bytes as a result.
 """
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,13 +20,16 @@ from interp.capture import Recorder, dtype_named
 from interp.errors import InterpError, SelectionError
 from interp.runspec import RunSpec
 from interp.selection import Selection
-from interp.store import RunLayout, SiteLayout, Store
+from interp.store import BackgroundShard, BackgroundWriter, RunLayout, ShardWriter, SiteLayout, Store
 from interp.tasks import get as get_task
 from interp.trajectory import Schedule, Trajectory
 from interp.views import View, ViewPlan, parse
 
 if TYPE_CHECKING:
     from interp.lab import Lab
+
+WORTH_A_PROCESS = 64 << 20
+"""Bytes of a capture from which another process writes them: below, starting it (0.3 s of a core) costs more."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ def capture_runs(
     limit: float,
     progress: bool,
     views: Sequence[View] = (),
+    background: bool | None = None,
 ) -> Store:
     """See `interp.Lab.capture`."""
     dtype_named(dtype)
@@ -74,19 +80,25 @@ def capture_runs(
         )
     if progress:
         print(f"capture to {to}: {budget}; {len(unique) - len(todo)} already there", flush=True)
-    with _Bar(len(todo), progress) as bar:
+    if background is None:
+        background = budget.nbytes >= WORTH_A_PROCESS
+    with _opened(store, background) as target, _Bar(len(todo), progress) as bar:
         for batch in _batches(todo, batch_size):
-            _one_batch(lab, batch, plans[_kind(batch[0])], store, dtype)
+            _one_batch(lab, batch, plans[_kind(batch[0])], target, dtype)
             bar.advance(len(batch))
     return store
 
 
-def _one_batch(lab: Lab, batch: Sequence[RunSpec], plan: ViewPlan, store: Store, dtype: str) -> None:
+def _opened(store: Store, background: bool) -> AbstractContextManager[Store | BackgroundWriter]:
+    return store.background() if background else nullcontext(store)
+
+
+def _one_batch(lab: Lab, batch: Sequence[RunSpec], plan: ViewPlan, to: Store | BackgroundWriter, dtype: str) -> None:
     schedule = lab.schedule(batch[0].settings)
-    writers = []
+    writers: list[ShardWriter | BackgroundShard] = []
     try:
         for run in batch:
-            writers.append(store.writer(run.key, _layout(run, plan, schedule)))
+            writers.append(to.writer(run.key, _layout(run, plan, schedule)))
         recorder = Recorder(plan.resolution, writers, dtype, plan.views, [run.sample for run in batch])
         trajectories = lab.run_batch(batch, recorder)
         recorder.receipt()

@@ -249,6 +249,7 @@ class Lab:
         batch_size: int = 16,
         limit: float = 100e9,
         progress: bool = True,
+        background: bool | None = None,
     ) -> Any:
         """Run every spec and write what is selected to a store, one shard a run; finished runs are skipped.
 
@@ -262,6 +263,8 @@ class Lab:
             batch_size: runs in one forward.
             limit: refuse to write more than this many bytes.
             progress: print the byte budget and show a progress bar.
+            background: let another process write, with 256 MiB of memory between the two; None: where there is much
+                to write. The files are the same.
 
         Returns:
             The `interp.store.Store`.
@@ -276,7 +279,9 @@ class Lab:
         if not runs:
             raise InterpError("no runs were given to capture; make some with lab.plan(samples, seeds=...)")
         chosen = select(selection)
-        return capture_runs(self, list(runs), chosen, Path(to), dtype, batch_size, limit, progress, views_of(views))
+        return capture_runs(
+            self, list(runs), chosen, Path(to), dtype, batch_size, limit, progress, views_of(views), background
+        )
 
 
 def load(source: Any, **from_pretrained: Any) -> Lab:

@@ -165,6 +165,7 @@ class BackgroundWriter:
 
     def put(self, number: int, site: int, cell: int, bits: np.ndarray) -> None:
         """Copy a cell's bits into slots; see `BackgroundShard.write`."""
+        self._pump(wait=False)
         nbytes = bits.nbytes
         if nbytes < LARGE:
             if self._slot is None or self._used + nbytes > SLOT:

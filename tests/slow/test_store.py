@@ -28,4 +28,4 @@ def test_a_disk_that_is_full_at_every_page() -> None:
 
 
 def test_a_thousand_random_damages() -> None:
-    assert full_disk.random_damage(1000, quiet)["block or byte named"] == 1000
+    assert full_disk.random_damage(1000, quiet)["place in the file named"] == 1000

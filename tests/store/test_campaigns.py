@@ -23,4 +23,4 @@ def test_a_full_disk_costs_only_its_run() -> None:
 
 
 def test_random_damage_is_found_and_located() -> None:
-    assert random_damage(40, quiet)["block or byte named"] == 40
+    assert random_damage(40, quiet)["place in the file named"] == 40

@@ -1,0 +1,104 @@
+"""`lab.capture` through another process: the same bytes, nothing finished lost, and its death is told at once."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from interp.errors import StoreError
+from interp.lab import Lab
+from interp.store import BackgroundWriter, Store
+from tests.pipelines import call_arguments, tiny_i2v
+from tests.store.test_writing import leftovers
+from tests.tracer.runs import specs_of
+
+SITE = "blocks.*.hook_resid_post"
+
+
+def lab_and_runs() -> tuple[Lab, list[Any]]:
+    pipe = tiny_i2v()
+    pipe.set_progress_bar_config(disable=True)
+    lab = Lab(pipe, "tiny")
+    return lab, specs_of(lab, call_arguments(pipe), [0, 1, 2])
+
+
+def capture(lab: Lab, runs: list[Any], to: Path, background: bool) -> Store:
+    return lab.capture(runs, SITE, to=to, batch_size=1, progress=False, background=background)
+
+
+def files(path: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+def in_run(number: int, do: Callable[[], None], lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do something before a run is sampled."""
+    real, count = lab.run_batch, iter(range(99))
+
+    def run_batch(*args: Any, **kwargs: Any) -> Any:
+        if next(count) == number:
+            do()
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(lab, "run_batch", run_batch)
+
+
+@pytest.fixture
+def writers(monkeypatch: pytest.MonkeyPatch) -> list[BackgroundWriter]:
+    """The background writers that stores make."""
+    made: list[BackgroundWriter] = []
+    real = Store.background
+
+    def background(store: Store, *args: Any) -> BackgroundWriter:
+        made.append(real(store, *args))
+        return made[-1]
+
+    monkeypatch.setattr(Store, "background", background)
+    return made
+
+
+def test_either_way_the_same_files(tmp_path: Path) -> None:
+    lab, runs = lab_and_runs()
+    assert len(capture(lab, runs, tmp_path / "far", background=True)) == 3
+    capture(lab, runs, tmp_path / "near", background=False)
+    assert files(tmp_path / "far") == files(tmp_path / "near")
+
+
+def test_a_writing_process_that_dies_is_told_before_more_is_computed(
+    tmp_path: Path, writers: list[BackgroundWriter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab, runs = lab_and_runs()
+
+    def kill() -> None:
+        writers[0].flush()  # so that it is known what is finished
+        writers[0].process.send_signal(signal.SIGKILL)
+        writers[0].process.wait()
+
+    in_run(2, kill, lab, monkeypatch)
+    with pytest.raises(StoreError, match=rf"ended with status -9.*unfinished runs \({runs[2].key}\).*run the same"):
+        capture(lab, runs, tmp_path / "s", background=True)
+    assert set(Store.open(tmp_path / "s").runs) == {run.key for run in runs[:2]}
+    store = capture(lab, runs, tmp_path / "s", background=True)
+    undisturbed = capture(lab, runs, tmp_path / "near", background=False)
+    assert leftovers(store.path) == []
+    for run in undisturbed.runs:
+        assert (store.path / f"runs/{run}.h5").read_bytes() == (undisturbed.path / f"runs/{run}.h5").read_bytes()
+
+
+def test_an_error_of_the_model_keeps_what_is_finished(
+    tmp_path: Path, writers: list[BackgroundWriter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab, runs = lab_and_runs()
+
+    def fail() -> None:
+        raise KeyError("the model")
+
+    in_run(1, fail, lab, monkeypatch)
+    with pytest.raises(KeyError, match="the model"):
+        capture(lab, runs, tmp_path / "s", background=True)
+    assert Store.open(tmp_path / "s").runs == (runs[0].key,)
+    assert leftovers(tmp_path / "s") == []
+    assert writers[0].process.returncode == 0
