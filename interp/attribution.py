@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from interp.conditioning import transformer_input, velocity_of
 from interp.errors import InterpError
 from interp.hooks import Clock, tapped
 from interp.replay import Recording
-from interp.sampler import Call, _transformer_input, transformer_of
+from interp.sampler import Call, transformer_of
 from interp.selection import Selection, select
 from interp.sites import layer_of
 
@@ -139,22 +140,15 @@ def _forward(
     if expert == "low" and settings.guidance_scale_2 is not None:
         scale = settings.guidance_scale_2
     with torch.set_grad_enabled(grad), tapped(pipe, sites, clock, emit):
-        x, timestep = _transformer_input(pipe, model, given, state.latents, state.scheduler.timesteps[step])
+        x, timestep = transformer_input(pipe, model, given, state.latents, state.scheduler.timesteps[step])
 
-        def velocity(branch: str, text: Any) -> Tensor:
-            with clock.enter(Call(expert, step, branch, sigma)), model.cache_context(branch):
-                return model(
-                    hidden_states=x,
-                    timestep=timestep,
-                    encoder_hidden_states=text,
-                    encoder_hidden_states_image=given.image,
-                    attention_kwargs=None,
-                    return_dict=False,
-                )[0]
+        def velocity(branch: str) -> Tensor:
+            with clock.enter(Call(expert, step, branch, sigma)):
+                return velocity_of(model, given, branch, x, timestep)
 
-        guided = velocity("cond", given.prompt)
+        guided = velocity("cond")
         if len(settings.branches) > 1:
-            uncond = velocity("uncond", given.negative)
+            uncond = velocity("uncond")
             guided = uncond + scale * (guided - uncond)
         return seen, state.latents.float() - sigma * guided.float()
 

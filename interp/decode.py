@@ -8,8 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp.sampler import decode
-
 
 def frames_of(pipe: Any, latents: Tensor, *, use_vae: bool = False) -> np.ndarray:
     """Frames of a batch of latents.
@@ -28,6 +26,20 @@ def frames_of(pipe: Any, latents: Tensor, *, use_vae: bool = False) -> np.ndarra
         video = decode(pipe, latents).float().clamp(-1, 1)
         return _to_uint8(video.permute(0, 2, 3, 4, 1).cpu().numpy())
     return _closed_form(pipe, latents)
+
+
+@torch.no_grad()
+def decode(pipe: Any, latents: Tensor) -> Tensor:
+    """Decode with the pipeline's VAE.
+
+    From [batch, channel, latent_frame, row, col] to [batch, rgb, frame, row, col] in -1..1.
+    """
+    vae = pipe.vae
+    z = latents.to(device=vae.device, dtype=vae.dtype)
+    shape = (1, vae.config.z_dim, 1, 1, 1)
+    mean = torch.tensor(vae.config.latents_mean).view(shape).to(z.device, z.dtype)
+    std = 1.0 / torch.tensor(vae.config.latents_std).view(shape).to(z.device, z.dtype)
+    return vae.decode(z / std + mean, return_dict=False)[0]
 
 
 def _closed_form(pipe: Any, latents: Tensor) -> np.ndarray:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from interp.capture import MemorySink, Receipt, Recorder
+from interp.conditioning import IMAGE_TOKENS
 from interp.decode import frames_of
 from interp.errors import InterpError, suggest
 from interp.grid import TokenGrid
@@ -28,7 +29,8 @@ from interp.model import check_pipeline, fingerprint, load_pipeline
 from interp.observe import Seen, observe
 from interp.presets import preset_named
 from interp.runspec import RunSpec, SamplerSettings
-from interp.sampler import Plan, build_scheduler, finish, prepare, run_steps, schedule_of, transformer_of
+from interp.sampler import Plan, finish, prepare, run_steps, transformer_of
+from interp.schedule import build_scheduler, schedule_of, settings_for
 from interp.selection import AddressSpace, Selection, select
 from interp.tasks.sample import Sample
 from interp.trajectory import Schedule, Trajectory
@@ -102,7 +104,7 @@ class Lab:
                 raise InterpError(
                     f"{name} is not a sampler setting{suggest(name, known)}; there are {', '.join(known)}"
                 )
-        chosen = SamplerSettings(**((preset_named(preset) if preset else {}) | settings))
+        chosen = settings_for(self.pipe, SamplerSettings(**((preset_named(preset) if preset else {}) | settings)))
         config = build_scheduler(self.pipe, chosen).config
         described = json.dumps({k: v for k, v in config.items() if not k.startswith("_")}, sort_keys=True, default=str)
         return [
@@ -137,6 +139,7 @@ class Lab:
             experts=schedule.experts,
             branches=spec.settings.branches,
             text_tokens=spec.settings.max_sequence_length,
+            image_tokens=IMAGE_TOKENS * (1 if sample.last_image is None else 2),
             per_token_time=bool(self.pipe.config.get("expand_timesteps")),
         )
 

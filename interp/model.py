@@ -11,11 +11,10 @@ import torch
 
 from interp.errors import ModelError, suggest
 
-SUPPORTED = ("WanImageToVideoPipeline", "WanPipeline")
+SUPPORTED = ("WanImageToVideoPipeline", "WanPipeline", "WanVideoToVideoPipeline")
 REFUSED = {
     "WanAnimatePipeline": "it copies the Wan block classes and adds segments and face adapters",
     "WanVACEPipeline": "its control blocks add to the residual stream between blocks",
-    "WanVideoToVideoPipeline": "its schedule starts part-way, which the step loop does not do yet",
 }
 _SAMPLED_BYTES = 4096
 

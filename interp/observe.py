@@ -20,7 +20,8 @@ from interp.capture import Kept, dtype_named
 from interp.errors import InterpError, SelectionError
 from interp.grid import TokenGrid
 from interp.hooks import Clock, check_hookable, tapped
-from interp.sampler import Call, boundary_timestep, transformer_of
+from interp.sampler import Call, transformer_of
+from interp.schedule import boundary_timestep
 from interp.selection import AddressSpace, Resolution, Selection
 from interp.sites import site_named
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from interp.conditioning import Conditioning
 from interp.edits.graph import graph_of
 from interp.edits.program import Program, bind
 from interp.edits.run import EditedRun, execute
@@ -24,7 +25,7 @@ from interp.errors import InterpError
 from interp.hooks import Clock
 from interp.instrument import innermost, replaced
 from interp.runspec import RunSpec
-from interp.sampler import Conditioning, Plan, Step, prepare, run_steps, transformer_of
+from interp.sampler import Plan, Step, prepare, run_steps, transformer_of
 from interp.selection import Selection
 from interp.sites import layer_of
 from interp.trajectory import SolverState

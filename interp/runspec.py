@@ -33,6 +33,7 @@ class SamplerSettings:
         boundary_ratio: share of the noise schedule below which the low-noise expert runs; None keeps the pipeline's.
         negative_prompt: the prompt of the uncond pass.
         max_sequence_length: text tokens after padding.
+        strength: share of the steps that video-to-video runs; None for every other pipeline.
     """
 
     steps: int = 20
@@ -43,6 +44,7 @@ class SamplerSettings:
     boundary_ratio: float | None = None
     negative_prompt: str = ""
     max_sequence_length: int = 512
+    strength: float | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -54,6 +56,8 @@ class SamplerSettings:
             )
         if self.boundary_ratio is not None and not 0 <= self.boundary_ratio <= 1:
             raise InterpError(f"boundary_ratio={self.boundary_ratio} is not a share between 0 and 1")
+        if self.strength is not None and not 0 < self.strength <= 1:
+            raise InterpError(f"strength={self.strength} is not a share above 0 and up to 1")
 
     @property
     def branches(self) -> tuple[str, ...]:
@@ -89,19 +93,22 @@ class RunSpec:
 
     def provenance(self) -> dict[str, Any]:
         """Everything that determines the run, as JSON-ready data."""
-        sample = self.sample
+        sample, settings = self.sample, dataclasses.asdict(self.settings)
+        if self.settings.strength is None:  # keys of other pipelines' runs stay what they were
+            del settings["strength"]
         return {
             "model": self.model,
             "model_hash": self.model_hash,
             "task": sample.task,
             "sample": sample.key,
+            **({} if sample.pictures is None else {"pictures": sample.pictures}),
             "prompt": sample.prompt,
             "height": sample.height,
             "width": sample.width,
             "num_frames": sample.num_frames,
             "meta": _plain(sample.meta),
             "seed": self.seed,
-            "settings": dataclasses.asdict(self.settings),
+            "settings": settings,
             "scheduler_config": json.loads(self.scheduler_config),
         }
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from PIL import Image
@@ -22,6 +24,8 @@ class Sample:
         height, width: pixels.
         num_frames: frames of the video, 4k + 1.
         meta: JSON-ready facts, enough for the task to build the sample again (see `MazeTask.restore`).
+        last_image: the last frame, for models that are given both ends of the video; else None.
+        video: the source of video-to-video, ``num_frames`` frames; else None.
     """
 
     task: str
@@ -33,3 +37,20 @@ class Sample:
     width: int
     num_frames: int
     meta: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
+    last_image: Image.Image | None = field(default=None, compare=False, repr=False)
+    video: tuple[Image.Image, ...] | None = field(default=None, compare=False, repr=False)
+
+    @cached_property
+    def pictures(self) -> str | None:
+        """Digest of the pictures that ``key`` does not stand for; None if there are none.
+
+        A task's key stands for its first frame. A sample of no task may be called anything.
+        """
+        first = () if self.task or self.image is None else (self.image,)
+        last = () if self.last_image is None else (self.last_image,)
+        if not (first or last or self.video):
+            return None
+        digest = hashlib.sha256(f"{len(first)}{len(last)}".encode())
+        for picture in (*first, *last, *(self.video or ())):
+            digest.update(f"{picture.mode}{picture.size}".encode() + picture.tobytes())
+        return digest.hexdigest()[:16]

@@ -161,7 +161,7 @@ def test_unipc_restarts_for_replaced_latents_and_for_no_others() -> None:
     out = lab.run(runs[:2], edits=edits.set_to("latents.hook_in", new, step=2, rows=0))
     assert torch.equal(out[1].trajectory.latents, clean[1].trajectory.latents)
 
-    from interp.sampler import build_scheduler
+    from interp.schedule import build_scheduler
 
     fresh = build_scheduler(lab.pipe, runs[0].settings)
     fresh.set_timesteps(5)

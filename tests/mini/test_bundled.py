@@ -72,7 +72,7 @@ def test_batched_loop_solves_what_the_stock_call_solves(lab: Lab) -> None:
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
 @pytest.mark.parametrize("scheduler", ["euler", "unipc"])
 def test_no_edit_runs_are_bit_equal(lab: Lab, scheduler: Any, guidance: float, seeds: list[int]) -> None:
-    from interp.sampler import build_scheduler
+    from interp.schedule import build_scheduler
 
     sample = tasks.get("maze", size=4).sample(1, seed=1)[0]
     runs = lab.plan(sample, seeds, steps=4, guidance_scale=guidance, scheduler=scheduler)

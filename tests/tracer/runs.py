@@ -4,9 +4,48 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from interp.lab import Lab
 from interp.runspec import RunSpec
 from interp.tasks.sample import Sample
+from tests import pipelines
+
+KINDS: dict[str, Any] = {
+    "i2v": pipelines.tiny_i2v,
+    "i2v two experts": lambda **k: pipelines.tiny_i2v(two_experts=True, **k),
+    "i2v last frame": pipelines.tiny_i2v,
+    "i2v two experts, last frame": lambda **k: pipelines.tiny_i2v(two_experts=True, **k),
+    "i2v clip": pipelines.tiny_i2v_clip,
+    "i2v clip, last frame": lambda **k: pipelines.tiny_i2v_clip(last_frame=True, **k),
+    "t2v": pipelines.tiny_t2v,
+    "t2v two experts": lambda **k: pipelines.tiny_t2v(two_experts=True, **k),
+    "ti2v image": pipelines.tiny_ti2v,
+    "ti2v text": lambda **k: pipelines.tiny_ti2v(image=False, **k),
+    "v2v": pipelines.tiny_v2v,
+}
+"""Every pipeline that the step loop runs."""
+
+
+def arguments_of(kind: str, pipe: Any, **options: Any) -> dict[str, Any]:
+    """Arguments of a small call of a pipeline of this kind."""
+    found = pipelines.call_arguments(pipe, **options)
+    return found | ({"last_image": pipelines.picture(1)} if kind.endswith("last frame") else {})
+
+
+def seeds_of(kind: str) -> list[int]:
+    """Two seeds, or one where the stock call makes one video only."""
+    return [3] if "clip" in kind or kind == "v2v" else [3, 11]
+
+
+def bare_latents(pipe: Any, arguments: dict[str, Any], seeds: list[int]) -> torch.Tensor:
+    """What the stock call gives: [seed, channel, latent_frame, row, col]."""
+    generators = [torch.Generator().manual_seed(s) for s in seeds]
+    call = arguments | {
+        "generator": generators if len(seeds) > 1 else generators[0],
+        "num_videos_per_prompt": len(seeds),
+    }
+    return pipe(**call).frames
 
 
 def sample_of(arguments: dict[str, Any]) -> Sample:
@@ -19,8 +58,10 @@ def sample_of(arguments: dict[str, Any]) -> Sample:
         problem=None,
         height=arguments["height"],
         width=arguments["width"],
-        num_frames=arguments["num_frames"],
+        num_frames=arguments.get("num_frames", pipelines.FRAMES),
         meta={},
+        last_image=arguments.get("last_image"),
+        video=tuple(arguments["video"]) if "video" in arguments else None,
     )
 
 
@@ -32,4 +73,6 @@ def specs_of(lab: Lab, arguments: dict[str, Any], seeds: list[int]) -> list[RunS
         steps=arguments["num_inference_steps"],
         guidance_scale=arguments["guidance_scale"],
         negative_prompt=arguments["negative_prompt"],
+        max_sequence_length=arguments.get("max_sequence_length", 512),
+        **({"strength": arguments["strength"]} if "strength" in arguments else {}),
     )

@@ -13,8 +13,7 @@ from interp.lab import load
 from interp.selection import Selection, select
 from interp.sites import SITES, site_named
 from tests import pipelines
-from tests.tracer.runs import specs_of
-from tests.tracer.test_sampler import KINDS, bare_latents
+from tests.tracer.runs import KINDS, arguments_of, bare_latents, seeds_of, specs_of
 
 HEAVY = [site.name.replace("{layer}", "*") for site in SITES if site.heavy]
 
@@ -27,8 +26,7 @@ def everything() -> Selection:
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_fires_once_with_its_shape_and_changes_nothing(kind: str, dtype: torch.dtype) -> None:
     pipe = KINDS[kind](scheduler="unipc", dtype=dtype)
-    arguments = pipelines.call_arguments(pipe, guidance=5.0, steps=3)
-    seeds = [3] if "clip" in kind else [3, 11]
+    arguments, seeds = arguments_of(kind, pipe, guidance=5.0, steps=3), seeds_of(kind)
     expected = bare_latents(pipe, arguments, seeds)
     lab = load(pipe)
     specs = specs_of(lab, arguments, seeds)

@@ -15,26 +15,7 @@ from interp.lab import Lab, load
 from interp.runspec import SamplerSettings
 from interp.sampler import SolverState, prepare, run_steps
 from tests import pipelines
-from tests.tracer.runs import sample_of, specs_of
-
-KINDS: dict[str, Any] = {
-    "i2v": pipelines.tiny_i2v,
-    "i2v two experts": lambda **k: pipelines.tiny_i2v(two_experts=True, **k),
-    "i2v clip": pipelines.tiny_i2v_clip,
-    "t2v": pipelines.tiny_t2v,
-    "t2v two experts": lambda **k: pipelines.tiny_t2v(two_experts=True, **k),
-    "ti2v image": pipelines.tiny_ti2v,
-    "ti2v text": lambda **k: pipelines.tiny_ti2v(image=False, **k),
-}
-
-
-def bare_latents(pipe: Any, arguments: dict[str, Any], seeds: list[int]) -> torch.Tensor:
-    generators = [torch.Generator().manual_seed(s) for s in seeds]
-    call = arguments | {
-        "generator": generators if len(seeds) > 1 else generators[0],
-        "num_videos_per_prompt": len(seeds),
-    }
-    return pipe(**call).frames
+from tests.tracer.runs import KINDS, arguments_of, bare_latents, sample_of, seeds_of, specs_of
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -45,8 +26,7 @@ def test_latents_are_bit_equal_to_the_bare_pipeline(
     kind: str, scheduler: str, guidance: float, dtype: torch.dtype
 ) -> None:
     pipe = KINDS[kind](scheduler=scheduler, dtype=dtype)
-    arguments = pipelines.call_arguments(pipe, guidance=guidance)
-    seeds = [3] if "clip" in kind else [3, 11]
+    arguments, seeds = arguments_of(kind, pipe, guidance=guidance), seeds_of(kind)
     expected = bare_latents(pipe, arguments, seeds)
     lab = load(pipe)
     got = torch.stack([t.result for t in lab.run_batch(specs_of(lab, arguments, seeds))])
@@ -211,8 +191,3 @@ def test_settings_are_checked_at_the_edge() -> None:
 def test_a_wrong_model_is_one_clear_sentence(source: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         load(source)
-
-
-def test_an_unsupported_pipeline_is_refused_by_name() -> None:
-    with pytest.raises(ModelError, match="WanVideoToVideoPipeline is not supported"):
-        load(pipelines.tiny_v2v())

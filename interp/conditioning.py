@@ -1,0 +1,240 @@
+"""What the transformer is given beside the noisy latents, and the noise a run starts from.
+
+Prompts, pictures and videos go through the pipeline's own methods, one by one and once each, which is what the bare
+pipeline does for one sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp.errors import InterpError
+from interp.runspec import RunSpec, SamplerSettings
+from interp.tasks.sample import Sample
+
+IMAGE_TOKENS = 257  # of one picture: CLIP ViT-H's 16 x 16 patches and a class token
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the transformer is given beside the noisy latents, one row a run.
+
+    Attributes:
+        prompt: text states of the cond pass [batch, text_token, text_dim].
+        negative: text states of the uncond pass, or None without guidance.
+        condition: channels appended to the latents, or mixed in with ``frame_mask``:
+            [batch, channel, latent_frame, row, col]; None for text-to-video.
+        frame_mask: 0 on latent frames that are given, 1 elsewhere (TI2V: per-token timesteps), else None.
+        image: CLIP states of Wan 2.1 image-to-video [batch, picture, image_token, image_dim]: the first frame, and the
+            last where it is given; else None.
+    """
+
+    prompt: Tensor
+    negative: Tensor | None
+    condition: Tensor | None = None
+    frame_mask: Tensor | None = None
+    image: Tensor | None = None
+
+
+def transformer_input(pipe: Any, model: Any, given: Conditioning, latents: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Latents with their conditioning, and the timestep: per run, or per token for TI2V models."""
+    dtype = model.dtype
+    if pipe.config.get("expand_timesteps"):
+        mask = torch.ones_like(latents, dtype=torch.float32) if given.frame_mask is None else given.frame_mask
+        x = latents if given.condition is None else (1 - mask) * given.condition + mask * latents
+        per_token = (mask[0][0][:, ::2, ::2] * t).flatten()
+        return x.to(dtype), per_token.unsqueeze(0).expand(latents.shape[0], -1)
+    x = latents if given.condition is None else torch.cat([latents, given.condition], dim=1)
+    return x.to(dtype), t.expand(latents.shape[0])
+
+
+def velocity_of(model: Any, given: Conditioning, branch: str, x: Tensor, timestep: Tensor) -> Tensor:
+    """One forward of the transformer: the velocity of a branch, [batch, channel, latent_frame, row, col]."""
+    with model.cache_context(branch):
+        found: Tensor = model(
+            hidden_states=x,
+            timestep=timestep,
+            encoder_hidden_states=given.prompt if branch == "cond" else given.negative,
+            encoder_hidden_states_image=None if given.image is None else given.image.flatten(0, 1),
+            attention_kwargs=None,
+            return_dict=False,
+        )[0]
+    return found
+
+
+def encode(
+    pipe: Any, specs: Sequence[RunSpec], settings: SamplerSettings, scheduler: Any, device: Any
+) -> tuple[Conditioning, Tensor]:
+    """The conditioning of runs, and what they start from: [batch, channel, latent_frame, row, col].
+
+    Args:
+        pipe: the pipeline.
+        specs: runs that share settings and size.
+        settings: theirs.
+        scheduler: with its timesteps set; video-to-video adds noise to the video by it.
+        device: where the tensors go.
+
+    Raises:
+        InterpError: a sample lacks what the pipeline needs, or has what it would not look at.
+    """
+    transformer = pipe.transformer if pipe.transformer is not None else pipe.transformer_2
+    dtype, guided = transformer.dtype, len(settings.branches) > 1
+    texts: dict[str, tuple[Tensor, Tensor | None]] = {}
+    images: dict[tuple[str, str | None], _ImageRow] = {}
+    prompts, negatives, rows, starts = [], [], [], []
+    for spec in specs:
+        sample = spec.sample
+        check_sample(pipe, sample)
+        if sample.prompt not in texts:
+            texts[sample.prompt] = pipe.encode_prompt(
+                prompt=sample.prompt,
+                negative_prompt=settings.negative_prompt,
+                do_classifier_free_guidance=guided,
+                max_sequence_length=settings.max_sequence_length,
+                device=device,
+            )
+        positive, negative = texts[sample.prompt]
+        prompts.append(positive.to(dtype))
+        if guided and negative is not None:
+            negatives.append(negative.to(dtype))
+        looks = (sample.key, sample.pictures)
+        if looks not in images:
+            images[looks] = _encode_image(pipe, spec, device, dtype)
+        rows.append(images[looks])
+        starts.append(_noise(pipe, spec, device) if sample.video is None else _noised(pipe, spec, scheduler, device))
+    first = rows[0]
+    return (
+        Conditioning(
+            prompt=torch.cat(prompts),
+            negative=torch.cat(negatives) if negatives else None,
+            condition=None if first.condition is None else torch.cat([r.condition for r in rows]),  # type: ignore[misc]
+            frame_mask=first.frame_mask,
+            image=None if first.image is None else torch.stack([r.image for r in rows]),  # type: ignore[misc]
+        ),
+        torch.cat(starts),
+    )
+
+
+def check_sample(pipe: Any, sample: Sample) -> None:
+    """Refuse a sample that lacks what the pipeline needs, or has what it would silently not look at.
+
+    Raises:
+        InterpError: see above.
+    """
+    kind = type(pipe).__name__
+    starts_from_video, takes_image = kind == "WanVideoToVideoPipeline", hasattr(pipe, "image_encoder")
+    for name, wanted in (("video", starts_from_video), ("image", takes_image)):
+        if wanted and getattr(sample, name) is None:
+            raise InterpError(f"{kind} starts from {_NAMES[name]}, and sample {sample.key!r} has none: set {name}=")
+    for name, taken in (("video", starts_from_video), ("image", takes_image), ("last_image", takes_image)):
+        if not taken and getattr(sample, name) is not None:
+            raise InterpError(
+                f"{kind} does not look at {_NAMES[name]}, and sample {sample.key!r} has one; leave it out "
+                "(dataclasses.replace(sample, " + f"{name}=None)), or take a pipeline that is given one"
+            )
+    if sample.video is not None and len(sample.video) != sample.num_frames:
+        raise InterpError(f"sample {sample.key!r} has a video of {len(sample.video)} frames, not {sample.num_frames}")
+    if not takes_image:
+        return
+    if sample.last_image is not None and pipe.config.get("expand_timesteps"):
+        raise InterpError(f"{kind} with a timestep per token does not look at a last frame; leave last_image out")
+    transformer = pipe.transformer
+    if transformer is not None and transformer.config.image_dim is not None:
+        paired = transformer.condition_embedder.image_embedder.pos_embed is not None
+        if paired != (sample.last_image is not None):
+            needs = (
+                "both a first and a last frame: set last_image=" if paired else "no last frame: leave last_image out"
+            )
+            raise InterpError(f"this checkpoint's image embedder takes {needs}")
+
+
+_NAMES = {"video": "a video", "image": "a first frame", "last_image": "a last frame"}
+
+
+@dataclass(frozen=True)
+class _ImageRow:
+    condition: Tensor | None = None
+    frame_mask: Tensor | None = None
+    image: Tensor | None = None
+
+
+def _encode_image(pipe: Any, spec: RunSpec, device: Any, dtype: torch.dtype) -> _ImageRow:
+    """Condition channels (and CLIP states, for Wan 2.1) of one first frame, and of a last one."""
+    sample = spec.sample
+    if sample.image is None:
+        return _ImageRow()
+
+    def pixels(picture: Any) -> Tensor:
+        size = {"height": sample.height, "width": sample.width}
+        found: Tensor = pipe.video_processor.preprocess(picture, **size).to(device, dtype=torch.float32)
+        return found
+
+    outputs = pipe.prepare_latents(
+        pixels(sample.image),
+        1,
+        pipe.vae.config.z_dim,
+        sample.height,
+        sample.width,
+        sample.num_frames,
+        torch.float32,
+        device,
+        None,
+        _noise(pipe, spec, device),
+        None if sample.last_image is None else pixels(sample.last_image),
+    )
+    clip = None
+    if pipe.transformer is not None and pipe.transformer.config.image_dim is not None:
+        both = sample.image if sample.last_image is None else [sample.image, sample.last_image]
+        clip = pipe.encode_image(both, device).to(dtype)
+    frame_mask = outputs[2] if pipe.config.get("expand_timesteps") else None
+    return _ImageRow(outputs[1], frame_mask, clip)
+
+
+def _noise(pipe: Any, spec: RunSpec, device: Any) -> Tensor:
+    """Initial latents of one run from a CPU generator: [1, channel, latent_frame, row, col] in float32."""
+    from diffusers.utils.torch_utils import randn_tensor
+
+    sample = spec.sample
+    channels = pipe.transformer.config.out_channels if pipe.transformer is not None else pipe.vae.config.z_dim
+    shape = (
+        1,
+        channels,
+        (sample.num_frames - 1) // pipe.vae_scale_factor_temporal + 1,
+        sample.height // pipe.vae_scale_factor_spatial,
+        sample.width // pipe.vae_scale_factor_spatial,
+    )
+    return randn_tensor(shape, generator=_generator(spec), device=torch.device(device), dtype=torch.float32)
+
+
+def _noised(pipe: Any, spec: RunSpec, scheduler: Any, device: Any) -> Tensor:
+    """The source video at the noise level of the first step: [1, channel, latent_frame, row, col] in float32.
+
+    The pipeline's own method, given our scheduler in place of the pipeline's, which is left alone.
+    """
+    sample = spec.sample
+    parts = ("vae", "vae_scale_factor_temporal", "vae_scale_factor_spatial")
+    ours = SimpleNamespace(scheduler=scheduler, **{name: getattr(pipe, name) for name in parts})
+    size = {"height": sample.height, "width": sample.width}
+    video = pipe.video_processor.preprocess_video(list(sample.video or ()), **size)
+    latents: Tensor = type(pipe).prepare_latents(
+        ours,
+        video.to(device, dtype=torch.float32),
+        1,
+        pipe.transformer.config.in_channels,
+        dtype=torch.float32,
+        device=device,
+        generator=_generator(spec),
+        timestep=scheduler.timesteps[:1],
+        **size,
+    )
+    return latents
+
+
+def _generator(spec: RunSpec) -> torch.Generator:
+    return torch.Generator("cpu").manual_seed(spec.seed)

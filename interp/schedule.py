@@ -1,0 +1,121 @@
+"""Which solver a run uses, at which noise levels, and which expert runs each of them."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp.errors import InterpError, ModelError
+from interp.runspec import SamplerSettings
+from interp.trajectory import Schedule
+
+STRENGTH = 0.8  # of video-to-video, where none is given; diffusers' own
+
+
+def settings_for(pipe: Any, settings: SamplerSettings) -> SamplerSettings:
+    """The settings with what this kind of pipeline adds, so that provenance has it.
+
+    Raises:
+        InterpError: a strength for a pipeline that has none.
+    """
+    if type(pipe).__name__ == "WanVideoToVideoPipeline":
+        return settings if settings.strength is not None else dataclasses.replace(settings, strength=STRENGTH)
+    if settings.strength is not None:
+        raise InterpError(
+            f"strength={settings.strength} is for video-to-video; {type(pipe).__name__} runs every step of its schedule"
+        )
+    return settings
+
+
+def build_scheduler(pipe: Any, settings: SamplerSettings) -> Any:
+    """A fresh scheduler for one run: the pipeline's own kind, or the one asked for, with the shift asked for.
+
+    Raises:
+        ModelError: the pipeline's scheduler has no shift that could be set.
+    """
+    from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+
+    own = pipe.scheduler
+    shift = settings.shift if settings.shift is not None else _shift_of(own)
+    if settings.scheduler in ("euler", "diffsynth"):
+        return FlowMatchEulerDiscreteScheduler(shift=shift if shift is not None else 1.0)
+    if settings.scheduler == "unipc":
+        return UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift if shift is not None else 1.0
+        )
+    if settings.shift is None:
+        return copy.deepcopy(own)
+    for name in ("flow_shift", "shift"):
+        if name in own.config:
+            return type(own).from_config(own.config, **{name: settings.shift})
+    raise ModelError(f"{type(own).__name__} has no shift to set; choose scheduler='euler' or 'unipc' with shift=")
+
+
+def _shift_of(scheduler: Any) -> float | None:
+    for name in ("flow_shift", "shift"):
+        value = scheduler.config.get(name)
+        if value is not None:
+            return float(value)
+    return None
+
+
+def boundary_timestep(pipe: Any) -> float | None:
+    """Timestep from which the low-noise expert takes over, or None with a single transformer."""
+    ratio = pipe.config.get("boundary_ratio")
+    return None if ratio is None else ratio * pipe.scheduler.config.num_train_timesteps
+
+
+def schedule_of(pipe: Any, scheduler: Any, settings: SamplerSettings, device: torch.device | str = "cpu") -> Schedule:
+    """Set the scheduler's timesteps and say which expert runs each.
+
+    Video-to-video leaves out the noisiest steps; the scheduler then knows only those that are run, so that step 0 is
+    the first of the run everywhere.
+
+    Raises:
+        ModelError: a boundary was asked for, but there is only one transformer.
+        InterpError: the strength leaves no step to run.
+    """
+    if settings.scheduler == "diffsynth":
+        grid = [1 - i / settings.steps for i in range(settings.steps)]
+        scheduler.set_timesteps(sigmas=grid, device=device)
+    else:
+        scheduler.set_timesteps(settings.steps, device=device)
+    if settings.strength is not None:
+        _leave_out(scheduler, settings)
+    boundary = boundary_timestep(pipe)
+    if settings.boundary_ratio is not None:
+        if boundary is None:
+            raise ModelError(
+                f"boundary_ratio={settings.boundary_ratio} was asked for, but the model has a single transformer"
+            )
+        boundary = settings.boundary_ratio * pipe.scheduler.config.num_train_timesteps
+
+    def expert(t: Tensor) -> str:
+        return "main" if boundary is None else "high" if bool(t >= boundary) else "low"
+
+    return Schedule(
+        sigmas=tuple(float(s) for s in scheduler.sigmas),
+        timesteps=tuple(float(t) for t in scheduler.timesteps),
+        experts=tuple(expert(t) for t in scheduler.timesteps),
+    )
+
+
+def _leave_out(scheduler: Any, settings: SamplerSettings) -> None:
+    """Drop the steps that start above the strength, as ``WanVideoToVideoPipeline.get_timesteps`` counts them."""
+    if scheduler.order != 1 or len(scheduler.sigmas) != len(scheduler.timesteps) + 1:
+        raise ModelError(
+            f"{type(scheduler).__name__} does not make one step a timestep, so strength= cannot cut its schedule; "
+            "choose scheduler='euler' or 'unipc'"
+        )
+    kept = min(int(settings.steps * (settings.strength or 0)), settings.steps)
+    if kept < 1:
+        raise InterpError(
+            f"strength={settings.strength} of {settings.steps} steps leaves none to run; "
+            f"it needs at least {1 / settings.steps:.3g}"
+        )
+    scheduler.sigmas = scheduler.sigmas[settings.steps - kept :]
+    scheduler.timesteps = scheduler.timesteps[settings.steps - kept :]
