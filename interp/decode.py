@@ -44,11 +44,11 @@ def decode(pipe: Any, latents: Tensor) -> Tensor:
 
 def _closed_form(pipe: Any, latents: Tensor) -> np.ndarray:
     from interp.mini.latents import decode_blocks, denormalise
-    from interp.tasks.maze.render import BLOCK
+    from interp.tasks.blocks import to_pixels
 
     mean, std = (np.asarray(getattr(pipe.vae.config, f"latents_{s}"), dtype=np.float32) for s in ("mean", "std"))
     blocks = decode_blocks(denormalise(latents.detach().to("cpu", torch.float32), mean, std))
-    return np.repeat(np.repeat(_to_uint8(blocks), BLOCK, axis=2), BLOCK, axis=3)
+    return to_pixels(_to_uint8(blocks))
 
 
 def _to_uint8(video: np.ndarray) -> np.ndarray:

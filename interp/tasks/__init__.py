@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, overload
 
 from interp.errors import TaskError, suggest
 from interp.tasks.maze import MazeTask
 from interp.tasks.sample import Sample
+from interp.tasks.scene import BounceTask, GroundingTask, ReappearanceTask
+from interp.tasks.task import Score, Task
 
-_TASKS = {"maze": MazeTask}
+_TASKS: dict[str, Any] = {
+    "bounce": BounceTask,
+    "grounding": GroundingTask,
+    "maze": MazeTask,
+    "reappearance": ReappearanceTask,
+}
 
 
 def names() -> tuple[str, ...]:
     """Names of all tasks.
 
     >>> names()
-    ('maze',)
+    ('bounce', 'grounding', 'maze', 'reappearance')
     """
     return tuple(sorted(_TASKS))
 
 
-def get(name: str, **options: Any) -> MazeTask:
+@overload
+def get(name: Literal["maze"], **options: Any) -> MazeTask: ...
+@overload
+def get(name: Literal["grounding"], **options: Any) -> GroundingTask: ...
+@overload
+def get(name: Literal["reappearance"], **options: Any) -> ReappearanceTask: ...
+@overload
+def get(name: Literal["bounce"]) -> BounceTask: ...
+@overload
+def get(name: str, **options: Any) -> Task: ...
+def get(name: str, **options: Any) -> Task:
     """The task of that name.
 
     Args:
@@ -35,10 +52,20 @@ def get(name: str, **options: Any) -> MazeTask:
     known = _TASKS[name].options()
     for option in options:
         if option not in known:
-            raise TaskError(
-                f"the {name} task has no option {option!r}{suggest(option, known)}; its options: {', '.join(known)}"
-            )
-    return _TASKS[name](**options)
+            there = f"its options: {', '.join(known)}" if known else "it has none"
+            raise TaskError(f"the {name} task has no option {option!r}{suggest(option, known)}; {there}")
+    task: Task = _TASKS[name](**options)
+    return task
 
 
-__all__ = ["MazeTask", "Sample", "get", "names"]
+__all__ = [
+    "BounceTask",
+    "GroundingTask",
+    "MazeTask",
+    "ReappearanceTask",
+    "Sample",
+    "Score",
+    "Task",
+    "get",
+    "names",
+]

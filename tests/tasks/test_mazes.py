@@ -132,6 +132,6 @@ def test_bad_options_are_refused_in_the_users_words(options: dict[str, object], 
 
 
 def test_an_unknown_task_names_the_near_ones() -> None:
-    assert tasks.names() == ("maze",)
+    assert "maze" in tasks.names()
     with pytest.raises(TaskError, match=r"no task is called 'mase' \(did you mean maze\?\)"):
         tasks.get("mase")

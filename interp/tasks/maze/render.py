@@ -13,13 +13,14 @@ import numpy as np
 from PIL import Image
 
 from interp.errors import TaskError
+from interp.tasks import blocks
+from interp.tasks.blocks import BLOCK as BLOCK
+from interp.tasks.blocks import NUM_FRAMES as NUM_FRAMES
 from interp.tasks.maze.maze import Cell, Maze, Route
 
 WALL, FREE, AGENT, GOAL, TRAIL = range(5)
 SYMBOLS = ("wall", "free", "agent", "goal", "trail")
 PALETTE = np.array([[0, 0, 0], [255, 255, 255], [0, 255, 0], [255, 0, 0], [0, 0, 255]], dtype=np.uint8)
-BLOCK = 8
-NUM_FRAMES = 17
 
 
 def block_of(cell: Cell) -> tuple[int, int]:
@@ -76,7 +77,7 @@ def to_rgb(symbols: np.ndarray) -> np.ndarray:
 
 def to_pixels(symbols: np.ndarray) -> np.ndarray:
     """Block symbols to pixels: uint8 [..., row, col, channel], each block 8 x 8."""
-    return np.repeat(np.repeat(to_rgb(symbols), BLOCK, axis=-3), BLOCK, axis=-2)
+    return blocks.to_pixels(to_rgb(symbols))
 
 
 def first_frame(maze: Maze) -> Image.Image:

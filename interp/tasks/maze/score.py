@@ -12,9 +12,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from interp.errors import TaskError
+from interp.tasks import blocks
 from interp.tasks.maze.maze import Cell, Maze, Route
-from interp.tasks.maze.render import AGENT, BLOCK, GOAL, PALETTE, TRAIL, WALL, block_of, open_blocks, route_blocks
+from interp.tasks.maze.render import AGENT, GOAL, PALETTE, TRAIL, WALL, block_of, open_blocks, route_blocks
 
 Block = tuple[int, int]
 
@@ -41,58 +41,28 @@ class MazeScore:
     route: int
     path: Route
 
+    @property
+    def solved(self) -> bool:
+        """The answer is right: valid, and as short as can be."""
+        return self.valid and self.shortest
+
 
 def blocks_from_pixels(video: np.ndarray, size: int) -> np.ndarray:
-    """Mean colour of each block.
-
-    Args:
-        video: [frame, row, col, rgb], uint8 in 0..255 or float in 0..1.
-        size: cells per side of the maze.
-
-    Returns:
-        float32 [frame, block_row, block_col, rgb] in 0..255.
-
-    Raises:
-        TaskError: the frames are not 16 x size pixels square.
-    """
-    wanted = 2 * size * BLOCK
-    if video.ndim != 4 or video.shape[1:] != (wanted, wanted, 3):
-        raise TaskError(
-            f"a {size}x{size} maze is scored on frames of [frame, {wanted}, {wanted}, 3] pixels, got {video.shape}"
-        )
-    scale = _scale(video)
-    blocks = video.astype(np.float32).reshape(len(video), 2 * size, BLOCK, 2 * size, BLOCK, 3).mean((2, 4))
-    return blocks * scale
+    """Mean colour of each block of a maze of ``size`` cells a side; see `interp.tasks.blocks.blocks_from_pixels`."""
+    return blocks.blocks_from_pixels(video, 2 * size, 2 * size, f"a {size}x{size} maze")
 
 
-def _scale(colours: np.ndarray) -> float:
-    """Factor that takes colours to 0..255."""
-    if colours.dtype == np.uint8:
-        return 1.0
-    if not np.issubdtype(colours.dtype, np.floating):
-        raise TaskError(f"colours of dtype {colours.dtype} are not known; give uint8 in 0..255 or floats in 0..1")
-    low, high = float(colours.min()), float(colours.max())
-    if not (low > -0.75 and high < 1.75):
-        raise TaskError(
-            f"floating-point colours must lie in 0..1, got {low:.3g}..{high:.3g}; "
-            "rescale them, (x + 1) / 2 from -1..1 or x / 255 from 0..255"
-        )
-    return 255.0
-
-
-def symbols_from_blocks(blocks: np.ndarray) -> np.ndarray:
+def symbols_from_blocks(colours: np.ndarray) -> np.ndarray:
     """Nearest palette symbol of each block: uint8 [..., block_row, block_col] from [..., rgb] in 0..255."""
-    palette = PALETTE.astype(np.float32)
-    distance = ((blocks[..., None, :] - palette) ** 2).sum(-1)
-    return distance.argmin(-1).astype(np.uint8)
+    return blocks.nearest(colours, PALETTE)
 
 
-def occupancy(blocks: np.ndarray) -> np.ndarray:
+def occupancy(colours: np.ndarray) -> np.ndarray:
     """How far each block is coloured as trail or agent rather than free: float in 0..1, [..., block_row, block_col].
 
     Free blocks are white and both trail and agent lack red, so this is 1 - red; walls and the goal mean nothing here.
     """
-    return 1.0 - np.clip(blocks[..., 0], 0, 255) / 255.0
+    return 1.0 - np.clip(colours[..., 0], 0, 255) / 255.0
 
 
 def score_video(maze: Maze, video: np.ndarray, *, trail: bool = True) -> MazeScore:
@@ -100,9 +70,11 @@ def score_video(maze: Maze, video: np.ndarray, *, trail: bool = True) -> MazeSco
     return score_symbols(maze, symbols_from_blocks(blocks_from_pixels(video, maze.size)), trail=trail)
 
 
-def score_blocks(maze: Maze, blocks: np.ndarray, *, trail: bool = True) -> MazeScore:
+def score_blocks(maze: Maze, colours: np.ndarray, *, trail: bool = True) -> MazeScore:
     """Score block colours [frame, block_row, block_col, rgb], uint8 in 0..255 or float in 0..1."""
-    return score_symbols(maze, symbols_from_blocks(blocks.astype(np.float32) * _scale(blocks)), trail=trail)
+    return score_symbols(
+        maze, symbols_from_blocks(colours.astype(np.float32) * blocks.colour_scale(colours)), trail=trail
+    )
 
 
 def score_symbols(maze: Maze, symbols: np.ndarray, *, trail: bool = True) -> MazeScore:

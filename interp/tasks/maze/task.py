@@ -11,10 +11,11 @@ import numpy as np
 
 from interp.errors import TaskError, suggest
 from interp.grid import TokenGrid
+from interp.tasks import blocks
 from interp.tasks.maze import labels, regions
 from interp.tasks.maze.draw import Kind, draw_pair, draw_samples
 from interp.tasks.maze.maze import Maze, Route
-from interp.tasks.maze.render import BLOCK, NUM_FRAMES, first_frame
+from interp.tasks.maze.render import BLOCK, NUM_FRAMES, first_frame, render_symbols, to_pixels, to_rgb
 from interp.tasks.maze.score import MazeScore, score_blocks, score_symbols, score_video
 from interp.tasks.sample import Sample
 
@@ -130,10 +131,10 @@ class MazeTask:
             TaskError: the shape fits none of these.
         """
         maze, trail = maze_of(sample), sample.meta["prompt"] == "trail"
-        blocks = 2 * maze.size
-        if video.ndim == 3 and video.shape[1:] == (blocks, blocks) and np.issubdtype(video.dtype, np.integer):
+        side = 2 * maze.size
+        if video.ndim == 3 and video.shape[1:] == (side, side) and np.issubdtype(video.dtype, np.integer):
             return score_symbols(maze, video, trail=trail)
-        if video.ndim == 4 and video.shape[1:] == (blocks, blocks, 3):
+        if video.ndim == 4 and video.shape[1:] == (side, side, 3):
             return score_blocks(maze, video, trail=trail)
         return score_video(maze, video, trail=trail)
 
@@ -146,6 +147,40 @@ class MazeTask:
     def answer(self, sample: Sample, video: np.ndarray | None = None) -> Route:
         """Cells of the answer in order: of the video, () when it has none, or the first shortest route without one."""
         return maze_of(sample).routes[0] if video is None else self.score(sample, video).path
+
+    def candidates(self, sample: Sample) -> tuple[Route, ...]:
+        """The possible answers: every shortest route."""
+        return maze_of(sample).routes
+
+    def render(self, sample: Sample, answer: int = 0) -> np.ndarray:
+        """The video of a shortest route, by its number: uint8 pixels [frame, row, col, rgb]."""
+        return to_pixels(self._symbols(sample, maze_of(sample).routes[answer]))
+
+    def evidence(self, sample: Sample, video: np.ndarray, candidates: Sequence[Route] | None = None) -> np.ndarray:
+        """How strongly the last frame shows each of several routes; see `interp.tasks.blocks.evidence`.
+
+        Args:
+            sample: the problem.
+            video: pixels [frame, row, col, rgb] or block colours [frame, block_row, block_col, rgb].
+            candidates: the routes, such as the answers of both mazes of a pair; all shortest ones by default.
+
+        Returns:
+            float [candidate]; NaN for a route without a block of its own, as where there is only one.
+        """
+        maze = maze_of(sample)
+        routes = maze.routes if candidates is None else candidates
+        endings = np.stack([to_rgb(self._symbols(sample, route)[-1]) for route in routes])
+        what = f"a {maze.size}x{maze.size} maze"
+        return blocks.evidence(blocks.block_colours(video[-1:], 2 * maze.size, 2 * maze.size, what)[0], endings)
+
+    def margin(self, sample: Sample, video: np.ndarray, candidates: Sequence[Route] | None = None) -> float:
+        """Evidence of the first candidate less that of the strongest other one, in -1..1; NaN if there is only one."""
+        found = self.evidence(sample, video, candidates)
+        return float(found[0] - found[1:].max()) if len(found) > 1 else float("nan")
+
+    @staticmethod
+    def _symbols(sample: Sample, route: Route) -> np.ndarray:
+        return render_symbols(maze_of(sample), route, trail=sample.meta["prompt"] == "trail")
 
     def labels(self, sample: Sample, score: MazeScore, grid: TokenGrid) -> dict[str, Any]:
         """Everything to probe for in one run; see `interp.tasks.maze.labels` for the names.
