@@ -1,23 +1,23 @@
-"""From live tensors to kept ones: pick tokens, take views, change dtype, hand each row to its run's sink, and keep the
-receipt."""
+"""From live tensors to kept ones: take views, change dtype, hand each row to its run's sink, and keep the receipt."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from interp.errors import InterpError
 from interp.grid import TokenGrid
+from interp.hooks import Clock, Feed, tapped
 from interp.sampler import Call, Step
 from interp.selection import Resolution
-from interp.sites import site_named
 from interp.tasks.sample import Sample
-from interp.views import Output, View, ViewPlan
+from interp.views import Output, View, Viewer, ViewPlan
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
@@ -83,55 +83,42 @@ class Recorder:
         self.resolution, self.sinks = resolution, sinks
         dtype_named(dtype)
         self.plan = ViewPlan.of(resolution, views, dtype)
+        self.viewer = Viewer(self.plan, samples, self._put)
         self.fired: Counter[tuple[str, int, str]] = Counter()
-        self._kept = {site: Kept.of(resolution, site) for site in resolution.sites}
-        self._of_sampler = [s for s in resolution.sites if site_named(s).tier == "sampler"]
-        self._direct: dict[str, list[_Taker]] = {}
-        self._gathered: dict[str, list[_Taker]] = {}
-        for output in self.plan.outputs:
-            taker = _Taker(output, output.view.computer(output.given, samples))
-            by_source = self._direct if output.made.sources == (output.site,) else self._gathered
-            for source in output.made.sources:
-                by_source.setdefault(source, []).append(taker)
+        self._places = {site: _places(resolution, site) for site in resolution.sites}
 
     @property
     def hooked(self) -> list[str]:
         """Sites that hooks on the transformer have to deliver."""
-        return [site for site in (self._direct | self._gathered) if site not in self._of_sampler]
+        return self.viewer.hooked
+
+    def tapped(self, pipe: Any, clock: Clock, fed: Collection[str] = ()) -> AbstractContextManager[Feed]:
+        """Place the hooks that this needs; see `interp.hooks.tapped`."""
+        viewer = self.viewer
+        return tapped(pipe, self.hooked, clock, self.on_site, wanted=viewer.wanted, parts=viewer.parts, fed=fed)
 
     def on_site(self, site: str, call: Call, tensor: Tensor) -> None:
         """A hook fired: tensor [batch, <site axes>]."""
-        if site in self._direct and self.resolution.contains(site, call.step, call.branch):
-            self._keep(site, call.step, call.branch, tensor)
-        for taker in self._gathered.get(site, ()):
-            if self.resolution.contains(taker.output.site, call.step, call.branch):
-                made = taker.gather(site, call, tensor)
-                if made is not None:
-                    self._put(taker.output, call.step, call.branch, made)
+        self.viewer.on_site(site, call, tensor)
 
     def on_step(self, step: Step) -> None:
         """A step ended: keep the sampler's own sites, as patches [batch, token, feature]."""
-        for site in self._of_sampler:
+        for site in self.viewer.of_sampler:
             branch = self.resolution.branches_of(site)[0]
             if self.resolution.contains(site, step.index, branch):
-                self._keep(site, step.index, branch, patchify(of_step(site, step), self.resolution.space.grid))
-
-    def _keep(self, site: str, step: int, branch: str, tensor: Tensor) -> None:
-        """Take every view of a tensor that computes from this one alone."""
-        chosen = self._kept[site].choose(tensor)
-        for taker in self._direct[site]:
-            self._put(taker.output, step, branch, taker.compute(chosen))
+                tensor = patchify(of_step(site, step), self.resolution.space.grid)
+                self.viewer.on_tensor(site, step.index, branch, tensor)
 
     def _put(self, output: Output, step: int, branch: str, made: Tensor) -> None:
         """Hand one row to each sink: made [batch, <axes of the view>]."""
-        kept = self._kept[output.site]
+        steps, branches = self._places[output.site]
         made = made.to(DTYPES[output.dtype]).cpu()
         if output.site.startswith("rope."):  # one row serves the whole batch
             made = made.expand(len(self.sinks), *made.shape[1:])
         if len(made) != len(self.sinks):
             raise InterpError(f"{output.name} fired with {len(made)} rows in a batch of {len(self.sinks)} runs")
         for row, sink in zip(made, self.sinks, strict=True):
-            sink.write(output.name, kept.steps[step], kept.branches[branch], row)
+            sink.write(output.name, steps[step], branches[branch], row)
         self.fired[(output.name, step, branch)] += 1
 
     def receipt(self) -> Receipt:
@@ -157,51 +144,10 @@ class Recorder:
         return Receipt(dict(self.fired))
 
 
-@dataclass
-class _Taker:
-    """One view of one site, and what it still waits for."""
-
-    output: Output
-    compute: Callable[..., Tensor]
-    call: Call | None = None
-    waiting: dict[str, Tensor] = field(default_factory=dict)
-
-    def gather(self, source: str, call: Call, tensor: Tensor) -> Tensor | None:
-        """Take one source; the view once all have come in the same forward."""
-        if call is not self.call:
-            self.call, self.waiting = call, {}
-        self.waiting[source] = tensor
-        sources = self.output.made.sources
-        if len(self.waiting) < len(sources):
-            return None
-        given = [self.waiting[name] for name in sources]
-        self.waiting = {}
-        return self.compute(*given)
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What is kept of one site: places of steps and branches, and positions along its axes."""
-
-    steps: dict[int, int]
-    branches: dict[str, int]
-    picks: tuple[tuple[int, Tensor], ...]  # (dimension with the batch, positions)
-
-    @classmethod
-    def of(cls, resolution: Resolution, site: str) -> Kept:
-        chosen = {"token": resolution.tokens_of(site), "head": resolution.heads_of(site)}
-        axes = resolution.space.axes_of(site)
-        return cls(
-            {step: i for i, step in enumerate(resolution.steps_of(site))},
-            {branch: i for i, branch in enumerate(resolution.branches_of(site))},
-            tuple((1 + axes.index(a), torch.as_tensor(p)) for a, p in chosen.items() if p is not None and a in axes),
-        )
-
-    def choose(self, tensor: Tensor) -> Tensor:
-        """The chosen positions of [batch, <site axes>]; the tensor itself if all are kept."""
-        for dimension, positions in self.picks:
-            tensor = tensor.index_select(dimension, positions.to(tensor.device))
-        return tensor
+def _places(resolution: Resolution, site: str) -> tuple[dict[int, int], dict[str, int]]:
+    """Positions of a site's steps and branches in what is kept."""
+    steps = {step: i for i, step in enumerate(resolution.steps_of(site))}
+    return steps, {branch: i for i, branch in enumerate(resolution.branches_of(site))}
 
 
 def dtype_named(name: str) -> torch.dtype:

@@ -8,19 +8,20 @@ come from the `Clock`, which the step loop sets around each forward: nothing is 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from interp.address.reading import pick, put, raw_of, value_of
-from interp.address.recompute import recompute
+from interp.address.resolution import Part
 from interp.errors import InterpError, SelectionError
+from interp.gatherer import Emit, Gatherer, Wanted
 from interp.sampler import Call, transformer_of
 from interp.sites import site_named
 
-Emit = Callable[[str, Call, Tensor], Tensor | None]
+Feed = Callable[[str, Call, Tensor], None]
 
 
 @dataclass
@@ -40,7 +41,16 @@ class Clock:
 
 
 @contextlib.contextmanager
-def tapped(pipe: Any, sites: Sequence[str], clock: Clock, emit: Emit) -> Iterator[None]:
+def tapped(
+    pipe: Any,
+    sites: Sequence[str],
+    clock: Clock,
+    emit: Emit,
+    *,
+    wanted: Wanted | None = None,
+    parts: Mapping[str, Part] | None = None,
+    fed: Collection[str] = (),
+) -> Iterator[Feed]:
     """Call ``emit(site, call, tensor)`` whenever a site fires inside the block; tensors are [batch, <site axes>].
 
     Sites that no module gives (rotated q and k, patterns, gated updates) are computed from ones that modules give and
@@ -52,20 +62,33 @@ def tapped(pipe: Any, sites: Sequence[str], clock: Clock, emit: Emit) -> Iterato
         clock: says which forward is under way.
         emit: receives the live tensor, which it must not change in place. What it returns, if not None, takes the
             tensor's place: same shape, same dtype.
+        wanted, parts, fed: of recomputed sites, see `interp.gatherer.Gatherer`.
+
+    Yields:
+        A function ``feed(site, call, tensor)`` for the sites in ``fed``.
 
     Raises:
         SelectionError: a site is the sampler's own, which no hook on the transformer can give.
         InterpError: the transformer is compiled, cached or has fused projections, where hooks would miss silently.
     """
+    direct, derived = _by_tier(sites)
     handles: list[Any] = []
+    gatherers: dict[bool, Gatherer] = {}
+
+    def feed(site: str, call: Call, tensor: Tensor) -> None:
+        gatherers[call.expert == "low"].take(site, call, tensor)
+
     try:
         for expert in ("main", "low"):
             model = transformer_of(pipe, expert)
             if model is None:
                 continue
             check_hookable(model)
-            handles += _attach_all(model, sites, clock, emit)
-        yield
+            handles += [_attach(model, name, clock, emit) for name in direct]
+            gatherer = Gatherer(model, derived, emit, wanted=wanted, parts=parts, fed=fed)
+            handles += [_attach(model, name, clock, gatherer.take) for name in gatherer.sources]
+            gatherers[expert == "low"] = gatherer
+        yield feed
     finally:
         for handle in handles:
             handle.remove()
@@ -96,8 +119,8 @@ def check_hookable(model: nn.Module) -> None:
             raise InterpError(f"{name} is compiled, so hooks inside it never fire; trace the uncompiled model")
 
 
-def _attach_all(model: nn.Module, sites: Sequence[str], clock: Clock, emit: Emit) -> list[Any]:
-    """Hooks for module-tier sites, and for the sources of those that are recomputed."""
+def _by_tier(sites: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Sites that modules give, and those that are recomputed."""
     direct: list[str] = []
     derived: list[str] = []
     for name in sites:
@@ -105,51 +128,7 @@ def _attach_all(model: nn.Module, sites: Sequence[str], clock: Clock, emit: Emit
         if tier not in ("module", "recompute"):
             raise SelectionError(f"{name} belongs to the sampler; hooks on the transformer cannot give it")
         (derived if tier == "recompute" else direct).append(name)
-    handles = [_attach(model, name, clock, emit) for name in direct]
-    if derived:
-        gatherer = _Gatherer(model, derived, emit)
-        handles += [_attach(model, name, clock, gatherer.take) for name in gatherer.sources]
-    return handles
-
-
-class _Gatherer:
-    """Collects the sources of recomputed sites and emits each as soon as its last source has fired."""
-
-    def __init__(self, model: nn.Module, names: Sequence[str], emit: Emit) -> None:
-        self.model, self.emit = model, emit
-        self.wants = {name: frozenset(site_named(name).sources_at(name)) for name in names}
-        # A recomputed site may be a source itself (scores come from rotated queries); go down to modules.
-        self.order = list(dict.fromkeys(part for name in names for part in self._down(name)))
-        self.sources = [name for name in self.order if site_named(name).tier == "module"]
-        self.call: Call | None = None
-        self.values: dict[str, Tensor] = {}
-        self.left: list[str] = []
-
-    def _down(self, name: str) -> Iterator[str]:
-        for source in site_named(name).sources_at(name):
-            yield from self._down(source)
-        yield name
-
-    def take(self, source: str, call: Call, tensor: Tensor) -> None:
-        """A source fired."""
-        if call is not self.call:
-            self.call, self.values = call, {}
-            self.left = [name for name in self.order if site_named(name).tier == "recompute"]
-        self.values[source] = tensor
-        for name in list(self.left):
-            needed = site_named(name).sources_at(name)
-            if all(part in self.values for part in needed):
-                self.left.remove(name)
-                value = recompute(name, self.values, self.model)
-                self.values[name] = value
-                if name in self.wants and self.emit(name, call, value) is not None:
-                    raise InterpError(f"{name} is computed from other tensors and cannot be replaced by a module hook")
-        self._forget()
-
-    def _forget(self) -> None:
-        """Drop tensors that nothing still waits for."""
-        waited = {part for name in self.left for part in site_named(name).sources_at(name)}
-        self.values = {name: value for name, value in self.values.items() if name in waited}
+    return direct, derived
 
 
 def _attach(model: nn.Module, name: str, clock: Clock, emit: Emit) -> Any:

@@ -24,7 +24,7 @@ from interp.conditioning import IMAGE_TOKENS
 from interp.decode import frames_of
 from interp.errors import InterpError, suggest
 from interp.grid import TokenGrid
-from interp.hooks import Clock, tapped
+from interp.hooks import Clock
 from interp.model import check_pipeline, fingerprint, load_pipeline
 from interp.observe import Seen, observe
 from interp.presets import preset_named
@@ -220,22 +220,31 @@ class Lab:
             if recorder is not None:
                 clock = Clock()
                 plan.on_call = clock.enter
-                stack.enter_context(tapped(self.pipe, recorder.hooked, clock, recorder.on_site))
+                stack.enter_context(recorder.tapped(self.pipe, clock))
             for step in run_steps(self.pipe, plan):
                 if recorder is not None:
                     recorder.on_step(step)
                 yield step
 
     def observe(
-        self, selection: str | Selection | Sequence[str | Selection], *, dtype: str = "float32", **axes: Any
+        self,
+        selection: str | Selection | Sequence[str | Selection],
+        *,
+        views: str | View | Sequence[str | View] | None = None,
+        samples: Sample | Sequence[Sample] = (),
+        dtype: str = "float32",
+        **axes: Any,
     ) -> AbstractContextManager[Seen]:
         """Watch an unmodified call: ``with lab.observe("blocks.3.hook_resid_post", step=0) as seen: lab.pipe(...)``.
 
         Args:
             selection: hook point patterns or a `Selection`, narrowed by ``axes`` as `interp.select` takes them.
+            views: what to keep of each tensor, as in `capture`; kept under "<hook point>@<view>".
+            samples: the problems of the call's rows, where views name regions of their task.
             dtype: of what is kept.
         """
-        return observe(self.pipe, select(selection, **axes), dtype)
+        problems = [samples] if isinstance(samples, Sample) else list(samples)
+        return observe(self.pipe, select(selection, **axes), dtype, views_of(views), problems)
 
     def frames(self, latents: Tensor, *, use_vae: bool = False) -> np.ndarray:
         """Frames of latents [batch, channel, latent_frame, row, col]: uint8 [batch, frame, row, col, rgb]."""

@@ -9,14 +9,14 @@ the boundary. Calls outside a pipeline (a bare ``transformer(...)``) are step 0 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from interp.capture import Kept, dtype_named
+from interp.capture import DTYPES, dtype_named
 from interp.errors import InterpError, SelectionError
 from interp.grid import TokenGrid
 from interp.hooks import Clock, check_hookable, tapped
@@ -24,6 +24,8 @@ from interp.sampler import Call, transformer_of
 from interp.schedule import boundary_timestep
 from interp.selection import AddressSpace, Resolution, Selection
 from interp.sites import site_named
+from interp.tasks.sample import Sample
+from interp.views import Output, View, Viewer, ViewPlan
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class Seen:
     """What was observed.
 
     Attributes:
-        tensors: (site, step, branch) to [batch, <site axes>], on the CPU. A second pipeline call inside one ``with``
-            block is an error rather than an overwrite.
+        tensors: (site, step, branch) to [batch, <site axes>], on the CPU; views stand under "<site>@<view>". A second
+            pipeline call inside one ``with`` block is an error rather than an overwrite.
         calls: every forward in order.
     """
 
@@ -53,8 +55,21 @@ class Seen:
 
 
 @contextlib.contextmanager
-def observe(pipe: Any, selection: Selection, dtype: str = "float32") -> Iterator[Seen]:
+def observe(
+    pipe: Any,
+    selection: Selection,
+    dtype: str = "float32",
+    views: Sequence[View] = (),
+    samples: Sequence[Sample] = (),
+) -> Iterator[Seen]:
     """See the module docstring.
+
+    Args:
+        pipe: a supported pipeline.
+        selection: what to observe.
+        dtype: of what a view does not keep in a format of its own.
+        views: what is kept of each tensor; the tensor itself if empty.
+        samples: the problems of the rows of the batch, for views of a task's regions.
 
     Raises:
         SelectionError: nothing of the selection fired, or it names what this run does not have.
@@ -62,7 +77,8 @@ def observe(pipe: Any, selection: Selection, dtype: str = "float32") -> Iterator
     """
     seen, clock = Seen(), Clock()
     with contextlib.ExitStack() as stack:
-        watcher = _Watcher(pipe, selection, dtype_named(dtype), seen, clock, stack)
+        dtype_named(dtype)
+        watcher = _Watcher(pipe, selection, dtype, views, samples, seen, clock, stack)
         for expert in watcher.experts:
             model = transformer_of(pipe, expert)
             check_hookable(model)
@@ -86,18 +102,21 @@ class _Watcher:
         self,
         pipe: Any,
         selection: Selection,
-        dtype: torch.dtype,
+        dtype: str,
+        views: Sequence[View],
+        samples: Sequence[Sample],
         seen: Seen,
         clock: Clock,
         stack: contextlib.ExitStack,
     ) -> None:
         self.pipe, self.selection, self.dtype = pipe, selection, dtype
+        self.views, self.samples = views, samples
         self.seen, self.clock, self.stack = seen, clock, stack
         self.experts = ("main",) if getattr(pipe, "transformer_2", None) is None else ("main", "low")
         self.context: tuple[str, dict[str, Any]] | None = None
         self.step, self.in_step, self.pending = -1, 0, True
         self.resolution: Resolution | None = None
-        self.kept: dict[str, Kept] = {}
+        self.viewer: Viewer | None = None
         self.direct: list[str] = []
         self.scheduled = False
 
@@ -146,7 +165,8 @@ class _Watcher:
                 self._resolve(call, x, timestep, _argument(args, kwargs, 2, "encoder_hidden_states"))
             self.clock.call = call
             for site in self.direct:
-                self.on_site(site, call, x if site == "hook_latent_in" else timestep)
+                assert self.viewer is not None
+                self.viewer.on_site(site, call, x if site == "hook_latent_in" else timestep)
 
         return hook
 
@@ -195,18 +215,18 @@ class _Watcher:
             per_token_time=bool(self.pipe.config.get("expand_timesteps")),
         )
         self.resolution = self.selection.resolve(space)
-        self.kept = {site: Kept.of(self.resolution, site) for site in self.resolution.sites}
-        self.direct = [s for s in self.resolution.sites if (site_named(s).module, site_named(s).port) == ("", "input")]
-        hooked = [site for site in self.resolution.sites if site not in self.direct]
-        self.stack.enter_context(tapped(self.pipe, hooked, self.clock, self.on_site))
+        self.viewer = viewer = Viewer(ViewPlan.of(self.resolution, self.views, self.dtype), self.samples, self.keep)
+        self.direct = [s for s in viewer.hooked if (site_named(s).module, site_named(s).port) == ("", "input")]
+        hooked = [site for site in viewer.hooked + viewer.of_sampler if site not in self.direct]
+        self.stack.enter_context(
+            tapped(self.pipe, hooked, self.clock, viewer.on_site, wanted=viewer.wanted, parts=viewer.parts)
+        )
 
-    def on_site(self, site: str, call: Call, tensor: Tensor) -> None:
-        if self.resolution is None or not self.resolution.contains(site, call.step, call.branch):
-            return
-        key = (site, call.step, call.branch)
+    def keep(self, output: Output, step: int, branch: str, made: Tensor) -> None:
+        key = (output.name, step, branch)
         if key in self.seen.tensors:
             raise InterpError(f"{key} fired twice in one call")
-        self.seen.tensors[key] = self.kept[site].choose(tensor).detach().to("cpu", self.dtype, copy=True)
+        self.seen.tensors[key] = made.detach().to("cpu", DTYPES[output.dtype], copy=True)
 
 
 def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name: str) -> Tensor:

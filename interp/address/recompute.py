@@ -6,24 +6,26 @@ image part of z are right to rounding: the model never forms them, or only insid
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.address.names import site_named
+from interp.address.resolution import Part
 from interp.address.site import layer_of
 from interp.errors import InterpError
 
 
-def recompute(name: str, values: Mapping[str, Tensor], model: nn.Module) -> Tensor:
+def recompute(name: str, values: Mapping[str, Tensor], model: nn.Module, part: Part | None = None) -> Tensor:
     """The tensor [batch, <site axes>] of a site of the "recompute" tier.
 
     Args:
         name: concrete name.
         values: the tensors of ``site_named(name).sources_at(name)``, by concrete name.
         model: the transformer.
+        part: tokens and heads to make, for sites too big to keep whole; the rest is never formed.
 
     Raises:
         InterpError: the site is not of that tier, or a source is missing.
@@ -35,22 +37,42 @@ def recompute(name: str, values: Mapping[str, Tensor], model: nn.Module) -> Tens
         why = f"needs {missing[0]}" if missing else f"is of the {site.tier} tier"
         raise InterpError(f"{name} cannot be recomputed: it {why}")
     given = [values[source] for source in sources]
+    if part is not None and not site.heavy:
+        raise InterpError(f"{name} is made whole; parts are of {', '.join(_HEAVY)}")
+    queries_of = Part() if part is None else part
+    keys_of = Part(heads=queries_of.heads)
     match name.rsplit("hook_", 1)[1]:
         case "rot_q" | "rot_k":
             return rotate(*given)
-        case "attn_scores":
-            return scores(*given)
-        case "pattern":
-            return scores(*given).softmax(-1)
+        case "attn_scores" | "pattern" as op:
+            dots = scores(taken(given[0], _BY_HEAD, queries_of), taken(given[1], _BY_HEAD, keys_of))
+            return dots if op == "attn_scores" else dots.softmax(-1)
         case "z_img":
             queries, keys, image_values = given
             return torch.einsum("bhqk,bkhd->bqhd", scores(queries, keys).softmax(-1), image_values.float())
         case "result":
             attention = "attn2" if ".cross_attn." in name else "attn1"
-            return by_head(given[0], model.blocks[layer_of(name)].get_submodule(attention).to_out[0].weight)
+            weight = model.blocks[layer_of(name)].get_submodule(attention).to_out[0].weight
+            weight = weight.unflatten(1, (given[0].shape[-2], -1))
+            if queries_of.heads is not None:
+                weight = weight[:, list(queries_of.heads)]
+            return by_head(taken(given[0], _BY_HEAD, queries_of), weight.flatten(1))
         case _:
             output, gate = given
             return output.float() * (gate if gate.ndim == output.ndim else gate.unsqueeze(1))
+
+
+_BY_HEAD = ("token", "head", "d_head")
+_HEAVY = ("hook_attn_scores", "hook_pattern", "hook_result")
+
+
+def taken(tensor: Tensor, axes: Sequence[str], part: Part | None) -> Tensor:
+    """A part of [batch, <axes>]; the tensor itself if it is all of it."""
+    for axis, positions in () if part is None else (("token", part.tokens), ("head", part.heads)):
+        if positions is not None and axis in axes:
+            chosen = torch.as_tensor(positions, device=tensor.device)
+            tensor = tensor.index_select(1 + axes.index(axis), chosen)
+    return tensor
 
 
 def rotate(

@@ -216,7 +216,7 @@ def drive(
         if hooked:
             stack.enter_context(tapped(pipe, hooked, clock, editor.on_site))
         if recorder is not None:
-            stack.enter_context(tapped(pipe, recorder.hooked, clock, recorder.on_site))
+            stack.enter_context(recorder.tapped(pipe, clock))
         for step in run_steps(pipe, plan, start, stop):
             if recorder is not None:
                 recorder.on_step(step)

@@ -6,15 +6,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from interp.errors import SelectionError, suggest
+from interp.views.attention import AttentionEntropy, AttentionMass, AttentionTop
 from interp.views.direction import Project, RandomProjection
 from interp.views.pool import FrameMean, GridPool, RegionMean, TokenMean
 from interp.views.reduce import Covariance, Norm
 from interp.views.view import Full, View
 
-KINDS: dict[str, type[View]] = {
-    kind.kind: kind
-    for kind in (Full, FrameMean, TokenMean, RegionMean, GridPool, Norm, Covariance, Project, RandomProjection)
-}
+_ALL: tuple[type[View], ...] = (
+    Full,
+    FrameMean,
+    TokenMean,
+    RegionMean,
+    GridPool,
+    Norm,
+    Covariance,
+    Project,
+    RandomProjection,
+    AttentionMass,
+    AttentionEntropy,
+    AttentionTop,
+)
+KINDS: dict[str, type[View]] = {kind.kind: kind for kind in _ALL}
 
 
 def parse(text: str, declared: Iterable[View] = ()) -> View:

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from interp.errors import InterpError
+from interp.address.resolution import size_text
+from interp.errors import InterpError, SelectionError
 from interp.selection import Resolution
+from interp.sites import site_named
 from interp.views.view import Full, Given, Made, View
 
 ITEMSIZES = {"bfloat16": 2, "float16": 2, "float32": 4}
+LARGEST_FORMED = 8 * 2**30  # bytes of a pattern, of scores or results by head that may be formed, in one run
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class ViewPlan:
             dtype: of what a view does not keep in a format of its own.
 
         Raises:
-            SelectionError: a view does not fit a site.
+            SelectionError: a view does not fit a site, or would form a tensor too big to keep whole.
             InterpError: tensors are not kept in that dtype.
         """
         if dtype not in ITEMSIZES:
@@ -77,6 +80,7 @@ class ViewPlan:
             cells = sum(1 for _ in _cells(resolution, site))
             for view in chosen:
                 made = view.plan(given)
+                _check_formed(given, view, made)
                 outputs.append(Output(stored_name(site, view), site, view, given, made, made.dtype or dtype, cells))
         return cls(resolution, chosen, tuple(outputs))
 
@@ -117,6 +121,17 @@ def given_of(resolution: Resolution, site: str) -> Given:
         heads=resolution.heads_of(site),
         grid=space.grid,
     )
+
+
+def _check_formed(given: Given, view: View, made: Made) -> None:
+    """Refuse what would form a tensor too big to keep whole, though little of it may be kept."""
+    nbytes = 4 * math.prod(given.shape)
+    if site_named(given.site).heavy and made.sources == (given.site,) and nbytes > LARGEST_FORMED:
+        raise SelectionError(
+            f"{view.name} of {given.site} would form {size_text(nbytes)} for every run of a batch, in each step and "
+            f"branch, more than {size_text(LARGEST_FORMED)}; select some tokens or heads, or take a view that never "
+            "forms a pattern: attention_mass-frames-to-frames, attention_entropy, attention_top-8"
+        )
 
 
 def _cells(resolution: Resolution, site: str) -> list[tuple[int, str]]:

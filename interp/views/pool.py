@@ -105,12 +105,12 @@ class RegionMean(View):
 
     def declaration(self) -> dict[str, Any]:
         """See `View.declaration`."""
-        return {"view": self.name, "sets": [list(member) for member in self.sets.members]}
+        return {"view": self.name, "sets": self.sets.declaration()}
 
     @classmethod
     def of_declaration(cls, declared: Mapping[str, Any]) -> View:
         """The view of a `declaration`."""
-        return cls(TokenSets(tuple((name, said) for name, said in declared["sets"])))
+        return cls(TokenSets.of_declaration(declared["sets"]))
 
     def plan(self, given: Given) -> Made:
         """See `View.plan`."""

@@ -44,12 +44,14 @@ class TokenSets:
         Args:
             names: "frames", "all", or regions of the samples' task.
             given: by name: token numbers, a mask over the grid (bool [frame, row, col]), a `Selection` of tokens, its
-                text ("frames=1:, rows=0"), or the keywords of `interp.select` as a dict.
+                text ("frames=1:, rows=0"), or the keywords of `interp.select` as a dict; None if the name says it.
 
         Raises:
             SelectionError: it cannot be read, or there is no set at all.
         """
-        members = [(name, None) for name in names] + [(name, _text(name, said)) for name, said in given.items()]
+        members = [(name, None) for name in names] + [
+            (name, None if said is None else _text(name, said)) for name, said in given.items()
+        ]
         for name, _ in members:
             if not isinstance(name, str) or not _WORD.fullmatch(name) or name == "to":
                 raise SelectionError(f"{name!r} cannot name a set of tokens; use up to 32 letters, digits and '_'")
@@ -60,15 +62,38 @@ class TokenSets:
             raise SelectionError(f"two sets of tokens are called {twice[0]!r}")
         return cls(tuple(members))
 
+    @classmethod
+    def said(cls, sets: str | Sequence[str] | Mapping[str, Any]) -> TokenSets:
+        """From a name, names, or a mapping from names to what they stand for; see `of`."""
+        if isinstance(sets, str):
+            return cls.of([sets], {})
+        return cls.of([], sets) if isinstance(sets, Mapping) else cls.of(sets, {})
+
+    def declaration(self) -> list[list[str | None]]:
+        """Everything about the sets, JSON-ready; `of_declaration` makes them again."""
+        return [list(member) for member in self.members]
+
+    @classmethod
+    def of_declaration(cls, declared: Sequence[Sequence[str | None]]) -> TokenSets:
+        """The sets of a `declaration`."""
+        return cls(tuple((str(name), said) for name, said in declared))
+
     @property
     def name(self) -> str:
         """Names joined by "-", and a digest of what they stand for if names alone do not say it."""
         text = "-".join(name for name, _ in self.members)
         if len(text) > _LONGEST:
-            text = f"{len(self.members)}_sets"
-        elif all(said is None for _, said in self.members):
-            return text
-        return f"{text}.{hashlib.sha256(repr(self.members).encode()).hexdigest()[:8]}"
+            return self.short_name
+        return text if all(said is None for _, said in self.members) else f"{text}.{self._digest}"
+
+    @property
+    def short_name(self) -> str:
+        """The number of sets and a digest of what they are."""
+        return f"{len(self.members)}_sets.{self._digest}"
+
+    @property
+    def _digest(self) -> str:
+        return hashlib.sha256(repr(self.members).encode()).hexdigest()[:8]
 
     def labels(self, grid: TokenGrid) -> tuple[str, ...]:
         """Names of the sets, one each: "frames" is written out."""
@@ -132,26 +157,31 @@ class TokenSets:
             what: view and site, for messages.
 
         Raises:
-            SelectionError: a set reaches outside ``kept``.
+            SelectionError: a set reaches outside ``kept``, or is a task's and there are no samples.
         """
+        if self.of_task() and not samples:
+            raise SelectionError(f"{what}: {self.of_task()[0]!r} is a region of a task, and no samples were given")
         rows = list(samples) if self.of_task() else [None]
         return torch.stack([membership(self.on_grid(grid, row), kept, self.labels(grid), what) for row in rows])
 
 
 def membership(sets: Sequence[Sequence[int]], kept: Sequence[int], names: Sequence[str], what: str) -> Tensor:
     """One row a set, 1/n at each of its n members: float32 [set, position]."""
-    place = {number: i for i, number in enumerate(kept)}
+    numbers = np.asarray(kept, dtype=np.int64)
+    place = np.full(1 + max(numbers.max(initial=0), *(max(one, default=0) for one in sets)), -1)
+    place[numbers] = np.arange(len(numbers))
     found = torch.zeros(len(sets), len(kept))
     for row, (members, name) in enumerate(zip(sets, names, strict=True)):
-        missing = [number for number in members if number not in place]
-        if missing or not members:
+        at = place[np.asarray(members, dtype=np.int64)]
+        missing = np.asarray(members)[at < 0]
+        if len(missing) or not members:
             raise SelectionError(
                 f"{what}: the set {name!r} has {len(missing)} tokens (such as {missing[0]}) that are not selected; "
                 "select them too"
-                if missing
+                if len(missing)
                 else f"{what}: the set {name!r} is empty"
             )
-        found[row, [place[number] for number in members]] = 1 / len(members)
+        found[row, torch.from_numpy(at)] = 1 / len(members)
     return found
 
 

@@ -25,10 +25,19 @@ PLAIN = [
     views.random_projection(64),
     views.random_projection(64, seed=7),
     views.region_mean("goal", "start"),
+    views.attention_mass("frames", "frames"),
+    views.attention_mass(["goal", "start"], ["frames", "goal"]),
+    views.attention_mass(None, "all"),
+    views.attention_entropy(),
+    views.attention_entropy(["goal", "start"]),
+    views.attention_top(8),
 ]
 DECLARED = [
     views.region_mean("frames", goal=[3, 4, 5], late="frames=1:, rows=0"),
     views.project(np.eye(3)[:2], "probe", names=["left", "right"]),
+    views.attention_mass("goal", {"words": range(3, 9)}),
+    views.attention_mass({f"set{i}": [i] for i in range(40)}, {f"set{i}": [i] for i in range(40)}),
+    views.attention_entropy({"late": "frames=1:"}),
 ]
 
 
@@ -36,6 +45,10 @@ DECLARED = [
 def test_a_name_is_read_back(view: views.View) -> None:
     assert views.parse(view.name) == view
     assert hash(views.parse(view.name)) == hash(view)
+
+
+@pytest.mark.parametrize("view", PLAIN + DECLARED, ids=str)
+def test_a_name_can_be_stored(view: views.View) -> None:
     check_name(views.stored_name("blocks.39.cross_attn.hook_resid_mid_cross", view), "site")
 
 
@@ -70,6 +83,11 @@ def test_directions_that_differ_have_other_names() -> None:
         ("norm-l3", "no norm 'l3'"),
         ("random_projection", "write random_projection"),
         ("random_projection-4-1-2", "write random_projection"),
+        ("attention_mass", "write attention_mass-<sets"),
+        ("attention_mass-frames", "write attention_mass-<sets"),
+        ("attention_mass-frames-to", "no set of tokens"),
+        ("attention_top", "write attention_top-<k>"),
+        ("attention_top-0", "1 or more"),
         ("project-probe", "does not hold the directions"),
         ("project-probe.12345678", "does not hold all"),
         ("region_mean", "no set of tokens"),
