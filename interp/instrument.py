@@ -81,16 +81,24 @@ def needed(sites: Sequence[str]) -> list[tuple[int, str]]:
     """
     found: dict[tuple[int, str], None] = {}
     for name in sites:
-        site, op, layer = site_named(name), name.rsplit(".hook_", 1)[-1], layer_of(name)
-        if site.write == "block" and op in _BLOCK_OPS and layer is not None:
-            found[layer, "block"] = None
-        elif site.write == "processor" and op in _PROCESSOR_OPS and layer is not None:
-            found[layer, name.split(".")[2]] = None
+        site, inside = site_named(name), part_of(name)
+        if inside is not None:
+            found[inside] = None
         elif site.write in ("block", "processor"):
             raise SelectionError(
                 f"{name} cannot be written; write the sites it is made of: {', '.join(site.sources_at(name))}"
             )
     return list(found)
+
+
+def part_of(name: str) -> tuple[int, str] | None:
+    """What has to be instrumented to write a site, as `needed` says it; None where that does not help, or need not."""
+    site, op, layer = site_named(name), name.rsplit(".hook_", 1)[-1], layer_of(name)
+    if layer is not None and site.write == "block" and op in _BLOCK_OPS:
+        return layer, "block"
+    if layer is not None and site.write == "processor" and op in _PROCESSOR_OPS:
+        return layer, name.split(".")[2]
+    return None
 
 
 # --- attention --------------------------------------------------------------------------------------------------------
@@ -390,4 +398,4 @@ def _stranger(kind: type, sites: str) -> str:
     )
 
 
-__all__ = ["NamedProcessor", "Points", "instrumented", "named_forward", "needed"]
+__all__ = ["NamedProcessor", "Points", "instrumented", "named_forward", "needed", "part_of"]

@@ -246,6 +246,33 @@ class Lab:
         problems = [samples] if isinstance(samples, Sample) else list(samples)
         return observe(self.pipe, select(selection, **axes), dtype, views_of(views), problems)
 
+    def trace(
+        self,
+        runs: RunSpec | Sequence[RunSpec],
+        capture: str | Selection | Sequence[str | Selection] | None = None,
+        *,
+        also: str | Selection | Sequence[str | Selection] | None = None,
+        dtype: str = "float32",
+    ) -> Any:
+        """Run with ordinary Python in step with the model, by nnsight: ``with lab.trace(run) as t: t[site, step]``.
+
+        Args:
+            runs: one spec, or several in one batch; rows of every tensor are runs.
+            capture: hook points to keep besides, as the block left them; they are in ``t.result``.
+            also: hook points to open that take computing (patterns, gated updates) or an instrumented layer to be
+                written (residual stream within a block, rotated queries and keys).
+            dtype: of captured tensors.
+
+        Returns:
+            The `interp.trace.tracer.LabTracer`, to be used in a ``with`` statement of a file or notebook cell.
+
+        Raises:
+            InterpError: nnsight is not installed, or is another version.
+        """
+        from interp.trace import open_trace
+
+        return open_trace(self, runs, capture, also=also, dtype=dtype)
+
     def frames(self, latents: Tensor, *, use_vae: bool = False) -> np.ndarray:
         """Frames of latents [batch, channel, latent_frame, row, col]: uint8 [batch, frame, row, col, rgb]."""
         return frames_of(self.pipe, latents, use_vae=use_vae)
