@@ -13,7 +13,9 @@ import select
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
+from ctypes import memmove
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -22,8 +24,8 @@ import numpy as np
 
 from interp.errors import StoreError
 from interp.store.blocks import LARGE
-from interp.store.cellcheck import RunCheck
-from interp.store.disk import bytes_of
+from interp.store.cellcheck import Given, RunCheck
+from interp.store.disk import bytes_at, bytes_of
 from interp.store.index import run_fields, site_fields
 from interp.store.labels import checked_labels
 from interp.store.layout import RunLayout
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from interp.store.store import Store
 
 SLOT = 8 * LARGE
+PATIENCE = 0.01
+"""Seconds of writing after which it is asked whether the other process still lives."""
 
 
 class BackgroundShard:
@@ -48,7 +52,7 @@ class BackgroundShard:
         self.layout = layout
         self._background, self._number = background, number
         self._check = RunCheck(layout)
-        self._places = {site.site: i for i, site in enumerate(layout.sites)}
+        self._places = {site.site: (i, site.cell_nbytes) for i, site in enumerate(layout.sites)}
         self._over: str | None = None
 
     def write(self, site: str, step_index: int, branch_index: int, tensor: Any) -> None:
@@ -59,8 +63,9 @@ class BackgroundShard:
         """
         if self._over is not None:
             raise StoreError(f"run {self.layout.run} takes no more data: {self._over}")
-        cell, bits = self._check.check(site, step_index, branch_index, tensor)
-        self._background.put(self._number, self._places[site], cell, bits)
+        cell, given = self._check.check(site, step_index, branch_index, tensor)
+        place, nbytes = self._places[site]
+        self._background.put(self._number, place, cell, given, nbytes)
 
     def finish(self, labels: Mapping[str, Any] | None = None) -> None:
         """Have the run finished; it is once `BackgroundWriter.flush` or the block's end has returned.
@@ -112,6 +117,7 @@ class BackgroundWriter:
         self._slot: int | None = None
         self._records = bytearray()
         self._used = 0
+        self._heard = 0.0
         self._start()
         self._free = list(range(self._slots))
 
@@ -163,18 +169,20 @@ class BackgroundWriter:
             if error is None:  # else what went wrong first is what the caller should see
                 raise
 
-    def put(self, number: int, site: int, cell: int, bits: np.ndarray) -> None:
+    def put(self, number: int, site: int, cell: int, given: Given, nbytes: int) -> None:
         """Copy a cell's bits into slots; see `BackgroundShard.write`."""
-        self._pump(wait=False)
-        nbytes = bits.nbytes
+        if time.monotonic() - self._heard > PATIENCE:
+            self._pump(wait=False)
         if nbytes < LARGE:
             if self._slot is None or self._used + nbytes > SLOT:
                 self._take_slot()
-            target = self._memory[self._used : self._used + nbytes].view(bits.dtype).reshape(bits.shape)
-            np.copyto(target, bits)
+            if isinstance(given, int):
+                memmove(self._address + self._used, given, nbytes)
+            else:
+                np.ndarray(given.shape, given.dtype, self._memory, self._used)[...] = given
             self._record(number, site, cell, 0, nbytes)
             return
-        flat = np.ascontiguousarray(bits).reshape(-1).view(np.uint8)
+        flat = bytes_at(given, nbytes) if isinstance(given, int) else bytes_of(np.ascontiguousarray(given))
         at = 0
         while at < nbytes:
             room = 0 if self._slot is None else (SLOT - self._used) // LARGE * LARGE
@@ -221,6 +229,7 @@ class BackgroundWriter:
         self._slot = self._free.pop()
         first = self._slot * SLOT
         self._memory = self._all[first : first + SLOT]
+        self._address = self._first + first
 
     def _pass_on(self) -> None:
         """Hand the present slot to the process that writes."""
@@ -248,6 +257,7 @@ class BackgroundWriter:
             StoreError: a run failed, or the process is gone.
         """
         self._check_open()
+        self._heard = time.monotonic()
         while wait or self._poll.poll(0):
             message = receive(self._socket)
             if message is None:
@@ -274,7 +284,8 @@ class BackgroundWriter:
         self._poll.register(self._socket, select.POLLIN)
         try:
             os.ftruncate(memory, self._slots * SLOT)
-            self._all = np.frombuffer(mmap.mmap(memory, self._slots * SLOT), np.uint8)
+            shared = np.frombuffer(mmap.mmap(memory, self._slots * SLOT), np.uint8)
+            self._all, self._first = shared.data, shared.ctypes.data
             numbers = [theirs.fileno(), memory, self._slots, SLOT, self.store.path.resolve()]
             command = [sys.executable, "-m", "interp.store.worker", *map(str, numbers)]
             paths = {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}

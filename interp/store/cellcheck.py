@@ -9,6 +9,9 @@ import numpy as np
 from interp.errors import StoreError
 from interp.store.layout import RunLayout, SiteLayout, find_site
 
+Given = np.ndarray | int
+"""A checked cell: its bits [<site axes>], or the address of its bytes, which the caller keeps alive."""
+
 
 class SiteCheck:
     """One site of one run; remembers which cells were written.
@@ -21,10 +24,10 @@ class SiteCheck:
         self.layout = layout
         self._seen = bytearray(layout.cells)
         self._steps, self._branches = layout.shape[:2]
-        self._bits_of, self._shape = layout.kind.bits_of, layout.cell_shape
+        self._kind, self._shape = layout.kind, layout.cell_shape
 
-    def check(self, step: int, branch: int, tensor: Any) -> tuple[int, np.ndarray]:
-        """Number of the cell, and its bits [<site axes>].
+    def check(self, step: int, branch: int, tensor: Any) -> tuple[int, Given]:
+        """Number of the cell, and where its bits are.
 
         Raises:
             StoreError: the tensor does not fit, or the cell was written before.
@@ -36,7 +39,11 @@ class SiteCheck:
         cell = step * self._branches + branch
         if self._seen[cell]:
             raise StoreError(f"position ({step}, {branch}) was written before")
-        bits = self._bits_of(tensor)
+        address = None if isinstance(tensor, np.ndarray) else self._kind.address_of(tensor, self._shape)
+        if address is not None:
+            self._seen[cell] = 1
+            return cell, address
+        bits = self._kind.bits_of(tensor)
         if bits.shape != self._shape:
             raise StoreError(f"got shape {tuple(bits.shape)} where {self.layout.axes[2:]} is {self._shape}")
         self._seen[cell] = 1
@@ -59,8 +66,8 @@ class RunCheck:
         self.layout = layout
         self._sites = {site.site: SiteCheck(site) for site in layout.sites}
 
-    def check(self, site: str, step: int, branch: int, tensor: Any) -> tuple[int, np.ndarray]:
-        """Number of the cell in its site, and its bits.
+    def check(self, site: str, step: int, branch: int, tensor: Any) -> tuple[int, Given]:
+        """Number of the cell in its site, and where its bits are.
 
         Raises:
             StoreError: there is no such site, the tensor does not fit, or the cell was written before.

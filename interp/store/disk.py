@@ -5,6 +5,7 @@ Every write goes out in full or raises; what is renamed was fsynced before, and 
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -44,6 +45,11 @@ def pread_into(fd: int, out: memoryview, offset: int) -> None:
 def bytes_of(array: np.ndarray) -> memoryview:
     """The bytes of a contiguous array, sharing memory."""
     return array.reshape(-1).view(np.uint8).data
+
+
+def bytes_at(address: int, nbytes: int) -> memoryview:
+    """The bytes at an address, which the caller keeps alive."""
+    return memoryview((ctypes.c_ubyte * nbytes).from_address(address)).cast("B")
 
 
 def allocate(fd: int, size: int, what: str) -> None:

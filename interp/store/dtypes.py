@@ -64,6 +64,22 @@ class DType:
         tensor = torch.from_numpy(bits)
         return tensor.view(torch.bfloat16) if self.name == "bfloat16" else tensor
 
+    def address_of(self, tensor: Any, shape: tuple[int, ...]) -> int | None:
+        """Where the bytes of a torch tensor lie, if it has this format and shape and is contiguous in main memory.
+
+        Small tensors come by the ten thousand; copying one from its address takes a third of the time of making a
+        NumPy array of it first.
+        """
+        if (
+            getattr(tensor, "dtype", None) is self.torch
+            and tensor.shape == shape
+            and tensor.is_cpu
+            and tensor.is_contiguous()
+            and not tensor.is_neg()
+        ):
+            return int(tensor.data_ptr())
+        return None
+
     def bits_of(self, tensor: Any) -> np.ndarray:
         """The bits [...] of a torch tensor or NumPy array [...], sharing memory where that is possible.
 
@@ -76,8 +92,9 @@ class DType:
             if tensor.dtype.name == self.name:  # ml_dtypes.bfloat16
                 return tensor.view(self.bits)
         elif getattr(tensor, "dtype", None) is self.torch:
-            tensor = tensor.detach()
-            if tensor.device.type != "cpu":
+            if tensor.requires_grad:
+                tensor = tensor.detach()
+            if not tensor.is_cpu:
                 tensor = tensor.cpu()
             return (tensor.view(_uint16()) if self.name == "bfloat16" else tensor).numpy()
         got = str(getattr(tensor, "dtype", type(tensor).__name__)).removeprefix("torch.")

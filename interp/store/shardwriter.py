@@ -59,9 +59,9 @@ class ShardWriter:
         """
         if self._over is not None:
             raise StoreError(f"run {self.layout.run} takes no more data: {self._over}")
-        cell, bits = self._check.check(site, step_index, branch_index, tensor)
+        cell, given = self._check.check(site, step_index, branch_index, tensor)
         try:
-            self._sites[site].put(cell, bits)
+            self._sites[site].put(cell, given)
         except OSError as error:
             raise self.failed("writing", error) from error
         except BaseException as error:

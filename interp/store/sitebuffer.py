@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+from ctypes import memmove
+from dataclasses import dataclass
+
 import numpy as np
 
 from interp.store.blocks import LARGE, BlockPlan
-from interp.store.disk import bytes_of, pwrite_all
+from interp.store.cellcheck import Given
+from interp.store.disk import bytes_at, bytes_of, pwrite_all
 from interp.store.layout import SiteLayout
 
 STRIDE = 4 * LARGE
 """Large cells are checksummed and written in strides of this size, so that the second finds them in the CPU's cache."""
+
+
+@dataclass
+class Group:
+    """Cells that are written together.
+
+    Attributes:
+        cells: their bits [cell, <site axes>].
+        flat: the same as bytes.
+        address: where they begin.
+        lacks: bytes that are still to come.
+    """
+
+    cells: np.ndarray
+    flat: memoryview
+    address: int
+    lacks: int
 
 
 class SiteBuffer:
@@ -29,22 +50,29 @@ class SiteBuffer:
         self._fd, self._cell_shape, self._bits = fd, layout.cell_shape, layout.kind.bits
         wanted = -(-LARGE // (plan.cell_nbytes * plan.together)) * plan.together
         self._cells = min(plan.cells, wanted)
-        self._groups: dict[int, tuple[np.ndarray, list[int]]] = {}
+        self._groups: dict[int, Group] = {}
         self._spare: list[np.ndarray] = []
 
-    def put(self, cell: int, bits: np.ndarray) -> None:
-        """Take a cell's bits [<site axes>].
+    def put(self, cell: int, given: Given) -> None:
+        """Take a cell.
 
         Raises:
             OSError: the disk did not take it.
         """
+        nbytes = self.plan.cell_nbytes
         if self._cells == 1:
-            self._write(cell * self.plan.cell_nbytes, bytes_of(np.ascontiguousarray(bits)))
+            whole = bytes_at(given, nbytes) if isinstance(given, int) else bytes_of(np.ascontiguousarray(given))
+            self._write(cell * nbytes, whole)
+            return
+        number, place = divmod(cell, self._cells)
+        group = self._groups.get(number) or self._begin(number)
+        if isinstance(given, int):
+            memmove(group.address + place * nbytes, given, nbytes)
         else:
-            number, place = divmod(cell, self._cells)
-            group = self._groups.get(number) or self._begin(number)
-            group[0][place] = bits
-            self._took(number, group, self.plan.cell_nbytes)
+            group.cells[place] = given
+        group.lacks -= nbytes
+        if not group.lacks:
+            self._end(number, group)
 
     def put_bytes(self, cell: int, start: int, data: memoryview) -> None:
         """Take some bytes of a cell; a cell of 1 MiB or more in pieces that begin and end at multiples of 1 MiB.
@@ -54,26 +82,27 @@ class SiteBuffer:
         """
         if self._cells == 1:
             self._write(cell * self.plan.cell_nbytes + start, data)
-        else:
-            number, place = divmod(cell, self._cells)
-            group = self._groups.get(number) or self._begin(number)
-            at = place * self.plan.cell_nbytes + start
-            bytes_of(group[0])[at : at + data.nbytes] = data
-            self._took(number, group, data.nbytes)
+            return
+        number, place = divmod(cell, self._cells)
+        group = self._groups.get(number) or self._begin(number)
+        at = place * self.plan.cell_nbytes + start
+        group.flat[at : at + data.nbytes] = data
+        group.lacks -= data.nbytes
+        if not group.lacks:
+            self._end(number, group)
 
-    def _begin(self, number: int) -> tuple[np.ndarray, list[int]]:
-        """Buffer of a group of cells, and the bytes it lacks."""
+    def _begin(self, number: int) -> Group:
         cells = min(self._cells, self.plan.cells - number * self._cells)
         buffer = self._spare.pop() if self._spare else np.empty((self._cells, *self._cell_shape), self._bits)
-        group = self._groups[number] = (buffer, [cells * self.plan.cell_nbytes])
+        group = self._groups[number] = Group(
+            buffer, bytes_of(buffer), buffer.ctypes.data, cells * self.plan.cell_nbytes
+        )
         return group
 
-    def _took(self, number: int, group: tuple[np.ndarray, list[int]], nbytes: int) -> None:
-        group[1][0] -= nbytes
-        if not group[1][0]:
-            first = number * self._cells
-            self._write(first * self.plan.cell_nbytes, bytes_of(group[0][: self.plan.cells - first]))
-            self._spare.append(self._groups.pop(number)[0])
+    def _end(self, number: int, group: Group) -> None:
+        first = number * self._cells
+        self._write(first * self.plan.cell_nbytes, bytes_of(group.cells[: self.plan.cells - first]))
+        self._spare.append(self._groups.pop(number).cells)
 
     def _write(self, start: int, data: memoryview) -> None:
         first = self.plan.covering(start, start + 1).start
