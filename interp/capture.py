@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from interp.errors import InterpError
-from interp.grid import TokenGrid
 from interp.hooks import Clock, Feed, tapped
+from interp.patches import patchify
 from interp.sampler import Call, Step
 from interp.selection import Resolution
 from interp.tasks.sample import Sample
@@ -179,14 +179,3 @@ def of_step(site: str, step: Step) -> Tensor:
         "latents.hook_out": lambda: step.next_latents,
     }
     return tensors[site]()
-
-
-def patchify(latents: Tensor, grid: TokenGrid) -> Tensor:
-    """Patches as tokens: [batch, channel, latent_frame, row, col] to [batch, token, feature].
-
-    The feature axis is laid out (patch_t, patch_h, patch_w, channel), as the head of the transformer lays it out.
-    """
-    t, h, w = grid.patch
-    batch, channels = latents.shape[:2]
-    split = latents.reshape(batch, channels, grid.frames, t, grid.rows, h, grid.cols, w)
-    return split.permute(0, 2, 4, 6, 3, 5, 7, 1).reshape(batch, grid.tokens, t * h * w * channels)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from interp.intervals import Proportion, wilson
 from studies.cells import COLUMNS, Fits
 from studies.findings import REACHED, by_step, cell, claims, near_step, score_text, sentences, targets_summary
 from studies.folder import StudyFolder
-from studies.intervals import Proportion, wilson
 from studies.outcome import Outcome
 from studies.pictures import draw_curves, draw_heatmaps, draw_pruning, draw_strips, draw_x0
 from studies.readout import Readout, accuracy_by_step, occupancy_by_step, seeds_disagree

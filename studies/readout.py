@@ -15,11 +15,12 @@ import polars as pl
 import torch
 
 from interp.grid import TokenGrid
+from interp.intervals import cluster_mean, wilson
+from interp.patches import unpatchify
 from interp.tasks import MazeTask, Sample
 from interp.tasks.maze.maze import Maze, Route
 from interp.tasks.maze.render import open_blocks, route_blocks
 from interp.tasks.maze.score import blocks_from_pixels, occupancy
-from studies.intervals import cluster_mean, wilson
 
 Frames = Callable[[torch.Tensor], np.ndarray]
 
@@ -43,19 +44,6 @@ class Readout:
     paths: tuple[tuple[Route, ...], ...]
     final: tuple[Route, ...]
     routes: np.ndarray
-
-
-def unpatchify(tokens: np.ndarray, grid: TokenGrid) -> np.ndarray:
-    """Tokens [..., token, feature] to latents [..., channel, latent_frame, row, col].
-
-    ``feature`` is laid out (patch_t, patch_h, patch_w, channel). The tokens are those of whole latent frames.
-    """
-    t, h, w = grid.patch
-    lead, frames = tokens.shape[:-2], tokens.shape[-2] // (grid.rows * grid.cols)
-    split = tokens.reshape(*lead, frames, grid.rows, grid.cols, t, h, w, -1)
-    n = len(lead)
-    order = (*range(n), n + 6, n, n + 3, n + 1, n + 4, n + 2, n + 5)
-    return split.transpose(order).reshape(*lead, -1, frames * t, grid.rows * h, grid.cols * w)
 
 
 def read_x0(

@@ -7,18 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.capture import patchify
 from interp.errors import InterpError
-from interp.grid import TokenGrid
-
-
-def unpatchify(patches: Tensor, grid: TokenGrid) -> Tensor:
-    """[batch, token, feature] to [batch, channel, latent_frame, row, col]; the inverse of `patchify`."""
-    t, h, w = grid.patch
-    batch, _, features = patches.shape
-    channels = features // (t * h * w)
-    split = patches.reshape(batch, grid.frames, grid.rows, grid.cols, t, h, w, channels)
-    return split.permute(0, 7, 1, 4, 2, 5, 3, 6).reshape(batch, channels, *grid.latent_shape)
+from interp.patches import patchify, unpatchify
 
 
 def restart_solver(scheduler: Any, rows: Tensor, latents: Tensor, velocity: Tensor) -> None:

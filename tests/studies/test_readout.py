@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from interp import tasks
-from interp.capture import patchify
 from interp.grid import TokenGrid
 from interp.mini.data import as_rgb
 from interp.mini.latents import decode_blocks, encode_blocks
+from interp.patches import patchify, unpatchify
 from interp.tasks import Sample
 from interp.tasks.maze.render import open_blocks, render_symbols, route_blocks
 from studies.readout import (
@@ -20,7 +20,6 @@ from studies.readout import (
     read_x0,
     route_occupancy,
     seeds_disagree,
-    unpatchify,
 )
 
 GRID = TokenGrid(frames=5, rows=5, cols=5)

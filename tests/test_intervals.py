@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from studies.intervals import cluster_mean, wilson
+from interp.intervals import cluster_mean, wilson
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 12), (1, 7), (50, 100), (255, 256), (9, 9)])

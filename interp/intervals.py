@@ -1,4 +1,4 @@
-"""Intervals of proportions."""
+"""Intervals of shares, and of means over rows that come in groups."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-
-from studies.signs import DASH
 
 Z95 = 1.959963984540054
 
@@ -23,7 +21,7 @@ class Proportion:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.share:.3f} ({self.low:.3f}{DASH}{self.high:.3f}, n = {self.n})"
+        return f"{self.share:.3f} ({self.low:.3f}\u2013{self.high:.3f}, n = {self.n})"
 
 
 def wilson(hits: int, n: int) -> Proportion:

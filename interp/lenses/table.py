@@ -1,0 +1,200 @@
+"""Lenses as tables: every estimate decoded, scored by the task, one row a run, step, branch and layer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import polars as pl
+
+from interp.decode import frames_of
+from interp.errors import InterpError, suggest
+from interp.intervals import cluster_mean
+from interp.lab import Lab
+from interp.lenses.affine import AffineLens
+from interp.lenses.head import Estimate, estimates
+from interp.runspec import RunSpec
+from interp.sampler import transformer_of
+from interp.tasks.sample import Sample
+
+Read = Callable[[Sample, np.ndarray], Mapping[str, Any]]
+COLUMNS = {
+    "run": "key of the run",
+    "sample": "key of the problem",
+    "seed": "of the run's noise",
+    "step": "denoising step, from 0",
+    "sigma": "noise level of the step",
+    "expert": "transformer that ran the step",
+    "branch": "cond, uncond or guided",
+    "layer": "block whose residual stream the head was applied to, -1: the embedded patches; null: the model's output",
+    "error": "distance of the lens's velocity from the model's, as a share of the length of that",
+}
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What lenses and answer trajectories need of a task: it scores frames."""
+
+    def score(self, sample: Sample, video: np.ndarray) -> Any:
+        """What frames show; a dataclass, or a mapping."""
+
+
+def reader_of(task: Task) -> Read:
+    """The flags and numbers in the task's score, by name."""
+
+    def read(sample: Sample, video: np.ndarray) -> dict[str, Any]:
+        score = task.score(sample, video)
+        found = (
+            dict(score)
+            if isinstance(score, Mapping)
+            else {field.name: getattr(score, field.name) for field in dataclasses.fields(score)}
+        )
+        return {name: value for name, value in found.items() if isinstance(value, bool | int | float)}
+
+    return read
+
+
+def x0_lens(
+    lab: Lab,
+    runs: Sequence[RunSpec],
+    read: Read | Task | None = None,
+    *,
+    steps: Sequence[int] | None = None,
+    branches: Sequence[str] = ("guided",),
+    batch_size: int = 16,
+) -> pl.DataFrame:
+    """What the clean estimate x_t - sigma v of each step and branch shows.
+
+    Args:
+        lab: the model.
+        runs: specs of any mixture of sizes and settings.
+        read: a task, or a function of a sample and its decoded frames that gives columns; None decodes nothing.
+        steps: all if None; only what is asked for is decoded.
+        branches: of "cond", "uncond" and "guided".
+        batch_size: runs in one forward.
+
+    Returns:
+        One row a run, step and branch; columns as in `interp.lenses.COLUMNS` and what ``read`` gives.
+    """
+    return _table(lab, runs, read, batch_size, steps=steps, branches=branches)
+
+
+def layer_lens(
+    lab: Lab,
+    runs: Sequence[RunSpec],
+    read: Read | Task | None = None,
+    *,
+    layers: Sequence[int] | None = None,
+    steps: Sequence[int] | None = None,
+    branches: Sequence[str] = ("guided",),
+    hook: str = "hook_resid_post",
+    lens: AffineLens | None = None,
+    batch_size: int = 16,
+) -> pl.DataFrame:
+    """What the head makes of the residual stream after each block, as a clean estimate.
+
+    Args:
+        lab, runs, read, steps, branches, batch_size: see `x0_lens`.
+        layers: blocks; -1 for the embedded patches; all of both if None.
+        hook: residual stream to read.
+        lens: a tuned lens; the plain one if None.
+
+    Returns:
+        One row a run, step, branch and layer, and one with layer null for the model's own output.
+
+    Raises:
+        InterpError: the lens was fitted to another model or another hook point.
+    """
+    if lens is not None and (lens.model_hash, lens.hook) != (lab.model_hash, hook):
+        raise InterpError(
+            f"the lens was fitted to {lens.hook} of model {lens.model_hash}, and this is {hook} of {lab.model_hash}"
+        )
+    chosen = range(-1, len(transformer_of(lab.pipe, "main").blocks)) if layers is None else layers
+    return _table(
+        lab, runs, read, batch_size, layers=list(chosen), steps=steps, branches=branches, hook=hook, translate=lens
+    )
+
+
+def _table(lab: Lab, runs: Sequence[RunSpec], read: Any, batch_size: int, **asked: Any) -> pl.DataFrame:
+    if not runs:
+        raise InterpError("no runs were given; make some with lab.plan(samples, seeds=...)")
+    reading = reader_of(read) if isinstance(read, Task) else read
+    rows: list[dict[str, Any]] = []
+    for batch in batches(runs, batch_size):
+        for estimate in estimates(lab, batch, **asked):
+            rows += _rows(lab, batch, estimate, reading)
+    types = {"step": pl.Int64, "sigma": pl.Float64, "layer": pl.Int64, "seed": pl.Int64, "error": pl.Float64}
+    return pl.DataFrame(rows, schema_overrides=types, infer_schema_length=None)
+
+
+def _rows(lab: Lab, runs: Sequence[RunSpec], estimate: Estimate, read: Read | None) -> Iterable[dict[str, Any]]:
+    videos = None if read is None else frames_of(lab.pipe, estimate.x0_hat, blocks=True)
+    about = {name: getattr(estimate, name) for name in ("step", "sigma", "expert", "branch", "layer")}
+    for i, run in enumerate(runs):
+        shown = {} if read is None or videos is None else read(run.sample, videos[i])
+        where = {"run": run.key, "sample": run.sample.key, "seed": run.seed}
+        yield {**where, **about, "error": float(estimate.error[i]), **shown}
+
+
+def batches(runs: Sequence[RunSpec], size: int) -> Iterable[list[RunSpec]]:
+    """Runs that can share a forward, at most ``size`` at a time."""
+    kinds: dict[Any, list[RunSpec]] = {}
+    for run in runs:
+        sample = run.sample
+        kinds.setdefault((run.settings, sample.height, sample.width, sample.num_frames), []).append(run)
+    for same in kinds.values():
+        yield from (same[i : i + size] for i in range(0, len(same), size))
+
+
+def mean_by(
+    table: pl.DataFrame,
+    column: str,
+    by: Sequence[str] = ("step", "branch", "layer"),
+    *,
+    groups: str = "sample",
+    draws: int = 2000,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """Means of a column with 95 % intervals from a bootstrap of whole groups.
+
+    Args:
+        table: rows of a lens, of answer trajectories, or any others.
+        column: a flag or a number; rows where it is null do not count.
+        by: columns that name a cell; those the table lacks are left out.
+        groups: rows that belong together are drawn together: the seeds of one problem.
+        draws, seed: of the bootstrap.
+
+    Returns:
+        One row a cell, in order: the columns of ``by``, sigma where a cell has one, mean, low, high, n, groups.
+
+    Raises:
+        InterpError: the table has no such column.
+    """
+    for name in (column, groups):
+        if name not in table.columns:
+            raise InterpError(f"the table has no column {name!r}{suggest(name, table.columns)}")
+    keys = [name for name in by if name in table.columns]
+    rows = []
+    for key, part in sorted(table.group_by(keys, maintain_order=True), key=lambda item: _order(item[0])):
+        known = part.filter(pl.col(column).is_not_null())
+        about = dict(zip(keys, key, strict=True))
+        if "sigma" in part.columns and "sigma" not in keys and part["sigma"].n_unique() == 1:
+            about["sigma"] = part["sigma"][0]
+        values = known[column].cast(pl.Float64).to_numpy()[:, None]
+        mean, low, high = (np.full(1, np.nan),) * 3
+        if len(values):
+            mean, low, high = cluster_mean(values, known[groups].to_numpy(), draws=draws, seed=seed)
+        rows.append(
+            {
+                **about, "mean": mean[0], "low": low[0], "high": high[0], "n": len(values),
+                "groups": known[groups].n_unique(),
+            }
+        )  # fmt: skip
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _order(key: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Sorts nulls last."""
+    return tuple((value is None, 0 if value is None else value) for value in key)
