@@ -34,15 +34,15 @@ COLUMNS = {
 
 
 @runtime_checkable
-class Task(Protocol):
-    """What lenses and answer trajectories need of a task: it scores frames."""
+class Scorer(Protocol):
+    """What lenses need of a task: it scores frames."""
 
     def score(self, sample: Sample, video: np.ndarray) -> Any:
         """What frames show; a dataclass, or a mapping."""
 
 
-def reader_of(task: Task) -> Read:
-    """The flags and numbers in the task's score, by name."""
+def reader_of(task: Scorer) -> Read:
+    """The flags and numbers in the task's score, by name, and ``solved``."""
 
     def read(sample: Sample, video: np.ndarray) -> dict[str, Any]:
         score = task.score(sample, video)
@@ -51,6 +51,8 @@ def reader_of(task: Task) -> Read:
             if isinstance(score, Mapping)
             else {field.name: getattr(score, field.name) for field in dataclasses.fields(score)}
         )
+        if hasattr(score, "solved"):  # a field of some scores, a property of others
+            found["solved"] = score.solved
         return {name: value for name, value in found.items() if isinstance(value, bool | int | float)}
 
     return read
@@ -59,7 +61,7 @@ def reader_of(task: Task) -> Read:
 def x0_lens(
     lab: Lab,
     runs: Sequence[RunSpec],
-    read: Read | Task | None = None,
+    read: Read | Scorer | None = None,
     *,
     steps: Sequence[int] | None = None,
     branches: Sequence[str] = ("guided",),
@@ -84,7 +86,7 @@ def x0_lens(
 def layer_lens(
     lab: Lab,
     runs: Sequence[RunSpec],
-    read: Read | Task | None = None,
+    read: Read | Scorer | None = None,
     *,
     layers: Sequence[int] | None = None,
     steps: Sequence[int] | None = None,
@@ -120,7 +122,7 @@ def layer_lens(
 def _table(lab: Lab, runs: Sequence[RunSpec], read: Any, batch_size: int, **asked: Any) -> pl.DataFrame:
     if not runs:
         raise InterpError("no runs were given; make some with lab.plan(samples, seeds=...)")
-    reading = reader_of(read) if isinstance(read, Task) else read
+    reading = reader_of(read) if isinstance(read, Scorer) else read
     rows: list[dict[str, Any]] = []
     for batch in batches(runs, batch_size):
         for estimate in estimates(lab, batch, **asked):
