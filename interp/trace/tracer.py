@@ -213,6 +213,7 @@ class LabTracer(InterleavingTracer):
                 if recorder is not None:
                     recorder.on_step(step)
                 taken.append(step)
+        points.now = None
         receipt = None if recorder is None else recorder.receipt()
         self._done = results_of(self.lab, plan, len(self.specs), taken, sinks=sinks, receipt=receipt)
         return self._done

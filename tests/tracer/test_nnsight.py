@@ -46,7 +46,9 @@ def read(lab: Any, run: Any, sites: list[str], **more: Any) -> dict[Any, torch.T
 
 
 @pytest.mark.parametrize(
-    ("kind", "dtype"), [*((kind, torch.float32) for kind in KINDS), ("i2v two experts", torch.bfloat16)]
+    ("kind", "dtype"),
+    [*((kind, torch.float32) for kind in KINDS), ("i2v two experts", torch.bfloat16)],
+    ids=[*KINDS, "bf16"],
 )
 def test_every_module_site_reads_the_tensor_that_a_capture_keeps(kind: str, dtype: torch.dtype) -> None:
     """The second expert and the uncond pass included."""
