@@ -112,7 +112,11 @@ def arguments(doc: str | None, **extra: Any) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=extra.pop("rounds", 7))
     parser.add_argument("--threads", type=int, default=1)
     for name, default in extra.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(default, bool):
+            parser.add_argument(flag, action="store_true")
+        else:
+            parser.add_argument(flag, type=type(default), default=default)
     chosen = parser.parse_args()
     import torch
 
@@ -120,12 +124,13 @@ def arguments(doc: str | None, **extra: Any) -> argparse.Namespace:
     return chosen
 
 
-def publish(name: str, rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
-    """Print the object or a table of it, and keep it in ``benchmarks/results/NAME.json``."""
+def publish(name: str, rows: Sequence[Mapping[str, Any]], *, as_json: bool, keep: bool = True) -> None:
+    """Print the object or a table of it, and keep it in ``benchmarks/results/NAME.json`` (not that of a quick look)."""
     found = {"benchmark": name, "environment": environment(), "rows": list(rows)}
-    RESULTS.mkdir(exist_ok=True)
     text = json.dumps(found, indent=1)
-    (RESULTS / f"{name}.json").write_text(text + "\n")
+    if keep:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{name}.json").write_text(text + "\n")
     if as_json:
         print(text)
         return

@@ -1,16 +1,16 @@
 """Exact replay: run once, keep what each step began with, and start any edited run at its first edited step.
 
 What is kept per step is the latents and the solver's memory, which is light (a solver never changes a tensor in place,
-so states share them). In the first step, blocks before the first edited layer can be skipped too: the residual stream
-that they would compute is put in their place. A replayed run is equal to the full one to the bit at equal batch size.
+so states share them). In the first step, blocks before the first edited layer can be skipped too, if the recording kept
+the residual stream that enters it. A replayed run is equal to the full one to the bit at equal batch size.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,11 +22,12 @@ from interp.edits.program import Program, bind
 from interp.edits.run import EditedRun, execute
 from interp.edits.sources import OtherRun, World
 from interp.errors import InterpError
-from interp.hooks import Clock
+from interp.hooks import Clock, tapped
 from interp.instrument import innermost, replaced
 from interp.runspec import RunSpec
-from interp.sampler import Plan, Step, prepare, run_steps, transformer_of
+from interp.sampler import Call, Plan, Step, prepare, run_steps, transformer_of
 from interp.selection import Selection
+from interp.shared_text import sharing_text
 from interp.sites import layer_of
 from interp.trajectory import SolverState
 
@@ -42,11 +43,14 @@ class Recording:
         plan: the batch.
         steps: what every step computed.
         states: what every step began with.
+        residuals: (step, layer, branch) to the residual stream entering that layer, [row, token, d_model]; what
+            `record` was asked to keep. Layer L of a model of L layers is what leaves the last block.
     """
 
     plan: Plan
     steps: tuple[Step, ...]
     states: tuple[SolverState, ...]
+    residuals: dict[tuple[int, int, str], Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def specs(self) -> tuple[RunSpec, ...]:
@@ -64,15 +68,21 @@ class Recording:
             raise InterpError(f"row {wrong[0] if wrong else None} is not in the recording: it has {len(self.specs)}")
         if list(chosen) == list(range(len(self.specs))):
             return self
-        at = torch.tensor(list(chosen))
+        at, one = torch.tensor(list(chosen)), len(set(chosen)) == 1
+
+        def taken(tensor: Tensor) -> Tensor:
+            """Many rows of one run are views of it."""
+            if one:
+                return tensor[chosen[0]].expand(len(chosen), *tensor.shape[1:])
+            return tensor.index_select(0, at.to(tensor.device))
 
         def pick(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.index_select(0, at.to(tensor.device))
+            return None if tensor is None else taken(tensor)
 
         given = self.plan.conditioning
         mask = given.frame_mask if given.frame_mask is None or len(given.frame_mask) == 1 else pick(given.frame_mask)
         conditioning = Conditioning(
-            prompt=given.prompt.index_select(0, at.to(given.prompt.device)),
+            prompt=taken(given.prompt),
             negative=pick(given.negative),
             condition=pick(given.condition),
             frame_mask=mask,
@@ -83,14 +93,11 @@ class Recording:
             for step in self.steps
         )
         states = tuple(
-            SolverState(
-                state.step, state.latents.index_select(0, at.to(state.latents.device)), _picked(state.scheduler, pick)
-            )
-            for state in self.states
+            SolverState(state.step, taken(state.latents), _picked(state.scheduler, pick)) for state in self.states
         )
         specs = tuple(self.specs[row] for row in chosen)
         plan = Plan(specs, self.plan.settings, conditioning, self.plan.schedule, states[0])
-        return Recording(plan, steps, states)
+        return Recording(plan, steps, states, {at: taken(x) for at, x in self.residuals.items()})
 
 
 _TENSORS = ("latents", "velocity_cond", "velocity_uncond", "velocity", "x0_hat", "next_latents")
@@ -117,22 +124,43 @@ class _Snapshots:
         return None
 
 
-def record(lab: Lab, runs: RunSpec | Sequence[RunSpec]) -> Recording:
+def record(lab: Lab, runs: RunSpec | Sequence[RunSpec], keep: Collection[tuple[int, int]] = ()) -> Recording:
     """Run a batch and keep every step's beginning.
 
     Args:
         lab: the pipeline.
         runs: one run or several that share settings and size.
+        keep: (step, layer) at which the residual stream entering the layer is kept too, on the model's device, so that
+            a replay can start there.
+
+    Raises:
+        InterpError: a step or layer that is not there.
     """
     specs = [runs] if isinstance(runs, RunSpec) else list(runs)
     plan = prepare(lab.pipe, specs)
-    snapshots = _Snapshots()
-    plan.editor = snapshots
+    layers = transformer_of(lab.pipe, "main").config.num_layers
+    for step, layer in keep:
+        if not (0 <= step < plan.schedule.steps and 1 <= layer <= layers):
+            raise InterpError(
+                f"keep=({step}, {layer}): the run has steps 0 to {plan.schedule.steps - 1}, and the stream entering "
+                f"layers 1 to {layers} can be kept"
+            )
+    residuals: dict[tuple[int, int, str], Tensor] = {}
+
+    def emit(site: str, call: Call, tensor: Tensor) -> None:
+        layer = layer_of(site)
+        if layer is not None and (call.step, layer + 1) in keep:
+            residuals[call.step, layer + 1, call.branch] = tensor
+
+    clock, snapshots = Clock(), _Snapshots()
+    sites = [f"blocks.{layer - 1}.hook_resid_post" for layer in sorted({layer for _, layer in keep})]
+    plan.editor, plan.on_call = snapshots, clock.enter
     try:
-        steps = tuple(run_steps(lab.pipe, plan))
+        with tapped(lab.pipe, sites, clock, emit) if sites else contextlib.nullcontext():
+            steps = tuple(run_steps(lab.pipe, plan))
     finally:
         plan.editor = None
-    return Recording(plan, steps, tuple(snapshots.states))
+    return Recording(plan, steps, tuple(snapshots.states), residuals)
 
 
 def unedited(lab: Lab, recording: Recording) -> list[EditedRun]:
@@ -150,11 +178,15 @@ def replay(
     *,
     asked: int | None = None,
     stop: int | None = None,
-    residuals: dict[tuple[int, str], Tensor] | None = None,
     enter: Sequence[int] | None = None,
+    share_text: bool = False,
+    history: bool = True,
     dtype: str = "float32",
 ) -> list[EditedRun]:
     """Run edits over recorded runs, from the first edited step on.
+
+    If the recording kept the residual stream entering the first edited layer of that step, blocks before it are
+    skipped.
 
     Args:
         lab: the pipeline.
@@ -163,10 +195,11 @@ def replay(
         capture: what to keep, in the steps that are run.
         asked: how many rows, the first ones, are edited by edits that name no rows; all if None.
         stop: step to stop before; ``first edited step + 1`` reads the effect early, see `EditedRun.x0_hat`.
-        residuals: (layer, branch) to the residual stream entering that layer in the first edited step,
-            [batch or 1, token, d_model]. With it, blocks before the first edited layer are skipped in that step.
         enter: for rows that are the same run, the layer at which each begins to differ in the first edited step,
-            ascending. Until then one row is computed for all that do not yet differ (see `first_layer`).
+            ascending. A row is computed from there on only (see `first_layer`).
+        share_text: compute what all rows have of one prompt once; see `interp.shared_text`. Equal to rounding, not to
+            the bit.
+        history: whether trajectories hold the recorded steps too, or begin at the first edited one.
         dtype: of captured tensors.
 
     Raises:
@@ -181,27 +214,38 @@ def replay(
     asked = len(specs) if asked is None else asked
     schedule = recording.plan.schedule
     program = bind(wired, lab.space(specs[0]), len(specs), asked, range(schedule.steps))
-    first = program.first_step()
-    if first is None:
+    first, last = program.first_step(), program.last_step()
+    if first is None or last is None:
         raise InterpError("there is no edit to replay; interp.replay.unedited gives the recorded runs")
     plan = Plan(specs, recording.plan.settings, recording.plan.conditioning, schedule, recording.states[first])
-    around = None
-    model = transformer_of(lab.pipe, schedule.experts[first])
-    layer = first_layer(program, first)
     if enter is not None:
         if len(enter) != len(specs) or list(enter) != sorted(enter) or len({spec.key for spec in specs}) > 1:
             raise InterpError("enter= names a layer for each row, ascending, where all rows are the same run")
         if capture is not None:
             raise InterpError("enter= computes some rows only, so nothing can be captured with it")
-        around = _joining(model, first, tuple(enter))
-    if residuals is not None and layer:
-        given = {branch: tensor for (at, branch), tensor in residuals.items() if at == layer}
-        if set(given) != set(plan.settings.branches):
-            raise InterpError(f"residuals of layer {layer} are there for {sorted(given)}, not for every branch")
-        around = _skipping(model, first, layer, given, len(specs))
+    elif capture is None:
+        layer = first_layer(program, first)
+        if all((first, layer, branch) in recording.residuals for branch in plan.settings.branches):
+            enter = [layer] * len(specs)
+    around: list[Callable[[Clock], contextlib.AbstractContextManager[None]]] = []
+    if enter is not None and enter[-1] > 0:
+        around.append(_entering(transformer_of(lab.pipe, schedule.experts[first]), first, tuple(enter), recording))
+    if share_text and capture is None:
+        plan, shared = sharing_text(lab.pipe, plan, program.sites)
+        around.append(shared)
+
+    @contextlib.contextmanager
+    def place(clock: Clock) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for one in around:
+                stack.enter_context(one(clock))
+            yield
+
     return execute(
         lab, plan, asked, graph, wired, capture,
-        start=recording.states[first], stop=stop, dtype=dtype, past=recording.steps[:first], around=around,
+        start=recording.states[first], stop=stop, dtype=dtype,
+        past=recording.steps[:first], history=history, around=place,
+        program=program if stop is None or last < stop else None,
     )  # fmt: skip
 
 
@@ -221,59 +265,49 @@ def first_layer(program: Program, step: int) -> int:
 _AFTER_BLOCKS = ("head.", "hook_velocity", "latents.hook_velocity", "latents.hook_x0", "latents.hook_out")
 
 
-def _skipping(
-    model: Any, step: int, layer: int, residuals: dict[str, Tensor], rows: int
+def _entering(
+    model: Any, step: int, enter: tuple[int, ...], recording: Recording
 ) -> Callable[[Clock], contextlib.AbstractContextManager[None]]:
-    """Blocks before ``layer`` hand over the residual stream that is given, in one step."""
+    """In one step, a row is computed from the layer on at which it enters.
+
+    Before that it is the recorded run. If the recording kept the residual stream there, the row is given it; otherwise
+    one row is computed for all that have not entered yet.
+    """
+    rows, kept = len(enter), recording.residuals
+    branches = recording.plan.settings.branches
+    known = all((step, layer, branch) in kept for layer in set(enter) - {0} for branch in branches)
 
     @contextlib.contextmanager
     def place(clock: Clock) -> Iterator[None]:
-        def skipping(forward: Callable[..., Tensor], last: bool) -> Callable[..., Tensor]:
-            def skipped(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        def entering(forward: Callable[..., Tensor], layer: int) -> Callable[..., Tensor]:
+            own = sum(first <= layer for first in enter)
+            ready = sum(first <= layer + 1 for first in enter)
+            computed = [*range(own)] if known else [*range(own), rows - 1]
+
+            def some(value: Any, at: Tensor) -> Any:
+                return value.index_select(0, at) if isinstance(value, Tensor) and len(value) == rows else value
+
+            def entered(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
                 if clock.call is None or clock.call.step != step:
                     return forward(hidden_states, *args, **kwargs)
-                if not last:
-                    return hidden_states
-                return residuals[clock.call.branch].to(hidden_states).expand(rows, -1, -1)
+                parts = []
+                if computed:
+                    at = torch.tensor(computed, device=hidden_states.device)
+                    few = {name: some(value, at) for name, value in kwargs.items()}
+                    parts.append(forward(some(hidden_states, at), *(some(a, at) for a in args), **few))
+                if not known:
+                    return torch.cat([parts[0][:own], parts[0][own:].expand(rows - own, -1, -1)])
+                if ready > own:
+                    parts.append(kept[step, layer + 1, clock.call.branch][own:ready].to(hidden_states))
+                return torch.cat([*parts, hidden_states[ready:]]) if len(parts) > 1 or ready < rows else parts[0]
 
-            return skipped
-
-        with contextlib.ExitStack() as stack:
-            for i in range(layer):
-                owner, name = innermost(model.blocks[i])
-                stack.enter_context(replaced(owner, name, skipping(getattr(owner, name), i == layer - 1)))
-            yield
-
-    return place
-
-
-def _joining(
-    model: Any, step: int, enter: tuple[int, ...]
-) -> Callable[[Clock], contextlib.AbstractContextManager[None]]:
-    """In one step, blocks compute the rows that differ already, and one for all that do not."""
-    rows = len(enter)
-
-    @contextlib.contextmanager
-    def place(clock: Clock) -> Iterator[None]:
-        def joining(forward: Callable[..., Tensor], layer: int) -> Callable[..., Tensor]:
-            own = sum(first <= layer for first in enter)
-            kept = [*range(own), rows - 1]
-
-            def joined(*args: Any) -> Tensor:
-                if clock.call is None or clock.call.step != step:
-                    return forward(*args)
-                at = torch.tensor(kept, device=args[0].device)
-                few = (a.index_select(0, at) if isinstance(a, Tensor) and len(a) == rows else a for a in args)
-                out = forward(*few)
-                return torch.cat([out[:own], out[own:].expand(rows - own, -1, -1)])
-
-            return joined if own < rows - 1 else forward
+            return entered if own < rows - (not known) else forward
 
         with contextlib.ExitStack() as stack:
             for i, block in enumerate(model.blocks):
                 if i < enter[-1]:
                     owner, name = innermost(block)
-                    stack.enter_context(replaced(owner, name, joining(getattr(owner, name), i)))
+                    stack.enter_context(replaced(owner, name, entering(getattr(owner, name), i)))
             yield
 
     return place

@@ -1,8 +1,8 @@
 """Sweeps: one edit, tried at every cell of a grid of addresses, with placebos, packed into few forwards.
 
 Cells that start at the same step share one recording of the clean run; each is a row of a batch. In its first step a
-row joins the batch at the first layer that it edits; until then one row is computed for all. A placebo is a change of
-the same size in a random direction.
+row joins the batch at the first layer that it edits, from the recorded residual stream. What all rows have of one
+prompt is computed once. A placebo is a change of the same size in a random direction.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from interp.lab import Lab
 
 Metric = Callable[[EditedRun], float]
+KEPT_BYTES = 2e9  # of residual streams of the clean run
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Sweep:
 
 def sweep(
     lab: Lab,
-    run: RunSpec,
+    run: RunSpec | Recording,
     template: Edit | EditGraph,
     over: Mapping[str, Sequence[Any]],
     metric: Metric,
@@ -117,7 +118,7 @@ def sweep(
 
     Args:
         lab: the pipeline.
-        run: the clean run.
+        run: the clean run, or a recording of it, as several sweeps of one run can share.
         template: the edit; every cell narrows its selection. It must not name rows or mix worlds.
         over: axes of `interp.select` to values, as ``{"step": range(20), "layer": range(12)}``.
         metric: an `EditedRun` to a number; with ``early`` it sees a run that stopped after its last edited step, and
@@ -132,22 +133,30 @@ def sweep(
         SelectionError: a cell selects nothing; nothing has run then.
         InterpError: the template cannot be swept.
     """
+    recording = run if isinstance(run, Recording) else None
+    if isinstance(run, Recording):
+        if len(run.specs) != 1:
+            raise InterpError(
+                f"a sweep is of one run, and the recording has {len(run.specs)}; take recording.rows([i])"
+            )
+        run = run.specs[0]
     cells = plan_cells(lab, run, template, over, placebos)
-    clean_recording = record(lab, run)
     known = _Known(None if to is None else Path(to), f"{run.key}/{getattr(metric, '__qualname__', 'metric')}/{early}")
     todo = [cell for cell in cells if cell.key not in known.values]
+    recording = recording or record(lab, run, kept_at(lab, run, todo))
     sources = _Sources(lab, run, todo)
     for batch in _bar(_batches(todo, batch_size), len(todo), progress):
         given = [sources.given(cell.edits) for cell in batch]
         graph = EditGraph(tuple(replace(e, rows=(i,)) for i, g in enumerate(given) for e in g))
-        base = clean_recording.rows([0] * len(batch))
+        base = recording.rows([0] * len(batch))
         enter = [cell.layer for cell in batch]
         stop = batch[0].last + 1 if early else None
-        for cell, result in zip(batch, replay(lab, base, graph, stop=stop, enter=enter), strict=True):
+        results = replay(lab, base, graph, stop=stop, enter=enter, share_text=len(batch) > 1, history=not early)
+        for cell, result in zip(batch, results, strict=True):
             known.add(cell.key, float(metric(result)))
-    whole = unedited(lab, clean_recording)[0]
+    whole = unedited(lab, recording)[0]
     if early:
-        return _early_table(lab, clean_recording, cells, known, metric, tuple(over))
+        return _early_table(lab, recording, cells, known, metric, tuple(over))
     return _table(cells, known, {cell.last: float(metric(whole)) for cell in cells}, tuple(over), float(metric(whole)))
 
 
@@ -169,9 +178,9 @@ def plan_cells(
         here = EditGraph(tuple(replace(e, selection=e.selection & select(**at)) for e in graph))
         bare = EditGraph(tuple(replace(e, sources=tuple(_one_row(s) for s in e.sources)) for e in here))
         program = bind(bare, space, 2, 1, range(space.steps))
-        first = program.first_step()
+        first, last = program.first_step(), program.last_step()
         assert first is not None
-        last = max(step for _, step, _ in (*program.actions, *program.closed))
+        assert last is not None
         where = (first, first_layer(program, first), last)
         cells.append(Cell(tuple(at.items()), here, -1, *where))
         cells += [Cell(tuple(at.items()), _placebo(here, k), k, *where) for k in range(placebos)]
@@ -223,6 +232,14 @@ class _Sources:
             return self.stored[source.identity] if isinstance(source, OtherRun) else source
 
         return EditGraph(tuple(replace(e, sources=tuple(known(s) for s in e.sources)) for e in graph))
+
+
+def kept_at(lab: Lab, run: RunSpec, cells: Sequence[Cell]) -> set[tuple[int, int]]:
+    """(step, layer) at which the clean run's residual stream is kept: where cells begin, if it fits."""
+    wanted = {(cell.step, cell.layer) for cell in cells if cell.layer}
+    space = lab.space(run)
+    size = int(np.prod(space.widths["blocks.0.hook_resid_post"])) * 4 * len(run.settings.branches)
+    return wanted if len(wanted) * size <= KEPT_BYTES else set()
 
 
 def _batches(cells: Sequence[Cell], size: int) -> Iterator[list[Cell]]:
@@ -303,4 +320,4 @@ def _bar(batches: Iterator[list[Cell]], total: int, shown: bool) -> Iterator[lis
             bar.update(len(batch))
 
 
-__all__ = ["Cell", "Sweep", "plan_cells", "sweep"]
+__all__ = ["Cell", "Sweep", "kept_at", "plan_cells", "sweep"]

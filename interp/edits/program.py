@@ -135,6 +135,10 @@ class Program:
         """The first step at which anything is edited; None for no edits."""
         return min((step for _, step, _ in (*self.actions, *self.closed)), default=None)
 
+    def last_step(self) -> int | None:
+        """The last step at which anything is edited; None for no edits."""
+        return max((step for _, step, _ in (*self.actions, *self.closed)), default=None)
+
 
 def bind(graph: EditGraph, space: AddressSpace, worlds: int, asked: int, steps: range) -> Program:
     """Resolve every edit.
@@ -160,7 +164,7 @@ def bind(graph: EditGraph, space: AddressSpace, worlds: int, asked: int, steps: 
             )
         rows = _check(number, edit, resolution, worlds, asked)
         within = resolution
-        if len(steps) < space.steps:
+        if not all(step in steps for step in resolution.steps):
             within = (edit.selection & select(step=list(steps))).resolve(space)
         fetched = replace(edit, sources=tuple(_fetched(source, within) for source in edit.sources))
         for address in within.addresses():

@@ -17,7 +17,7 @@ from interp.capture import MemorySink, Receipt, Recorder
 from interp.decode import frames_of
 from interp.edits.editor import Editor
 from interp.edits.graph import EditGraph, graph_of
-from interp.edits.program import bind
+from interp.edits.program import Program, bind
 from interp.edits.receipt import EditReceipt
 from interp.edits.sources import OtherRun, World
 from interp.errors import InterpError
@@ -135,7 +135,9 @@ def execute(
     stop: int | None = None,
     dtype: str = "float32",
     past: Sequence[Step] = (),
+    history: bool = True,
     around: Callable[[Clock], AbstractContextManager[None]] | None = None,
+    program: Program | None = None,
 ) -> list[EditedRun]:
     """Carry a graph out over a plan; see `run_with`.
 
@@ -147,13 +149,15 @@ def execute(
         wired: the same with worlds for other runs.
         capture, start, stop, dtype: see `run_with`.
         past: the steps before ``start``, with the rows of this batch.
+        history: whether the results' trajectories hold them.
         around: something more to be in place during the run, given the clock.
+        program: ``wired`` bound to exactly these steps, if that was done already.
     """
     steps = range(0 if start is None else start.step, plan.schedule.steps if stop is None else stop)
     if not steps:
         raise InterpError(f"there is no step from {steps.start} to before {steps.stop}")
-    space = lab.space(plan.specs[0])
-    program = bind(wired, space, len(plan.specs), asked, steps)
+    program = program or bind(wired, lab.space(plan.specs[0]), len(plan.specs), asked, steps)
+    space = program.space
     clock = Clock()
     x0_before = past[-1].x0_hat if past else None
     editor = Editor(program, tuple(spec.seed for spec in plan.specs), clock, x0_before)
@@ -167,7 +171,7 @@ def execute(
         taken = drive(lab.pipe, plan, editor, recorder, start, steps.stop)
     edited = dataclasses.replace(editor.receipt(), graph=graph)
     kept = None if recorder is None else recorder.receipt()
-    return results_of(lab, plan, asked, [*past, *taken], graph, edited, sinks, kept)
+    return results_of(lab, plan, asked, [*past, *taken] if history else taken, graph, edited, sinks, kept)
 
 
 def with_worlds(graph: EditGraph, specs: Sequence[RunSpec]) -> tuple[EditGraph, list[RunSpec]]:

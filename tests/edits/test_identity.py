@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from interp import edits, select
-from tests.edits.labs import KINDS, lab_and_runs, results, short_call, state
+from tests.edits.labs import ALL_KINDS, KINDS, lab_and_runs, results, short_call, state
 
 MODULE_SITES = [
     "blocks.*.hook_resid_pre",
@@ -81,21 +81,24 @@ def test_patching_a_run_with_itself_changes_no_bit(kind: str, scheduler: str, dt
 
 
 @pytest.mark.parametrize("scheduler", ["euler", "unipc"])
-def test_a_full_stream_patch_is_running_the_source_from_there_on(scheduler: str) -> None:
-    lab, runs = lab_and_runs(scheduler=scheduler)
-    whole = ["blocks.*.hook_resid_post", "latents.hook_velocity_{cond,uncond}"]
-    patched, source = edits.run_with(lab, runs[:2], edits.patch("blocks.0.hook_resid_post", 1, rows=0, step=0), whole)
-    for site in ("blocks.1.hook_resid_post", "latents.hook_velocity_cond", "latents.hook_velocity_uncond"):
-        assert torch.equal(patched.captured[site][0], source.captured[site][0]), site
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_a_full_stream_patch_is_running_the_source_from_there_on(kind: str, scheduler: str) -> None:
+    """At equal batch size and in the same row, where equal inputs give equal bits."""
+    lab, (target, other, _) = lab_and_runs(kind, scheduler, steps=2)
+    whole = select(["blocks.*.hook_resid_post", "latents.hook_velocity_{cond,uncond}"])
+    source = edits.run_with(lab, other, (), whole)
+    patched = edits.run_with(lab, target, edits.patch("blocks.0.hook_resid_post", source), whole)
+    assert set(source.captured) == set(patched.captured)
+    for site, values in source.captured.items():  # both experts, both branches
+        assert torch.equal(patched.captured[site], values), site
     assert not torch.equal(patched.trajectory.result, source.trajectory.result)
 
 
 def test_patching_latents_and_all_of_a_step_becomes_the_other_run() -> None:
     lab, runs = lab_and_runs(scheduler="euler")
-    patched, source = lab.run(runs[:2], edits=edits.patch("latents.hook_in", 1, rows=0, step=1))
+    source = edits.run_with(lab, runs[1], (), "latents.hook_in")
+    patched = lab.run(runs[0], edits=edits.patch("latents.hook_in", source, step=1))
     assert torch.equal(patched.trajectory.latents[1:], source.trajectory.latents[1:])
-    clean = lab.run(runs[:2])
-    assert torch.equal(source.trajectory.latents, clean[1].trajectory.latents)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])

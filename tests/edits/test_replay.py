@@ -43,14 +43,11 @@ def test_replay_equals_the_full_rerun_to_the_bit(kind: str, scheduler: str) -> N
 @pytest.mark.parametrize("scheduler", ["euler", "unipc"])
 def test_replay_from_a_layer_equals_the_full_rerun_to_the_bit(scheduler: str) -> None:
     lab, runs = lab_and_runs(scheduler=scheduler, steps=3, layers=3)
-    recording = record(lab, runs[:2])
+    recording = record(lab, runs[:2], keep=[(1, 1)])
     graph = edits.patch("blocks.1.hook_mlp_out", 1, rows=0, step=1) | edits.scale("blocks.2.hook_attn_out", 2, step=1)
-    site = "blocks.1.hook_resid_pre"
-    kept = edits.run_with(lab, runs[:2], (), site)
-    residuals = {(1, b): torch.stack([k.captured[site][1, i] for k in kept]) for i, b in enumerate(("cond", "uncond"))}
     ran = []
     handle = lab.pipe.transformer.blocks[0].attn1.register_forward_hook(lambda *a: ran.append(1))
-    again = replay(lab, recording, graph, residuals=residuals, stop=2)
+    again = replay(lab, recording, graph, stop=2)
     handle.remove()
     whole = lab.run(runs[:2], edits=graph)
     assert not ran

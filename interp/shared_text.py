@@ -1,0 +1,120 @@
+"""Cross-attention to one prompt for a whole batch: keys and values once, padding once.
+
+Wan pads every prompt with zeros to 512 tokens, and rows of a sweep have the same prompt. Equal text tokens have equal
+keys and values, so a softmax over n of them is a softmax over one whose score is raised by log n: the same sum in
+another order, equal to rounding. What is saved is the projection of 512 tokens in every row and layer, and most of the
+attention over them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from interp.hooks import Clock
+from interp.instrument import replaced, source_is_known
+from interp.sampler import Plan, transformer_of
+from interp.sites import site_named
+
+_TEXT_OPS = ("hook_k_pre", "hook_k", "hook_v")
+
+
+class SharedText:
+    """``WanAttnProcessor`` for cross-attention where all rows have one text.
+
+    Args:
+        log_counts: by branch, the logarithm of how many text tokens each distinct one stands for: [text_token].
+        clock: says which branch is under way.
+    """
+
+    def __init__(self, log_counts: dict[str, Tensor], clock: Clock) -> None:
+        self.log_counts, self.clock = log_counts, clock
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        rotary_emb: Any = None,
+    ) -> Tensor:
+        """[batch, token, d_model] and [1, text_token, d_model] to [batch, token, d_model]."""
+        assert self.clock.call is not None
+        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
+        key = attn.norm_k(attn.to_k(encoder_hidden_states)).unflatten(2, (attn.heads, -1))
+        value = attn.to_v(encoder_hidden_states).unflatten(2, (attn.heads, -1))
+        raised = self.log_counts[self.clock.call.branch].to(query).expand(1, 1, 1, -1)
+        folded = query.flatten(0, 1).unsqueeze(0).transpose(1, 2)  # one row of all tokens
+        z = F.scaled_dot_product_attention(folded, key.transpose(1, 2), value.transpose(1, 2), attn_mask=raised)
+        return attn.to_out[1](attn.to_out[0](z.transpose(1, 2).reshape(hidden_states.shape)))
+
+
+def distinct(text: Tensor) -> tuple[Tensor, Tensor]:
+    """Text states [1, text_token, d_text] with padding once, and the logarithm of the counts [text_token]."""
+    padding = (text[0] == 0).all(-1)
+    count = int(padding.sum())
+    if count < 2:
+        return text, text.new_zeros(text.shape[1])
+    first = int(padding.nonzero()[0])
+    kept = ~padding
+    kept[first] = True
+    logs = torch.zeros(text.shape[1], device=text.device)
+    logs[first] = float(torch.tensor(float(count)).log())
+    return text[:, kept], logs[kept]
+
+
+def sharing_text(
+    pipe: Any, plan: Plan, sites: Sequence[str]
+) -> tuple[Plan, Callable[[Clock], contextlib.AbstractContextManager[None]]]:
+    """A plan whose text is one row without repeated padding, and what has to be in place while it runs.
+
+    Nothing changes, and nothing is put in place, where it would not be the same computation: one row, different texts,
+    models with image keys, a processor that is not diffusers' own, edits of text or of cross-attention's keys.
+
+    Args:
+        pipe: the pipeline.
+        plan: the batch.
+        sites: hook points that are edited.
+    """
+    texts = {"cond": plan.conditioning.prompt}
+    if plan.conditioning.negative is not None:
+        texts["uncond"] = plan.conditioning.negative
+    models = [m for m in (transformer_of(pipe, expert) for expert in ("main", "low")) if m is not None]
+    touched = any(
+        site.startswith(("text_embed.", "image_embed.", "hook_context"))
+        or (".cross_attn." in site and (site.endswith(_TEXT_OPS) or site_named(site).write == "processor"))
+        for site in sites
+    )
+    same = all(bool((text == text[:1]).all()) for text in texts.values())
+    plain = all(
+        block.attn2.add_k_proj is None
+        and type(block.attn2.processor).__name__ == "WanAttnProcessor"
+        and source_is_known("processor", type(block.attn2.processor).__call__)
+        for model in models
+        for block in model.blocks
+    )
+    if len(plan.specs) < 2 or touched or not same or not plain:
+        return plan, lambda clock: contextlib.nullcontext()
+    found = {branch: distinct(text[:1]) for branch, text in texts.items()}
+    negative = found["uncond"][0] if "uncond" in found else None
+    shared = replace(plan, conditioning=replace(plan.conditioning, prompt=found["cond"][0], negative=negative))
+
+    @contextlib.contextmanager
+    def place(clock: Clock) -> Iterator[None]:
+        processor = SharedText({branch: logs for branch, (_, logs) in found.items()}, clock)
+        with contextlib.ExitStack() as stack:
+            for model in models:
+                for block in model.blocks:
+                    stack.enter_context(replaced(block.attn2, "processor", processor))
+            yield
+
+    return shared, place
+
+
+__all__ = ["SharedText", "distinct", "sharing_text"]
