@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from interp import edits, tasks
+    from interp import answers, edits, lenses, tasks
     from interp.capture import Receipt
     from interp.errors import InterpError, ModelError, OutputError, SelectionError, StoreError, TaskError
     from interp.grid import TokenGrid
@@ -45,7 +45,7 @@ _HOMES = {
     "load": "interp.lab",
     "select": "interp.selection",
 }
-_ROOMS = ("edits", "tasks")
+_ROOMS = ("answers", "edits", "lenses", "tasks")
 __all__ = [
     "AddressSpace",
     "InterpError",
@@ -66,8 +66,10 @@ __all__ = [
     "TaskError",
     "TokenGrid",
     "Trajectory",
+    "answers",
     "bundled_models",
     "edits",
+    "lenses",
     "load",
     "select",
     "tasks",

@@ -10,9 +10,10 @@ Example:
 
 from __future__ import annotations
 
+from interp.intervals import mean_by
 from interp.lenses.affine import AffineLens, Loss, fit_affine_lens
 from interp.lenses.head import Estimate, estimates, head_velocity
-from interp.lenses.table import COLUMNS, layer_lens, mean_by, reader_of, x0_lens
+from interp.lenses.table import COLUMNS, layer_lens, reader_of, x0_lens
 
 __all__ = [
     "COLUMNS",

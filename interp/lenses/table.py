@@ -10,8 +10,7 @@ import numpy as np
 import polars as pl
 
 from interp.decode import frames_of
-from interp.errors import InterpError, suggest
-from interp.intervals import cluster_mean
+from interp.errors import InterpError
 from interp.lab import Lab
 from interp.lenses.affine import AffineLens
 from interp.lenses.head import Estimate, estimates
@@ -148,55 +147,3 @@ def batches(runs: Sequence[RunSpec], size: int) -> Iterable[list[RunSpec]]:
         kinds.setdefault((run.settings, sample.height, sample.width, sample.num_frames), []).append(run)
     for same in kinds.values():
         yield from (same[i : i + size] for i in range(0, len(same), size))
-
-
-def mean_by(
-    table: pl.DataFrame,
-    column: str,
-    by: Sequence[str] = ("step", "branch", "layer"),
-    *,
-    groups: str = "sample",
-    draws: int = 2000,
-    seed: int = 0,
-) -> pl.DataFrame:
-    """Means of a column with 95 % intervals from a bootstrap of whole groups.
-
-    Args:
-        table: rows of a lens, of answer trajectories, or any others.
-        column: a flag or a number; rows where it is null do not count.
-        by: columns that name a cell; those the table lacks are left out.
-        groups: rows that belong together are drawn together: the seeds of one problem.
-        draws, seed: of the bootstrap.
-
-    Returns:
-        One row a cell, in order: the columns of ``by``, sigma where a cell has one, mean, low, high, n, groups.
-
-    Raises:
-        InterpError: the table has no such column.
-    """
-    for name in (column, groups):
-        if name not in table.columns:
-            raise InterpError(f"the table has no column {name!r}{suggest(name, table.columns)}")
-    keys = [name for name in by if name in table.columns]
-    rows = []
-    for key, part in sorted(table.group_by(keys, maintain_order=True), key=lambda item: _order(item[0])):
-        known = part.filter(pl.col(column).is_not_null())
-        about = dict(zip(keys, key, strict=True))
-        if "sigma" in part.columns and "sigma" not in keys and part["sigma"].n_unique() == 1:
-            about["sigma"] = part["sigma"][0]
-        values = known[column].cast(pl.Float64).to_numpy()[:, None]
-        mean, low, high = (np.full(1, np.nan),) * 3
-        if len(values):
-            mean, low, high = cluster_mean(values, known[groups].to_numpy(), draws=draws, seed=seed)
-        rows.append(
-            {
-                **about, "mean": mean[0], "low": low[0], "high": high[0], "n": len(values),
-                "groups": known[groups].n_unique(),
-            }
-        )  # fmt: skip
-    return pl.DataFrame(rows, infer_schema_length=None)
-
-
-def _order(key: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Sorts nulls last."""
-    return tuple((value is None, 0 if value is None else value) for value in key)
