@@ -45,13 +45,20 @@ def wilson(hits: int, n: int) -> Proportion:
 
 
 def cluster_mean(
-    values: np.ndarray, groups: np.ndarray, *, draws: int = 2000, seed: int = 0
+    values: np.ndarray,
+    groups: np.ndarray,
+    *,
+    ends: tuple[float, float] | None = None,
+    draws: int = 2000,
+    seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean over rows with a 95 % percentile bootstrap that draws whole groups.
 
     Args:
         values: [row, column]; rows with NaN do not count in that column.
         groups: [row], what is drawn together.
+        ends: of the scale, for values that are bounded. The interval (not the mean) is then that of the groups and two
+            imaginary ones, one at each end (after Agresti and Coull 1998): a handful of equal answers has an interval.
         draws: bootstrap repetitions.
         seed: of the bootstrap.
 
@@ -64,11 +71,12 @@ def cluster_mean(
     counts = np.zeros_like(sums)
     np.add.at(sums, group, np.where(known, values, 0))
     np.add.at(counts, group, known)
+    mean = _divided(sums.sum(0), counts.sum(0))
+    if ends is not None:
+        size = np.maximum(counts.sum(0) / np.maximum((counts > 0).sum(0), 1), 1)
+        sums, counts = np.vstack([sums, *(end * size for end in ends)]), np.vstack([counts, size, size])
     weights = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=draws)
-    with np.errstate(invalid="ignore"):
-        drawn = (weights @ sums) / (weights @ counts)
-        mean = sums.sum(0) / counts.sum(0)
-    low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
+    low, high = np.nanpercentile(_divided(weights @ sums, weights @ counts), [2.5, 97.5], axis=0)
     return mean, low, high
 
 
@@ -123,3 +131,8 @@ def mean_by(
 def _order(key: tuple[Any, ...]) -> tuple[Any, ...]:
     """Sorts nulls last."""
     return tuple((value is None, 0 if value is None else value) for value in key)
+
+
+def _divided(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        return np.asarray(sums / counts)

@@ -60,6 +60,18 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Series:
+    """One quantity at some places: places, values and interval [place] each."""
+
+    name: str
+    colour: str
+    at: Sequence[float]
+    values: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+@dataclass(frozen=True)
 class StripRow:
     """One run in a strip: pictures [row, col, rgb] in 0..1, all of one size, and a name beside them."""
 
@@ -175,6 +187,48 @@ def lines(
             where = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)} if aside else {"loc": "best"}
             axis.legend(fontsize=7.5, **where)
             _sigma_axis(axis, sigmas)
+
+
+def points(
+    path: Path,
+    panels: Sequence[tuple[str, Sequence[Series]]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    ylim: tuple[float, float] | None = (0.0, 1.0),
+    level: float | None = None,
+) -> None:
+    """Quantities with intervals at places of any kind, up to three panels a row.
+
+    Args:
+        path: PNG to write.
+        panels: title and series of each.
+        xlabel, ylabel: of the axes.
+        ylim: limits; those of the data if None.
+        level: a dashed line to compare with.
+    """
+    cols = min(len(panels), 3)
+    rows = -(-len(panels) // cols)
+    with _figure(path, (3.6 * cols + 0.4, 2.9 * rows + 0.2), rows, cols, sharey=True) as axes:
+        for axis, (title, series) in zip(axes.flat, panels, strict=False):
+            for number, one in enumerate(series):
+                at = np.asarray(one.at, dtype=float) + 0.12 * (number - (len(series) - 1) / 2)
+                values = np.asarray(one.values)
+                bars = np.clip([values - np.asarray(one.low), np.asarray(one.high) - values], 0, None)
+                axis.errorbar(
+                    at, values, bars, color=one.colour, label=one.name, lw=1.2, marker="o", ms=3.2, elinewidth=0.9
+                )
+            if level is not None:
+                axis.axhline(level, color=FAINT, ls=(0, (4, 2)), lw=1.2)
+            if ylim is not None:
+                axis.set_ylim(ylim[0] - 0.03, ylim[1] + 0.03)
+            axis.set_title(title)
+            axis.set_xlabel(xlabel)
+            axis.legend(fontsize=7.5)
+        for axis in axes[:, 0]:
+            axis.set_ylabel(ylabel)
+        for axis in axes.flat[len(panels) :]:
+            axis.axis("off")
 
 
 def heatmaps(

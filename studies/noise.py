@@ -1,0 +1,218 @@
+"""Does noise at one denoising step hurt more than noise in one frame at every step?
+
+"At step" disturbs all latent frames at one step; "at frame" disturbs one latent frame at every step. What disturbing
+means was not published, so there are four kinds: the latents are replaced by noise, replaced by x0_hat re-noised to the
+right level, or get noise on top, or the velocity is replaced by noise of its own size. Matched controls disturb as many
+(step, frame) cells as one step has: one frame at that many steps, and cells scattered at random. Every "at step"
+condition is measured with all frames and with the first and the last latent frame left out.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from interp import edits
+from interp.edits import EditedRun, EditGraph
+from studies.bench import Bench
+from studies.claim import Claim, above
+from studies.conditions import CLEAN, contrast, measure, shares, spread
+from studies.figures import BLUE, GREEN, ORANGE, Series, points
+from studies.outcome import Outcome
+from studies.report import Picture, Section
+from studies.study import Parser, Study, positive
+
+PAPER = "score 0.685 undisturbed; below 0.3 with noise at a step, far less of a drop with noise at a frame"
+KINDS = {
+    "replace": "latents replaced by noise",
+    "renoise": "x0_hat of the step before, noised again to the step's level",
+    "add": "noise of half the latents' size on top",
+    "velocity": "velocity replaced by noise of its own size",
+}
+MATTERS = 0.05
+COLUMNS = {
+    "condition": "kind, place, and which step or latent frame",
+    "kind": f"how: {'; '.join(f'{k}: {v}' for k, v in KINDS.items())}; null without noise",
+    "place": "step: all latent frames at one step; inner: the same without the first and the last; frame: one latent "
+    "frame at every step; matched: one latent frame at as many steps as there are frames; scattered: as many cells, "
+    "drawn at random; clean: no noise",
+    "at": "the step or the latent frame; the number of the draw for scattered",
+    "value": "share of runs that end with the right answer",
+    "low": "lower end of its 95 % interval (bootstrap over problems)",
+    "high": "upper end",
+    "n": "problems",
+    "runs": "runs",
+}
+
+
+def options(parser: Parser) -> None:
+    """What only this study asks for."""
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="kinds of noise")
+    parser.add_argument("--places", type=positive, default=7, help="steps at which noise is tried, spread evenly")
+
+
+def answer(bench: Bench) -> Outcome:
+    """Run the study; see the module."""
+    specs = bench.specs(bench.samples())
+    grid, steps = bench.lab.grid(specs[0].sample), bench.lab.schedule(specs[0].settings).steps
+    places = spread(steps, bench.given.places)
+    conditions = {
+        name: graph
+        for kind in bench.given.kinds
+        for name, graph in of_kind(kind, places, steps, grid.frames, bench.given.seed).items()
+    }
+    found = measure(bench, specs, conditions, lambda run: read(bench, run))
+    table = described(shares(found, "right"))
+    return Outcome(
+        table=table,
+        columns=COLUMNS,
+        claims=claims(found, table, bench.given.kinds),
+        findings=findings(table, bench.given.kinds),
+        sections=[_section(bench, table)],
+        n={"problems": len({s.sample.key for s in specs}), "runs": len(specs), "conditions": len(conditions) + 1},
+        seeds=[spec.seed for spec in specs],
+    )
+
+
+def read(bench: Bench, run: EditedRun) -> dict[str, int]:
+    """Whether the finished video shows the right answer."""
+    return {"right": int(bench.task.score(run.spec.sample, run.frames).solved)}
+
+
+def of_kind(kind: str, at: Sequence[int], steps: int, frames: int, seed: int) -> dict[str, EditGraph]:
+    """The conditions of one kind of noise by name, "kind place number".
+
+    Args:
+        kind: one of `KINDS`.
+        at: steps to disturb one at a time.
+        steps: of a run.
+        frames: latent frames.
+        seed: of which steps and cells the controls take.
+    """
+    rng = np.random.default_rng(seed)
+    renoised = 1 if kind == "renoise" else 0  # there is no x0_hat before the first step
+    found = {}
+    for step in at:
+        found[f"{kind} step {step}"] = disturb(kind, [step], range(frames))
+        if frames > 2:
+            found[f"{kind} inner {step}"] = disturb(kind, [step], range(1, frames - 1))
+    possible = np.arange(renoised, steps)
+    for frame in range(frames):
+        found[f"{kind} frame {frame}"] = disturb(kind, possible, [frame])
+        some = np.sort(rng.choice(possible, min(frames, len(possible)), replace=False))
+        found[f"{kind} matched {frame}"] = disturb(kind, some, [frame])
+    for draw in range(3):
+        cells = rng.choice(len(possible) * frames, min(frames, len(possible) * frames), replace=False)
+        graph = EditGraph()
+        for cell in np.sort(cells):
+            graph = graph | disturb(kind, [possible[cell // frames]], [cell % frames])
+        found[f"{kind} scattered {draw}"] = graph
+    return found
+
+
+def disturb(kind: str, steps: Sequence[int] | np.ndarray, frames: Sequence[int] | range) -> EditGraph:
+    """Noise of one kind at some steps and latent frames."""
+    where: dict[str, Any] = {"step": [int(s) for s in steps], "frames": [int(f) for f in frames]}
+    if kind == "velocity":
+        edit = edits.noise("latents.hook_velocity_cfg", kind="replace", relative=True, **where)
+    elif kind == "add":
+        edit = edits.noise(kind="add", scale=0.5, relative=True, **where)
+    else:
+        edit = edits.noise(kind=kind, **where)
+    return EditGraph((edit,))
+
+
+def described(table: pl.DataFrame) -> pl.DataFrame:
+    """The table of `shares` with the condition taken apart."""
+    parts = [name.split() if name != CLEAN else [None, CLEAN, None] for name in table["condition"]]
+    return table.with_columns(
+        pl.Series("kind", [p[0] for p in parts], dtype=pl.String),
+        pl.Series("place", [p[1] for p in parts], dtype=pl.String),
+        pl.Series("at", [None if p[2] is None else int(p[2]) for p in parts], dtype=pl.Int64),
+    ).select(list(COLUMNS))
+
+
+def claims(found: pl.DataFrame, table: pl.DataFrame, kinds: Sequence[str]) -> list[Claim]:
+    """At frame against at step, and against as many cells elsewhere, for every kind."""
+    stated = []
+    for kind in kinds:
+
+        def names(place: str, kind: str = kind) -> list[str]:
+            return table.filter((pl.col("kind") == kind) & (pl.col("place") == place))["condition"].to_list()
+
+        stated.append(
+            above(
+                f"{kind}: noise at one frame hurts less than noise at one step",
+                contrast(found, "right", names("frame"), names("step")),
+                0.0,
+                matters=MATTERS,
+                paper=PAPER,
+                measure="the share of right answers at frame minus at step",
+            )
+        )
+        stated.append(
+            above(
+                f"{kind}: with equally many (step, frame) cells, noise in one frame hurts less than at one step",
+                contrast(found, "right", names("matched"), names("step")),
+                0.0,
+                matters=MATTERS,
+                measure="the share of right answers, matched minus at step",
+            )
+        )
+    return stated
+
+
+def findings(table: pl.DataFrame, kinds: Sequence[str]) -> str:
+    """What was found, in numbers."""
+
+    def mean(kind: str, place: str) -> float:
+        of = table.filter((pl.col("kind") == kind) & (pl.col("place") == place))["value"].mean()
+        return float(of) if isinstance(of, float) else float("nan")
+
+    clean = table.filter(pl.col("place") == CLEAN).row(0, named=True)
+    parts = [
+        f"{kind}: {mean(kind, 'step'):.2f} at step, {mean(kind, 'frame'):.2f} at frame, "
+        f"{mean(kind, 'matched'):.2f} at frame with as many cells"
+        for kind in kinds
+    ]
+    return f"Right answers without noise: {clean['value']:.2f}. With noise, mean over places: {'; '.join(parts)}."
+
+
+def _section(bench: Bench, table: pl.DataFrame) -> Section:
+    clean = table.filter(pl.col("place") == CLEAN).row(0, named=True)
+    panels = []
+    for kind in bench.given.kinds:
+        lines = []
+        for place, colour in (("step", BLUE), ("inner", GREEN), ("frame", ORANGE)):
+            rows = table.filter((pl.col("kind") == kind) & (pl.col("place") == place)).sort("at")
+            if len(rows):
+                columns = (rows[name].to_list() for name in ("at", "value", "low", "high"))
+                lines.append(Series(place, colour, *columns))
+        panels.append((kind, lines))
+    with bench.folder.writing("noise.png") as path:
+        points(path, panels, ylabel="right answers", xlabel="step, or latent frame", level=clean["value"])
+    caption = (
+        f"Share of runs with the right answer, noise at one step (all latent frames; inner: without the first and the "
+        f"last) and in one latent frame at all steps. Bars: 95 % intervals over {clean['n']} problems. Dashed: "
+        "no noise."
+    )
+    return Section("Noise at step, noise at frame", (), (Picture(bench.folder / "noise.png", "Noise", caption),))
+
+
+STUDY = Study(
+    name="noise",
+    question="Does noise at one denoising step hurt more than noise in one frame at every step?",
+    needs="any task with right answers",
+    answer=answer,
+    options=options,
+    defaults={"problems": 32, "seeds": 1, "size": 5},
+    quick={"problems": 8, "places": 4, "kinds": ["replace", "renoise"]},
+    minutes=(10, 1.5),
+)
+
+if __name__ == "__main__":
+    raise SystemExit(STUDY.main(sys.argv[1:]))
