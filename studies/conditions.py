@@ -28,31 +28,35 @@ Reading = Mapping[str, float | int | str | None]
 def measure(
     bench: Bench,
     specs: Sequence[RunSpec],
-    conditions: Mapping[str, EditGraph],
+    conditions: Mapping[str, EditGraph | Callable[[Sequence[RunSpec]], EditGraph]],
     read: Callable[[EditedRun], Reading],
     *,
     early: bool = False,
+    group: int = 1,
 ) -> pl.DataFrame:
     """Run every condition over every run.
 
     Args:
         bench: of the study.
         specs: the clean runs.
-        conditions: name to edits; they may not read from runs that are not in ``specs``.
+        conditions: name to edits, or to a function from the runs of a batch to edits; they may read from runs of the
+            same batch only.
         read: from a finished run (its step ``first`` on) to numbers and words.
         early: stop after the first edited step, so that ``read`` sees x0_hat there.
+        group: so many runs that follow one another stay in one batch.
 
     Returns:
         One row per condition and run: condition, run, problem, seed, and what ``read`` says.
     """
     from tqdm.auto import tqdm
 
-    batches = list(bench.batches(list(specs)))
+    batches = list(bench.batches(list(specs), max(1, bench.given.batch_size // group) * group))
     rows: list[dict[str, Any]] = []
     with tqdm(total=len(specs) * (len(conditions) + 1), desc=bench.folder.study, unit="run") as bar:
         for batch in batches:
             recording: Recording | None = None
-            for name, graph in ((CLEAN, None), *conditions.items()):
+            for name, condition in ((CLEAN, None), *conditions.items()):
+                graph = condition(batch) if callable(condition) else condition
                 key = key_of(runs=[s.key for s in batch], edits=None if graph is None else graph.key, early=early)
                 if key not in bench.ledger:
                     recording = recording or record(bench.lab, batch)

@@ -5,7 +5,7 @@ Colours: one sequential map for shares, blue for what the network knows, warm gr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,6 +197,7 @@ def points(
     ylabel: str,
     ylim: tuple[float, float] | None = (0.0, 1.0),
     level: float | None = None,
+    ticks: Mapping[int, Sequence[str]] | None = None,
 ) -> None:
     """Quantities with intervals at places of any kind, up to three panels a row.
 
@@ -206,6 +207,7 @@ def points(
         xlabel, ylabel: of the axes.
         ylim: limits; those of the data if None.
         level: a dashed line to compare with.
+        ticks: names of the places 0, 1, ... of some panels, by the panel's number.
     """
     cols = min(len(panels), 3)
     rows = -(-len(panels) // cols)
@@ -224,7 +226,11 @@ def points(
                 axis.set_ylim(ylim[0] - 0.03, ylim[1] + 0.03)
             axis.set_title(title)
             axis.set_xlabel(xlabel)
-            axis.legend(fontsize=7.5)
+            if len(series) > 1:
+                axis.legend(fontsize=7.5)
+        for number, names in (ticks or {}).items():
+            axes.flat[number].set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=7.5)
+            axes.flat[number].set_xlabel("")
         for axis in axes[:, 0]:
             axis.set_ylabel(ylabel)
         for axis in axes.flat[len(panels) :]:

@@ -1,0 +1,330 @@
+"""Does averaging the hidden states of several seeds at the first step make the answer better?
+
+K seeds of one problem travel as worlds of one batch, and at one step a window of layers averages them. The paper shows
+one window of four; here every window of the width is measured, so that a best one is seen beside its neighbours, and
+beside averages of other things (velocity, x0_hat, the initial noise, the final latents), with the shrinking that an
+average brings undone, written to one seed only, and at later steps. Placebo: in the same window the seeds' states are
+exchanged instead of averaged, which is as strong a change and pools nothing. Without any edit, the same K runs give
+what choosing could win: the majority's answer, and any seed right.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from interp import RunSpec, edits
+from interp.edits import EditedRun, EditGraph
+from studies.answers import majority, read_video
+from studies.bench import Bench
+from studies.claim import Claim, Estimate, above
+from studies.conditions import CLEAN, contrast, measure, shares
+from studies.figures import BLUE, GREEN, ORANGE, Series, points
+from studies.intervals import cluster_mean
+from studies.outcome import Outcome
+from studies.report import Picture, Section
+from studies.study import Parser, Study, positive
+
+PAPER = "three seeds, first step, 40 layers: none 0.685, layers 20-29 0.716, layers 0-9 0.688, all 0.690"
+MATTERS = 0.02
+COLUMNS = {
+    "condition": "what is averaged, where, at which step; clean: nothing; majority and any are read off the clean runs",
+    "what": "resid: the residual stream after the layers; velocity, x0, latents_in, latents_out; exchange: the placebo",
+    "first_layer": "first layer of the window, null where there is none",
+    "last_layer": "last layer of the window",
+    "step": "at which it happens, null for final latents and clean",
+    "match": "what the average keeps: norm or variance of what it was made from, or nothing (null)",
+    "into": "all: every seed is overwritten; first: only the first, whose answer alone counts",
+    "value": "share of right answers, over seeds and problems (first, majority and any: over problems)",
+    "low": "lower end of its 95 % interval (bootstrap over problems)",
+    "high": "upper end",
+    "gain": "the same minus that of the clean runs of the same problems",
+    "gain_low": "lower end of its interval",
+    "gain_high": "upper end",
+    "n": "problems",
+}
+
+Make = Callable[[tuple[int, ...]], EditGraph]
+
+
+def options(parser: Parser) -> None:
+    """What only this study asks for."""
+    add = parser.add_argument
+    add("--width", type=positive, default=None, help="layers of a window; a quarter of the layers if not given")
+    add("--at", type=int, nargs="+", default=[0, 1, 2], metavar="STEP", help="steps; windows are tried at the first")
+
+
+def answer(bench: Bench) -> Outcome:
+    """Run the study; see the module."""
+    seeds = bench.given.seeds
+    specs = bench.specs(bench.samples())
+    layers = len(bench.lab.pipe.transformer.blocks)
+    steps = bench.lab.schedule(specs[0].settings).steps
+    tried = variants(layers, bench.given.width or max(1, layers // 4), bench.given.at, steps)
+    found = measure(
+        bench,
+        specs,
+        {name: _over_groups(make, seeds) for name, (_, make) in tried.items()},
+        lambda run: read(bench, run),
+        group=seeds,
+    )
+    found = with_choices(found)
+    table = described(found, {name: facts for name, (facts, _) in tried.items()})
+    return Outcome(
+        table=table,
+        columns=COLUMNS,
+        claims=claims(found, table),
+        findings=findings(table),
+        sections=[_section(bench, table)],
+        n={"problems": len({s.sample.key for s in specs}), "runs": len(specs), "conditions": len(tried) + 1},
+        seeds=[spec.seed for spec in specs],
+    )
+
+
+def read(bench: Bench, run: EditedRun) -> dict[str, Any]:
+    """The answer of the finished video."""
+    return read_video(bench.task, run.spec.sample, run.frames)
+
+
+def variants(layers: int, width: int, at: Sequence[int], steps: int) -> dict[str, tuple[dict[str, Any], Make]]:
+    """Every way of averaging, by name: its columns of the table, and what it does to one group of worlds."""
+    found: dict[str, tuple[dict[str, Any], Make]] = {}
+
+    def put(what: str, make: Make, **facts: Any) -> None:
+        named = [what, *(f"{k}={v}" for k, v in facts.items() if v is not None)]
+        found[" ".join(named)] = ({"what": what, **facts}, make)
+
+    def resid(first: int, last: int, step: int, **more: Any) -> Make:
+        return lambda worlds: EditGraph(
+            (
+                edits.mean_over_worlds(
+                    "blocks.*.hook_resid_post", worlds=worlds, layer=slice(first, last + 1), step=step, **more
+                ),
+            )
+        )
+
+    def exchange(first: int, last: int, step: int) -> Make:
+        return lambda worlds: EditGraph(
+            (
+                edits.wire(
+                    "blocks.*.hook_resid_post",
+                    np.roll(np.eye(len(worlds)), 1, axis=1),
+                    worlds=worlds,
+                    layer=slice(first, last + 1),
+                    step=step,
+                ),
+            )
+        )
+
+    def latents(site: str, step: int) -> Make:
+        return lambda worlds: EditGraph((edits.mean_over_worlds(site, worlds=worlds, step=step),))
+
+    windows = [(first, first + width - 1) for first in range(layers - width + 1)]
+    middle = windows[len(windows) // 2]
+    for first, last in dict.fromkeys([*windows, (0, layers - 1)]):
+        put("resid", resid(first, last, at[0]), first_layer=first, last_layer=last, step=at[0])
+        put("exchange", exchange(first, last, at[0]), first_layer=first, last_layer=last, step=at[0])
+    for step in at[1:]:
+        put("resid", resid(*middle, step), first_layer=middle[0], last_layer=middle[1], step=step)
+    where = {"first_layer": middle[0], "last_layer": middle[1], "step": at[0]}
+    for match in ("norm", "variance"):
+        put("resid", resid(*middle, at[0], match=match), **where, match=match)
+    put("resid", resid(*middle, at[0], into="first"), **where, into="first")
+    put("velocity", latents("latents.hook_velocity_cfg", at[0]), step=at[0])
+    put("x0", latents("latents.hook_x0", at[0]), step=at[0])
+    put("latents_in", latents("latents.hook_in", 0), step=0)
+    put("latents_out", latents("latents.hook_out", steps - 1))
+    return found
+
+
+def _over_groups(make: Make, seeds: int) -> Callable[[Sequence[RunSpec]], EditGraph]:
+    """The edit for every problem of a batch: its seeds are worlds that follow one another."""
+
+    def graph(batch: Sequence[RunSpec]) -> EditGraph:
+        joined = EditGraph()
+        for first in range(0, len(batch), seeds):
+            joined = joined | make(tuple(range(first, first + seeds)))
+        return joined
+
+    return graph
+
+
+def with_choices(found: pl.DataFrame) -> pl.DataFrame:
+    """The measured rows, and what choosing among the clean runs of a problem gives: ``majority`` and ``any``."""
+    rows = []
+    for (problem,), of in found.filter(condition=CLEAN).group_by(["problem"], maintain_order=True):
+        answers, rights = of["answer"].to_list(), of["right"].to_list()
+        chosen = majority(answers)
+        won = rights[answers.index(chosen)] if chosen else 0
+        about = {"run": of["run"][0], "problem": problem, "seed": of["seed"][0]}
+        rows += [
+            {"condition": "majority", **about, "right": won, "answer": chosen},
+            {"condition": "any", **about, "right": int(any(rights)), "answer": chosen},
+        ]
+    return pl.concat([found, pl.DataFrame(rows, schema=found.schema)])
+
+
+def gain(found: pl.DataFrame, condition: str, *, first: bool = False) -> Estimate:
+    """Share right under a condition minus that of the clean runs, problem by problem.
+
+    Args:
+        found: of `with_choices`.
+        condition: which.
+        first: only the first seed of each problem counts under the condition.
+    """
+    mine = found.filter(condition=condition)
+    if first:
+        mine = mine.group_by("problem", maintain_order=True).first()
+    return _difference(mine, found.filter(condition=CLEAN))
+
+
+def _difference(first: pl.DataFrame, second: pl.DataFrame) -> Estimate:
+    """Share right in some rows minus that in others, paired by problem."""
+    one, other = (rows.group_by("problem", maintain_order=True).agg(pl.col("right").mean()) for rows in (first, second))
+    both = one.join(other, on="problem", suffix="_other")
+    difference = (both["right"] - both["right_other"]).to_numpy()
+    mean, low, high = cluster_mean(difference[:, None], np.arange(len(difference)), ends=(-1, 1))
+    return Estimate(float(mean[0]), float(low[0]), float(high[0]), len(difference))
+
+
+def described(found: pl.DataFrame, facts: dict[str, dict[str, Any]]) -> pl.DataFrame:
+    """One row a condition; columns as in `COLUMNS`."""
+    rows = []
+    for row in shares(found, "right").to_dicts():
+        of = facts.get(row["condition"], {"what": row["condition"]})
+        first = of.get("into") == "first"
+        if first:
+            only = found.filter(condition=row["condition"]).group_by("problem", maintain_order=True).first()
+            row = shares(only, "right").row(0, named=True)
+        more = gain(found, row["condition"], first=first)
+        changed = row["condition"] != CLEAN
+        rows.append(
+            {name: of.get(name) for name in COLUMNS}
+            | {name: row[name] for name in ("condition", "value", "low", "high", "n")}
+            | {"into": of.get("into", "all" if row["condition"] in facts else None)}
+            | {
+                "gain": more.value if changed else 0.0,
+                "gain_low": more.low if changed else 0.0,
+                "gain_high": more.high if changed else 0.0,
+            }
+        )
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def claims(found: pl.DataFrame, table: pl.DataFrame) -> list[Claim]:
+    """The middle window, the best window against the others, and the ensemble against plain voting."""
+    windows = table.filter((pl.col("what") == "resid") & pl.col("match").is_null() & (pl.col("into") == "all"))
+    windows = windows.filter(pl.col("step") == windows["step"].min())
+    size = (windows["last_layer"] - windows["first_layer"]).min()
+    windows = windows.filter(pl.col("last_layer") - pl.col("first_layer") == size).sort("first_layer")
+    middle = windows.row(len(windows) // 2, named=True)
+    swapped = table.filter(
+        (pl.col("what") == "exchange")
+        & (pl.col("first_layer") == middle["first_layer"])
+        & (pl.col("last_layer") == middle["last_layer"])
+    ).row(0, named=True)
+    span = f"layers {middle['first_layer']}-{middle['last_layer']}"
+    others = [name for name in windows["condition"] if name != middle["condition"]]
+    measured = found.filter(~pl.col("condition").is_in(["majority", "any"]))
+    stated = [
+        above(
+            f"averaging the residual stream of the seeds over {span} at step {middle['step']} gives more right answers",
+            Estimate(middle["gain"], middle["gain_low"], middle["gain_high"], middle["n"]),
+            0.0,
+            matters=MATTERS,
+            paper=PAPER,
+            placebo=swapped["gain"],
+            measure="the share of right answers with the average minus without",
+        ),
+        above(
+            "the ensemble at the middle window beats the majority vote of the same seeds",
+            _difference(found.filter(condition=middle["condition"]), found.filter(condition="majority")),
+            0.0,
+            matters=MATTERS,
+            measure="the share of right answers with the average minus that of the majority's answer",
+        ),
+    ]
+    if others:
+        stated.append(
+            above(
+                f"the middle window ({span}) is better than the mean of all other windows of its width",
+                contrast(measured, "right", [middle["condition"]], others),
+                0.0,
+                matters=MATTERS,
+                paper="0.716 against 0.688 (layers 0-9); other windows of that width were not shown",
+                measure="the share of right answers at the middle window minus the mean of the others",
+            )
+        )
+    return stated
+
+
+def findings(table: pl.DataFrame) -> str:
+    """What was found, in numbers."""
+
+    def value(condition: str) -> str:
+        row = table.filter(condition=condition).row(0, named=True)
+        return f"{row['value']:.3f}"
+
+    windows = table.filter((pl.col("what") == "resid") & (pl.col("into") == "all"))
+    best = windows.sort("gain", descending=True).row(0, named=True)
+    return (
+        f"One seed alone is right in {value(CLEAN)} of the cases, the majority's answer in {value('majority')}, any of "
+        f"the seeds in {value('any')}. Of {len(windows)} averages of the residual stream the best "
+        f"({best['condition']}) gains {best['gain']:+.3f} ({best['gain_low']:+.3f} to {best['gain_high']:+.3f})."
+    )
+
+
+def _section(bench: Bench, table: pl.DataFrame) -> Section:
+    stream = table.filter(pl.col("what") == "resid")
+    width = (stream["last_layer"] - stream["first_layer"]).min()
+    panels = []
+    for name, what, colour in (("average", "resid", BLUE), ("exchange (placebo)", "exchange", ORANGE)):
+        rows = table.filter(
+            (pl.col("what") == what)
+            & (pl.col("last_layer") - pl.col("first_layer") == width)
+            & (pl.col("step") == table["step"].min())
+            & pl.col("match").is_null()
+            & (pl.col("into") == "all")
+        ).sort("first_layer")
+        columns = (rows[c].to_list() for c in ("first_layer", "gain", "gain_low", "gain_high"))
+        panels.append(Series(name, colour, *columns))
+    others = table.filter(pl.col("what").is_in(["velocity", "x0", "latents_in", "latents_out", "majority", "any"]))
+    columns = (others[c].to_list() for c in ("gain", "gain_low", "gain_high"))
+    rest = Series("other", GREEN, range(len(others)), *columns)
+    with bench.folder.writing("ensemble.png") as path:
+        points(
+            path,
+            [("Windows of layers", panels), ("Other ways", [rest])],
+            xlabel="first layer of the window",
+            ylabel="gain in right answers",
+            ylim=None,
+            level=0.0,
+            ticks={1: others["what"].to_list()},
+        )
+    n = table.row(0, named=True)["n"]
+    caption = (
+        f"Share of right answers minus that of the same runs without an edit, {n} problems with {bench.given.seeds} "
+        "seeds each; bars: 95 % intervals over problems. Left: the residual stream of a window of layers is averaged "
+        "over seeds, or exchanged between them. Right: other things are averaged; majority and any choose among the "
+        "clean runs."
+    )
+    return Section("Ensembles of seeds", (), (Picture(bench.folder / "ensemble.png", "Gain", caption),))
+
+
+STUDY = Study(
+    name="ensemble",
+    question="Does averaging the hidden states of several seeds at the first step make the answer better?",
+    needs="any task with right answers; a model that is right sometimes, not always",
+    answer=answer,
+    options=options,
+    defaults={"problems": 32, "seeds": 3, "size": 6, "batch_size": 24},
+    quick={"problems": 8},
+    minutes=(12, 3),
+)
+
+if __name__ == "__main__":
+    raise SystemExit(STUDY.main(sys.argv[1:]))
