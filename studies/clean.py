@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp.edits.latents import unpatchify
+from interp.patches import unpatchify
 
 if TYPE_CHECKING:
     from interp import Lab, RunSpec, Store

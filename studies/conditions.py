@@ -13,10 +13,10 @@ import polars as pl
 
 from interp import RunSpec
 from interp.edits import EditedRun, EditGraph
+from interp.intervals import cluster_mean
 from interp.replay import Recording, record, replay, unedited
 from studies.bench import Bench
 from studies.claim import Estimate
-from studies.intervals import cluster_mean
 from studies.ledger import key_of
 
 CLEAN = "clean"

@@ -19,12 +19,12 @@ import polars as pl
 
 from interp import RunSpec, edits
 from interp.edits import EditedRun, EditGraph
+from interp.intervals import cluster_mean
 from studies.answers import majority, read_video
 from studies.bench import Bench
 from studies.claim import Claim, Estimate, above
 from studies.conditions import CLEAN, contrast, measure, shares
 from studies.figures import BLUE, GREEN, ORANGE, Series, points
-from studies.intervals import cluster_mean
 from studies.outcome import Outcome
 from studies.report import Picture, Section
 from studies.study import Parser, Study, positive
