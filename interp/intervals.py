@@ -86,6 +86,7 @@ def mean_by(
     by: Sequence[str] = ("step", "branch", "layer"),
     *,
     groups: str = "sample",
+    ends: tuple[float, float] | None = None,
     draws: int = 2000,
     seed: int = 0,
 ) -> pl.DataFrame:
@@ -96,6 +97,7 @@ def mean_by(
         column: a flag or a number; rows where it is null do not count.
         by: columns that name a cell; those the table lacks are left out.
         groups: rows that belong together are drawn together: the seeds of one problem.
+        ends: of the column's scale, see `cluster_mean`.
         draws, seed: of the bootstrap.
 
     Returns:
@@ -118,7 +120,7 @@ def mean_by(
         values = known[column].cast(pl.Float64).to_numpy()[:, None]
         mean, low, high = (np.full(1, np.nan),) * 3
         if len(values):
-            mean, low, high = cluster_mean(values, known[groups].to_numpy(), draws=draws, seed=seed)
+            mean, low, high = cluster_mean(values, known[groups].to_numpy(), ends=ends, draws=draws, seed=seed)
         rows.append(
             {
                 **about, "mean": mean[0], "low": low[0], "high": high[0], "n": len(values),
