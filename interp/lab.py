@@ -164,14 +164,12 @@ class Lab:
         if edits is not None:
             from interp.edits import run_with
 
-            if views is not None:
-                raise InterpError("a run with edits keeps full tensors; leave views= out, or take them of the result")
-            edited: Any = run_with(self, runs, edits, capture, dtype=dtype)
+            self._check_views(capture, views)
+            edited: Any = run_with(self, runs, edits, capture, dtype=dtype, views=views_of(views))
             return edited
         specs = [runs] if isinstance(runs, RunSpec) else list(runs)
+        self._check_views(capture, views)
         selection = None if capture is None else select(capture)
-        if selection is None and views is not None:
-            raise InterpError("views= says how to keep tensors, and none was selected; name hook points with capture=")
         recorder = None
         sinks: list[MemorySink] = []
         if selection is not None and specs:
@@ -185,6 +183,11 @@ class Lab:
             for i, (spec, trajectory) in enumerate(zip(specs, trajectories, strict=True))
         ]
         return results[0] if isinstance(runs, RunSpec) else results
+
+    @staticmethod
+    def _check_views(capture: Any, views: Any) -> None:
+        if capture is None and views is not None:
+            raise InterpError("views= says how to keep tensors, and none was selected; name hook points with capture=")
 
     def sweep(self, run: RunSpec, template: Any, over: Any, metric: Any, **options: Any) -> Any:
         """Try an edit at every cell of a grid of addresses; see `interp.sweep.sweep`.

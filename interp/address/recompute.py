@@ -52,7 +52,7 @@ def recompute(name: str, values: Mapping[str, Tensor], model: nn.Module, part: P
             return torch.einsum("bhqk,bkhd->bqhd", scores(queries, keys).softmax(-1), image_values.float())
         case "result":
             attention = "attn2" if ".cross_attn." in name else "attn1"
-            weight = model.blocks[layer_of(name)].get_submodule(attention).to_out[0].weight
+            weight = output_weight(model.blocks[layer_of(name)].get_submodule(attention).to_out[0], name)
             weight = weight.unflatten(1, (given[0].shape[-2], -1))
             if queries_of.heads is not None:
                 weight = weight[:, list(queries_of.heads)]
@@ -100,6 +100,20 @@ def scores(
     """Scaled dot products in fp32 [batch, head, query, key], of queries and keys [batch, token, head, d_head]."""
     scale = queries.shape[-1] ** -0.5
     return torch.einsum("bqhd,bkhd->bhqk", queries.float() * scale, keys.float())
+
+
+def output_weight(projection: nn.Module, site: str) -> Tensor:
+    """The weight [d_model, (head d_head)] that results by head are made with.
+
+    Raises:
+        InterpError: the weight is offloaded, packed or has adapters beside it, so that it is not what the model uses.
+    """
+    weight = projection.weight
+    if hasattr(projection, "base_layer"):
+        raise InterpError(f"{site} cannot be split by head while an adapter is loaded; fuse it and unload it first")
+    if not isinstance(weight, Tensor) or weight.is_meta or not weight.is_floating_point():
+        raise InterpError(f"{site} cannot be split by head: its weight is offloaded or packed; take hook_z instead")
+    return weight
 
 
 def by_head(

@@ -22,6 +22,7 @@ from interp.edits.receipt import EditReceipt
 from interp.edits.sources import OtherRun, World
 from interp.errors import InterpError
 from interp.hooks import Clock, tapped
+from interp.instrument import Points, Watched, instrumented, watched_sites
 from interp.lab import RunResult
 from interp.runspec import RunSpec
 from interp.sampler import Plan, Step, finish, prepare, run_steps
@@ -29,6 +30,7 @@ from interp.selection import Resolution, Selection, select
 from interp.sites import site_named
 from interp.tasks.sample import Sample
 from interp.trajectory import SolverState, Trajectory
+from interp.views import View
 
 if TYPE_CHECKING:
     from interp.lab import Lab
@@ -71,6 +73,7 @@ def run_with(
     start: SolverState | None = None,
     stop: int | None = None,
     dtype: str = "float32",
+    views: Sequence[View] = (),
 ) -> EditedRun: ...
 @overload
 def run_with(
@@ -82,6 +85,7 @@ def run_with(
     start: SolverState | None = None,
     stop: int | None = None,
     dtype: str = "float32",
+    views: Sequence[View] = (),
 ) -> list[EditedRun]: ...
 def run_with(
     lab: Lab,
@@ -92,6 +96,7 @@ def run_with(
     start: SolverState | None = None,
     stop: int | None = None,
     dtype: str = "float32",
+    views: Sequence[View] = (),
 ) -> EditedRun | list[EditedRun]:
     """Run one spec, or several as the worlds of one batch, with edits.
 
@@ -103,6 +108,7 @@ def run_with(
         start: where to begin; the noise of the first step if None.
         stop: step to stop before.
         dtype: of captured tensors.
+        views: what to keep of each captured tensor; the tensor itself if empty.
 
     Raises:
         SelectionError: an edit or the capture matches nothing; nothing has run then.
@@ -119,7 +125,7 @@ def run_with(
             f"{len(specs)} runs and {len(worlds) - len(specs)} sources"
         )
     plan = prepare(lab.pipe, worlds)
-    results = execute(lab, plan, len(specs), graph, wired, capture, start=start, stop=stop, dtype=dtype)
+    results = execute(lab, plan, len(specs), graph, wired, capture, start=start, stop=stop, dtype=dtype, views=views)
     return results[0] if isinstance(runs, RunSpec) else results
 
 
@@ -134,6 +140,7 @@ def execute(
     start: SolverState | None = None,
     stop: int | None = None,
     dtype: str = "float32",
+    views: Sequence[View] = (),
     past: Sequence[Step] = (),
     history: bool = True,
     around: Callable[[Clock], AbstractContextManager[None]] | None = None,
@@ -147,7 +154,7 @@ def execute(
         asked: how many rows, the first ones, are runs that were asked for; the others are there to be read.
         graph: as the user wrote it.
         wired: the same with worlds for other runs.
-        capture, start, stop, dtype: see `run_with`.
+        capture, start, stop, dtype, views: see `run_with`.
         past: the steps before ``start``, with the rows of this batch.
         history: whether the results' trajectories hold them.
         around: something more to be in place during the run, given the clock.
@@ -166,7 +173,7 @@ def execute(
     if capture is not None:
         chosen = select(capture) if len(steps) == space.steps else select(capture) & select(step=list(steps))
         sinks = [MemorySink(chosen.resolve(space)) for _ in plan.specs]
-        recorder = Recorder(sinks[0].resolution, sinks, dtype)
+        recorder = Recorder(sinks[0].resolution, sinks, dtype, views, [spec.sample for spec in plan.specs])
     with around(clock) if around else nullcontext():
         taken = drive(lab.pipe, plan, editor, recorder, start, steps.stop)
     edited = dataclasses.replace(editor.receipt(), graph=graph)
@@ -212,15 +219,21 @@ def drive(
     inner = [site for site in program.sites if site_named(site).write in ("processor", "block")]
     plan.on_call, plan.editor = clock.enter, editor
     taken = []
+    fed: frozenset[str] = frozenset()
+    watched: Watched | None = None
     with ExitStack() as stack:
         if inner:
-            from interp.instrument import instrumented
-
-            stack.enter_context(instrumented(pipe, inner, editor))
+            points: Points = editor
+            if recorder is not None:
+                fed = watched_sites(inner, recorder.plan, program.actions, program.closed)
+                points = watched = Watched(editor, fed, recorder.viewer.wanted, clock)
+            stack.enter_context(instrumented(pipe, inner, points))
         if hooked:
             stack.enter_context(tapped(pipe, hooked, clock, editor.on_site))
         if recorder is not None:
-            stack.enter_context(recorder.tapped(pipe, clock))
+            feed = stack.enter_context(recorder.tapped(pipe, clock, fed))
+            if watched is not None:
+                watched.feed = feed
         for step in run_steps(pipe, plan, start, stop):
             if recorder is not None:
                 recorder.on_step(step)

@@ -208,7 +208,7 @@ class LabTracer(InterleavingTracer):
         with ExitStack() as stack:
             stack.enter_context(tapped(pipe, self._tapped, points.clock, points.on_site))
             if recorder is not None:
-                stack.enter_context(tapped(pipe, recorder.hooked, points.clock, recorder.on_site))
+                stack.enter_context(recorder.tapped(pipe, points.clock))
             for step in run_steps(pipe, plan):
                 if recorder is not None:
                     recorder.on_step(step)

@@ -18,8 +18,7 @@ from interp.selection import AddressSpace, select
 from interp.tasks import get
 from interp.views import ViewPlan, rows
 from tests import pipelines
-from tests.tracer.runs import specs_of
-from tests.tracer.test_sampler import KINDS, bare_latents
+from tests.tracer.runs import KINDS, arguments_of, bare_latents, seeds_of, specs_of
 
 FRAMES, ROWS, COLS = pipelines.GRID
 SELF, CROSS = "blocks.*.attn.hook_pattern", "blocks.*.cross_attn.hook_pattern"
@@ -36,8 +35,7 @@ OF_TEXT = [views.attention_mass("frames", WORDS), views.attention_mass(None, WOR
 def both_runs(kind: str, dtype: torch.dtype) -> tuple[dict[str, Tensor], bool]:
     """Queries, keys and views of one run, and whether its latents are the bare pipeline's."""
     pipe = KINDS[kind](scheduler="unipc", dtype=dtype)
-    arguments = pipelines.call_arguments(pipe, guidance=5.0, steps=2)
-    seeds = [3] if "clip" in kind else [3, 11]
+    arguments, seeds = arguments_of(kind, pipe, guidance=5.0, steps=2), seeds_of(kind)
     expected = bare_latents(pipe, arguments, seeds)
     lab = load(pipe)
     specs = specs_of(lab, arguments, seeds)

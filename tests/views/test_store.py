@@ -110,5 +110,5 @@ def test_views_of_nothing_are_refused() -> None:
     lab, runs = tiny(1)
     with pytest.raises(InterpError, match="none was selected"):
         lab.run(runs[0], views="norm")
-    with pytest.raises(InterpError, match="edits keeps full tensors"):
-        lab.run(runs[0], RESID, edits=(), views="norm")
+    with pytest.raises(InterpError, match="none was selected"):
+        lab.run(runs[0], edits=(), views="norm")
