@@ -5,6 +5,7 @@ Labels are columns: column 0 is the real labelling, the rest are shuffles, fitte
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,13 @@ from probes.score import auc, class_sums, shuffled_scores, value_sums
 from probes.space import Block, blocks
 
 BATCH_BYTES = 256 * 2**20
-"""Decision values solved at once; keeps the memory of token-level cells bounded."""
+"""Decision values of one cell solved at once; keeps the memory of token-level cells bounded."""
+
+BATCH_VALUES = 2**18
+"""Decision values worth solving at once: smaller cells are stacked, so that the cost of a call is shared."""
+
+BATCH_FEATURES = 2**22
+"""Features held at once by stacked cells."""
 
 
 @dataclass(frozen=True)
@@ -65,97 +72,136 @@ class _Work:
             return torch.zeros(self.count, self.plan.folds.k, dtype=torch.int64, device=self.plan.device)
         return self.loss.argmin(dim=2).expand(self.count, -1)
 
-    def validate(self, pair: int, c: int, label: int, decision: Float[Tensor, "row output"]) -> None:
-        """Book what the fit that left out two folds loses on each of them."""
-        a, b = self.plan.pairs[pair]
-        for tested, validated in ((a, b), (b, a)):
-            rows = self.t.tested[validated]
-            self.loss[label, tested, c] += self.losses(decision[rows], rows, label, self.t.tested[tested])
+    def validate(self, todo: Sequence[Fit], decision: Float[Tensor, "row column output"]) -> None:
+        """Book what fits that left out two folds lose on each of them.
 
-    def losses(self, decision: Float[Tensor, "some output"], rows: Tensor, label: int, tested: Tensor) -> Tensor:
-        """Summed log loss (balanced, if the fits are, by classes outside the tested fold) or squared error."""
+        Log loss (balanced, if the fits are, by classes outside the tested fold) or squared error.
+        """
+        sets, labels, c = (torch.tensor(v, device=decision.device) for v in zip(*todo, strict=True))
         codes = self.t.codes
         if codes is None or self.plan.model == "ridge":
-            each = ((self.coded(label)[rows] - decision) ** 2).sum(dim=1, dtype=torch.float64)
+            each = ((self.coded()[:, labels] - decision) ** 2).sum(dim=2)
+        elif decision.shape[2] == 1:
+            each = torch.nn.functional.softplus((1 - 2 * codes[:, labels]) * decision[..., 0])
         else:
-            code = codes[rows, label]
-            if decision.shape[1] == 1:
-                sign = 2.0 * code - 1
-                each = torch.nn.functional.softplus(-sign * decision[:, 0].to(torch.float64))
+            each = torch.nn.functional.cross_entropy(decision.movedim(2, 1), codes[:, labels], reduction="none")
+        if self.t.weights is not None:
+            each = each * self.t.weights[:, None].to(each.dtype)
+        first, second = (torch.tensor(v, device=decision.device)[sets] for v in zip(*self.plan.pairs, strict=True))
+        at = torch.arange(len(todo), device=decision.device)
+        for tested, validated in ((first, second), (second, first)):
+            if self.t.cost is None or codes is None or self.plan.model == "ridge":
+                lost = (self.t.member @ each).to(torch.float64)[validated, at]
             else:
-                each = torch.nn.functional.cross_entropy(decision.to(torch.float64), code, reduction="none")
-            if self.plan.balanced:
-                classes = len(self.plan.classes)
-                held = torch.bincount(codes[:, label], minlength=classes)
-                held = held - torch.bincount(codes[tested, label], minlength=classes)
-                each = each / held.clamp_min(1)[code]
-        return (each if self.t.weights is None else each * self.t.weights[rows]).sum()
+                lost = torch.zeros(len(todo), dtype=torch.float64, device=decision.device)
+                for k in range(len(self.plan.classes)):
+                    part = (self.t.member @ (each * (codes[:, labels] == k))).to(torch.float64)[validated, at]
+                    lost += part * self.t.cost[tested, labels, k]
+            self.loss.index_put_((labels, tested, c), lost, accumulate=True)
 
-    def coded(self, label: int) -> Float[Tensor, "row output"]:
+    def coded(self) -> Float[Tensor, "row label output"]:
         """Targets of ridge: centred values, or +-1 for each class."""
         if self.t.codes is None:
-            return (self.t.labels[:, label] - self.t.labels[:, 0].mean())[:, None].to(self.plan.dtype)
-        code = self.t.codes[:, label]
+            return (self.t.labels - self.t.labels[:, 0].mean())[..., None].to(self.plan.dtype)
         if self.plan.outputs == 1:
-            return (2.0 * code - 1)[:, None].to(self.plan.dtype)
-        return (2.0 * torch.nn.functional.one_hot(code, self.plan.outputs) - 1).to(self.plan.dtype)
+            return (2.0 * self.t.codes - 1)[..., None].to(self.plan.dtype)
+        return (2.0 * torch.nn.functional.one_hot(self.t.codes, self.plan.outputs) - 1).to(self.plan.dtype)
 
-    def keep(self, fold: int, label: int, decision: Float[Tensor, "row output"]) -> None:
-        """Take what the probe of a fold says of the rows that fold left out."""
-        rows = self.t.tested[fold]
-        self.decision[rows, label] = decision[rows]
+    def keep(self, folds: Sequence[int], labels: slice, decision: Float[Tensor, "row set label output"]) -> None:
+        """Take what the probe of each fold says of the rows that fold left out."""
+        for i, f in enumerate(folds):
+            rows = self.t.tested[f]
+            self.decision[rows, labels] = decision[rows, i]
+
+
+Fit = tuple[int, int, int]
+"""Training set, label and place on the path."""
+
+
+def batch_size(plan: Plan, features: int) -> int:
+    """How many cells to fit at once."""
+    rows = len(plan.y)
+    fits = max(len(plan.pairs) * len(plan.path), plan.folds.k * plan.tensors.labels.shape[1])
+    return max(1, min(BATCH_VALUES // (rows * fits * plan.outputs), BATCH_FEATURES // (rows * max(features, 1))))
 
 
 def fit_cell(x: Float[Tensor, "row feature"], plan: Plan, *, keep_directions: bool = False) -> CellFit:
     """Fit and score one cell. ``x`` holds raw features of the plan's rows, in its dtype and on its device."""
-    work = _Work(plan, keep_directions)
-    pairs = len(plan.pairs)
+    return fit_cells([x], plan, keep_directions=keep_directions)[0]
+
+
+def fit_cells(xs: Sequence[Tensor], plan: Plan, *, keep_directions: bool = False) -> list[CellFit]:
+    """Fit and score several cells at once, each [row, feature]; logistic fits of all of them share their iterations."""
+    works = [_Work(plan, keep_directions) for _ in xs]
     kernel = False if plan.model == "means" else None
-    for block in blocks(
-        x, plan.tensors.train, standardise=plan.standardise, weights=plan.tensors.weights, kernel=kernel
-    ):
-        inner = tuple(s for s in block.sets if s < pairs)
-        outer = tuple(s for s in block.sets if s >= pairs)
-        fit = _iterative if plan.model == "logistic" else _closed_form
-        if inner:
-            fit(work, block.only(inner), inner=True)
-        if outer:
-            fit(work, block.only(outer), inner=False)
-    return _score(work)
+    made = [
+        blocks(
+            x,
+            plan.tensors.train,
+            standardise=plan.standardise,
+            weights=plan.tensors.weights,
+            kernel=kernel,
+            dual=plan.model == "logistic",
+        )
+        for x in xs
+    ]
+    pairs = len(plan.pairs)
+    # Inner sets come before outer ones, so every choice is made by the time it is asked for.
+    for parts in zip(*made, strict=True):
+        for inner in (True, False):
+            sets = tuple(s for s in parts[0].sets if (s < pairs) == inner)
+            jobs = [(work, part.only(sets)) for work, part in zip(works, parts, strict=True)] if sets else []
+            if jobs and plan.model == "logistic":
+                _iterative(plan, jobs, inner=inner)
+            else:
+                for work, block in jobs:
+                    _closed_form(work, block, inner=inner)
+    return [_score(work) for work in works]
 
 
-def _iterative(work: _Work, block: Block, *, inner: bool) -> None:
-    """Logistic probes, as columns of batched solves."""
-    plan, t, pairs = work.plan, work.t, len(work.plan.pairs)
+def _iterative(plan: Plan, jobs: Sequence[tuple[_Work, Block]], *, inner: bool) -> None:
+    """Logistic probes of one stage, as columns of batched solves."""
+    t, pairs = plan.tensors, len(plan.pairs)
     assert t.codes is not None
-    if inner:
-        todo = [(s, lab, c) for c in range(len(plan.path)) for s in block.sets for lab in range(work.choosers)]
-    else:
-        chosen = work.choice().tolist()
-        todo = [(s, lab, chosen[lab][s - pairs]) for s in block.sets for lab in range(work.count)]
-    size = max(1, BATCH_BYTES // (len(block.x) * plan.outputs * block.x.element_size()))
-    for start in range(0, len(todo), size):
-        part = todo[start : start + size]
-        sets, labels, index = (torch.tensor(v, device=plan.device) for v in zip(*part, strict=True))
-        columns = Columns(sets, labels, torch.tensor(plan.path, dtype=plan.dtype, device=plan.device)[index])
-        fitted = solve_logistic(
-            block,
+    labels = jobs[0][0].choosers if inner else jobs[0][0].count
+    sets = len(jobs[0][1].sets)
+    per_label = sets * (len(plan.path) if inner else 1) * len(plan.y) * plan.outputs * 4
+    size = max(1, BATCH_BYTES // per_label)
+    for start in range(0, labels, size):
+        some = range(start, min(start + size, labels))
+        todos: list[list[Fit]] = []
+        for work, block in jobs:
+            if inner:
+                todos.append([(s, lab, c) for s in block.sets for lab in some for c in range(len(plan.path))])
+            else:
+                chosen = work.choice().tolist()
+                todos.append([(s, lab, chosen[lab][s - pairs]) for s in block.sets for lab in some])
+        fits = solve_logistic(
+            [block for _, block in jobs],
             t.codes,
             t.train,
-            columns,
+            [_columns(plan, todo) for todo in todos],
             classes=len(plan.classes),
             weights=t.weights,
             class_weights=t.class_weights,
             tol=plan.tol,
         )
-        work.unconverged += int((~fitted.converged).sum())
-        for j, (s, lab, c) in enumerate(part):
+        for (work, block), todo, fitted in zip(jobs, todos, fits, strict=True):
+            work.unconverged += int((~fitted.converged).sum())
             if inner:
-                work.validate(s, c, lab, fitted.decision[:, j])
+                work.validate(todo, fitted.decision)
                 continue
-            work.keep(s - pairs, lab, fitted.decision[:, j])
-            if lab == 0 and work.directions is not None:
-                work.directions[s - pairs] = block.raw(fitted.coef[:, j], fitted.intercept[j])
+            folds = [s - pairs for s in block.sets]
+            work.keep(folds, slice(some.start, some.stop), fitted.decision.unflatten(1, (len(folds), len(some))))
+            if work.directions is not None and start == 0:
+                for i, f in enumerate(folds):
+                    j = i * len(some)
+                    work.directions[f] = block.raw(fitted.coef[:, j], fitted.intercept[j], of=block.sets[i])
+
+
+def _columns(plan: Plan, todo: Sequence[Fit]) -> Columns:
+    sets, labels, c = (torch.tensor(v, device=plan.device) for v in zip(*todo, strict=True))
+    return Columns(sets, labels, torch.tensor(plan.path, dtype=plan.dtype, device=plan.device)[c])
 
 
 def _closed_form(work: _Work, block: Block, *, inner: bool) -> None:
@@ -165,8 +211,7 @@ def _closed_form(work: _Work, block: Block, *, inner: bool) -> None:
     path = torch.tensor(plan.path, dtype=torch.float64, device=plan.device)
     fitted: RidgeFit
     if plan.model == "ridge":
-        targets = torch.cat([work.coded(lab) for lab in range(count)], dim=1)
-        fitted = solve_ridge(block, targets, t.train, path, weights=t.weights)
+        fitted = solve_ridge(block, work.coded()[:, :count].flatten(1), t.train, path, weights=t.weights)
     else:
         assert t.codes is not None
         fitted = solve_discriminant(
@@ -179,41 +224,45 @@ def _closed_form(work: _Work, block: Block, *, inner: bool) -> None:
             equal_priors=plan.balanced or plan.model == "means",
             weights=t.weights,
         )
-    decision = fitted.decision.unflatten(3, (count, plan.outputs))
+    decision = fitted.decision.unflatten(3, (count, plan.outputs))  # [row, set, alpha, label, output]
+    if inner:
+        todo = [(s, lab, c) for s in block.sets for c in range(len(plan.path)) for lab in range(count)]
+        work.validate(todo, decision.flatten(1, 3))
+        return
     coef, intercept = (v.unflatten(-1, (count, plan.outputs)) for v in (fitted.coef, fitted.intercept))
-    chosen = None if inner else work.choice().tolist()
+    chosen = work.choice()  # [label, fold]
     for i, s in enumerate(block.sets):
-        for lab in range(count):
-            if chosen is None:
-                for c in range(len(plan.path)):
-                    work.validate(s, c, lab, decision[:, i, c, lab])
-                continue
-            c = chosen[lab][s - pairs]
-            shift = _shift(work, decision[:, i, c, lab], lab, s)
-            work.keep(s - pairs, lab, decision[:, i, c, lab] + shift)
-            if lab == 0 and work.directions is not None:
-                work.directions[s - pairs] = block.raw(coef[:, i, c, lab], intercept[i, c, lab] + shift)
+        f = s - pairs
+        pick, every = chosen[:, f], torch.arange(count, device=plan.device)
+        out = decision[:, i, pick, every]  # [row, label, output]
+        shift = _shift(work, out, s)
+        work.keep([f], slice(0, count), (out + shift)[:, None])
+        if work.directions is not None:
+            work.directions[f] = block.raw(coef[:, i, pick[0], 0], intercept[i, pick[0], 0] + shift[0])
 
 
-def _shift(work: _Work, decision: Tensor, label: int, s: int) -> Tensor:
+def _shift(work: _Work, decision: Float[Tensor, "row label output"], s: int) -> Float[Tensor, "label output"]:
     """What is added to ridge decisions: the mean that values were centred by; or, for balanced classes, minus the point
     half-way between the classes' mean decision on the training rows (the threshold if classes were equally
     frequent)."""
-    plan, nothing = work.plan, torch.zeros((), dtype=decision.dtype, device=decision.device)
+    plan, t = work.plan, work.t
+    nothing = torch.zeros(decision.shape[1:], dtype=decision.dtype, device=decision.device)
     if plan.model != "ridge":
         return nothing
-    if work.t.codes is None:
-        return work.t.labels[:, 0].mean().to(decision.dtype)
+    if t.codes is None:
+        return nothing + t.labels[:, 0].mean().to(decision.dtype)
     if not plan.balanced:
         return nothing
-    train, code = work.t.train[:, s], work.t.codes[:, label]
-    weight = train.to(torch.float64) if work.t.weights is None else train * work.t.weights
-    first, second = weight * (code == 0), weight * (code == 1)
-    if not first.any() or not second.any():
-        return nothing
-    value = decision[:, 0].to(torch.float64)
-    middle = (first @ value / first.sum() + second @ value / second.sum()) / 2
-    return -middle.to(decision.dtype)
+    weight = t.train[:, s].to(torch.float64) if t.weights is None else t.train[:, s] * t.weights
+    value = decision[..., 0].to(torch.float64)
+    middle = torch.zeros(decision.shape[1], dtype=torch.float64, device=decision.device)
+    both = torch.ones_like(middle, dtype=torch.bool)
+    for k in (0, 1):
+        part = weight[:, None] * (t.codes == k)
+        mass = part.sum(dim=0)
+        both &= mass > 0
+        middle += (part * value).sum(dim=0) / mass.clamp_min(1e-300) / 2
+    return nothing - torch.where(both, middle, 0.0).to(decision.dtype)[:, None]
 
 
 def _score(work: _Work) -> CellFit:

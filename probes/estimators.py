@@ -132,13 +132,13 @@ class LogisticProbe(ClassifierMixin, _Saved):
             balancing = torch.from_numpy(factor)[None, None]
         labels = torch.from_numpy(code.astype(np.int64))[:, None]
         train = torch.ones(len(x), 1, dtype=torch.bool)
-        (block,) = blocks(_features(x), train, standardise=self.standardise, weights=weights)
+        (block,) = blocks(_features(x), train, standardise=self.standardise, weights=weights, dual=True)
         zero = torch.zeros(1, dtype=torch.int64)
-        fitted = solve_logistic(
-            block,
+        (fitted,) = solve_logistic(
+            [block],
             labels,
             train,
-            Columns(zero, zero, torch.tensor([self.C], dtype=block.x.dtype)),
+            [Columns(zero, zero, torch.tensor([self.C], dtype=block.x.dtype))],
             classes=count,
             weights=weights,
             class_weights=balancing,

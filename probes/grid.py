@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 from numpy.typing import NDArray
 from scipy.stats import norm
 
 from probes.cell import CellFit
 from probes.errors import ProbeError
 from probes.plan import Plan
-from probes.prepare import fit_named, prepare
+from probes.prepare import fit_each, prepare
 from probes.result import GridResult
 from probes.score import bootstrap, resample
 from probes.source import Key, Pool, Source
@@ -128,10 +130,11 @@ def fit_grid(
         device=device,
         tol=tol,
     )
-    fits: dict[Key, CellFit] = {}
-    for key in progress(data.keys) if progress else data.keys:
-        x = data.matrix(key, dtype=plan.dtype, device=device)
-        fits[key] = fit_named(x, plan, f"step {key[0]}, layer {key[1]}", keep_directions=directions)
+    cells = (
+        (key, f"step {key[0]}, layer {key[1]}", partial(data.matrix, key, dtype=plan.dtype, device=device))
+        for key in (progress(data.keys) if progress else data.keys)
+    )
+    fits = fit_each(cells, plan, keep_directions=directions)
     draws = resample(plan.folds.groups, bootstrap, seed + 2)
     base = _fit_baselines(baselines or {}, source, data, plan, branch)
     return _assemble(data, plan, fits, base, draws, level, bootstrap, seed)
@@ -161,7 +164,7 @@ def _fit_baselines(
         for s, given in per_step.items():
             array = given() if callable(given) else given
             x = data.rows(array, f"baseline {name!r}", dtype=plan.dtype, device=plan.device)
-            out[name, s] = fit_named(x, bare, f"baseline {name!r}, step {s}")
+            out[name, s] = fit_each([((s, 0), f"baseline {name!r}, step {s}", partial(torch.clone, x))], bare)[s, 0]
         for s in steps:
             out.setdefault((name, s), out[name, steps[0]])
     return out

@@ -116,10 +116,10 @@ def _predict(
     """Fill in what each block's probe gives its rows [row, class]."""
     labels, mask = torch.from_numpy(code)[:, None], torch.from_numpy(train)
     single = (class_counts(labels, mask, count)[:, 0] > 0).sum(dim=1) < 2
-    for part in blocks(features, mask, standardise=standardise):
+    for part in blocks(features, mask, standardise=standardise, dual=True):
         sets = torch.tensor(part.sets)
         columns = Columns(sets, torch.zeros_like(sets), torch.full(sets.shape, c, dtype=features.dtype))
-        fitted = solve_logistic(part, labels, mask, columns, classes=count, tol=1e-5)
+        (fitted,) = solve_logistic([part], labels, mask, [columns], classes=count, tol=1e-5)
         for j, s in enumerate(part.sets):
             rows = block == used[s + 1]
             decision = fitted.decision[torch.from_numpy(rows), j].to(torch.float64)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from probes.errors import ProbeError
 from probes.folds import Folds, check_folds, draw_folds
-from probes.logistic import balance
+from probes.logistic import balance, class_counts
 from probes.score import Metric, metric
 from probes.shuffles import choose_scheme, shuffle_labels
 
@@ -92,7 +92,10 @@ class Tensors:
     labels: Float[torch.Tensor, "row label"]
     codes: Int[torch.Tensor, "row label"] | None
     class_weights: Float[torch.Tensor, "set label klass"] | None
+    fold: Int[torch.Tensor, " row"]
+    member: Float[torch.Tensor, "fold row"]
     tested: tuple[torch.Tensor, ...]
+    cost: Float[torch.Tensor, "fold label klass"] | None
     weights: Float[torch.Tensor, " row"] | None
 
     @staticmethod
@@ -102,10 +105,14 @@ class Tensors:
         codes = labels.to(torch.int64) if plan.classification else None
         weights = None if plan.weights is None else torch.from_numpy(plan.weights).to(plan.device)
         balanced = balance(codes, train, len(plan.classes)) if codes is not None and plan.balanced else None
-        tested = tuple(
-            torch.from_numpy(np.flatnonzero(plan.folds.fold == f)).to(plan.device) for f in range(plan.folds.k)
-        )
-        return Tensors(train, labels, codes, balanced, tested, weights)
+        fold = torch.from_numpy(plan.folds.fold).to(plan.device)
+        member = torch.nn.functional.one_hot(fold, plan.folds.k).T.to(plan.dtype)
+        tested = tuple((fold == f).nonzero().flatten() for f in range(plan.folds.k))
+        cost = None
+        if balanced is not None and codes is not None:
+            outside = ~member.to(torch.bool).T
+            cost = 1 / class_counts(codes, outside, len(plan.classes)).clamp_min(1)
+        return Tensors(train, labels, codes, balanced, fold, member, tested, cost, weights)
 
 
 def encode(target: NDArray[np.generic], model: str, task: str) -> tuple[NDArray[np.float64], tuple[str, ...]]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from probes.cell import CellFit, fit_cell
+from probes.cell import CellFit, batch_size, fit_cells
 from probes.errors import ProbeError
 from probes.plan import Plan, make_plan
-from probes.source import Pool, Source, from_arrays, from_store
+from probes.source import Key, Pool, Source, from_arrays, from_store
+from probes.space import check_finite
 
 
 def prepare(
@@ -93,19 +94,44 @@ def prepare(
     return data, plan
 
 
-def fit_named(x: torch.Tensor, plan: Plan, name: str, *, keep_directions: bool = False) -> CellFit:
-    """One cell, its name added to what goes wrong."""
-    try:
-        fit = fit_cell(x, plan, keep_directions=keep_directions)
-    except ProbeError as error:
-        raise type(error)(f"{name}: {error}") from error
-    if fit.unconverged:
-        from sklearn.exceptions import ConvergenceWarning
+def fit_each(
+    cells: Iterable[tuple[Key, str, Callable[[], torch.Tensor]]], plan: Plan, *, keep_directions: bool = False
+) -> dict[Key, CellFit]:
+    """Fits by key, of cells given as (key, name, function that reads it). Small cells are fitted several at a time;
+    what goes wrong is said with the cell's name."""
+    out: dict[Key, CellFit] = {}
+    waiting: list[tuple[Key, str, torch.Tensor]] = []
 
-        warnings.warn(
-            f"{name}: {fit.unconverged} fits met the iteration limit before they had converged; their scores are "
-            "those of the last iterate. Stronger regularisation (smaller C) helps.",
-            ConvergenceWarning,
-            stacklevel=3,
-        )
-    return fit
+    def flush() -> None:
+        fits = fit_cells([x for _, _, x in waiting], plan, keep_directions=keep_directions)
+        for (key, name, _), fit in zip(waiting, fits, strict=True):
+            out[key] = fit
+            if fit.unconverged:
+                _warn(name, fit.unconverged)
+        waiting.clear()
+
+    for key, name, read in cells:
+        x = read()
+        try:
+            check_finite(x)
+        except ProbeError as error:
+            raise type(error)(f"{name}: {error}") from error
+        if waiting and x.shape != waiting[0][2].shape:
+            flush()
+        waiting.append((key, name, x))
+        if len(waiting) >= batch_size(plan, x.shape[1]):
+            flush()
+    if waiting:
+        flush()
+    return out
+
+
+def _warn(name: str, count: int) -> None:
+    from sklearn.exceptions import ConvergenceWarning
+
+    warnings.warn(
+        f"{name}: {count} fits met the iteration limit before they had converged; their scores are those of the last "
+        "iterate. Stronger regularisation (smaller C) helps.",
+        ConvergenceWarning,
+        stacklevel=4,
+    )

@@ -2,9 +2,11 @@
 
 Standardising inside a fold and penalising ``|w|^2`` is the same as leaving features alone and penalising
 ``sum_j (sd_j v_j)^2`` with that fold's standard deviations, because the intercept is free. So all folds share one
-matrix, and a batched solver runs them as columns of one product; only the penalty differs. Where features outnumber
-rows, each training set gets its own coordinates instead (the Cholesky factor of its kernel), at most as many as it has
-rows.
+matrix, and a batched solver runs them as columns of one product; only the penalty differs.
+
+Where features outnumber rows, only products of rows count. Logistic probes work with the kernel of each training set as
+it is; closed forms with coordinates in the span of its rows (the Cholesky factor of the kernel), at most as many as it
+has rows.
 """
 
 from __future__ import annotations
@@ -21,14 +23,21 @@ from probes.errors import ProbeError
 KERNEL_FROM = 1.25
 """Features per row from which on coordinates in the row space are cheaper than the features themselves."""
 
+STRIPS = 4
+"""Strips in which a symmetric kernel is computed: with four, 5/8 of it."""
+
+KERNEL_BYTES = 512 * 2**20
+"""Kernels held at once; where all training sets need more, they come in several blocks."""
+
 
 @dataclass(frozen=True)
 class Block:
     """Coordinates of all rows for some training sets.
 
     ``x`` [row, coordinate] without intercept; ``penalty`` [coordinate, set] multiplies squared coefficients; ``sets``
-    says which training sets (columns of the mask) these are. Coefficients of raw features are ``scale^-1 * coef``, or
-    in the kernel form ``scale^-1 * rows' turn coef``, with ``rows`` the scaled training rows.
+    says which training sets (columns of the mask) these are; ``alive`` marks features that are not constant in the set.
+    Coefficients of raw features are ``scale^-1 * coef``, or, for coordinates in the span of rows, ``scale^-1 * rows'
+    turn coef``. With ``kernels``, coefficients are of rows, and those of raw features ``(scale penalty)^-1 * x' coef``.
     """
 
     x: Float[Tensor, "row coordinate"]
@@ -39,18 +48,34 @@ class Block:
     rows: Float[Tensor, "train feature"] | None = None
     turn: Float[Tensor, "train coordinate"] | None = None
     alive: Bool[Tensor, "coordinate set"] | None = None
+    kernels: Float[Tensor, "set row row"] | None = None
 
     def only(self, sets: tuple[int, ...]) -> Block:
         """The same coordinates for some of the training sets."""
-        place = [self.sets.index(s) for s in sets]
-        alive = None if self.alive is None else self.alive[:, place]
-        return replace(self, penalty=self.penalty[:, place], sets=sets, alive=alive)
+        if sets == self.sets:
+            return self
+        at = [self.sets.index(s) for s in sets]
+        alive = None if self.alive is None else self.alive[:, at]
+        kernels = None
+        if self.kernels is not None:  # neighbours are a view, not a copy
+            near = at == list(range(at[0], at[0] + len(at)))
+            kernels = self.kernels[at[0] : at[0] + len(at)] if near else self.kernels[at]
+        return replace(self, penalty=self.penalty[:, at], sets=sets, alive=alive, kernels=kernels)
+
+    def place(self, sets: Int[Tensor, " column"]) -> Int[Tensor, " column"]:
+        """Which of the block's training sets each column of a solve trains on."""
+        own = torch.tensor(self.sets, device=sets.device)
+        return (sets[:, None] == own).to(torch.int64).argmax(dim=1)
 
     def raw(
-        self, coef: Float[Tensor, "coordinate column"], intercept: Float[Tensor, " column"]
+        self, coef: Float[Tensor, "coordinate column"], intercept: Float[Tensor, " column"], *, of: int = 0
     ) -> tuple[Float[Tensor, "feature column"], Float[Tensor, " column"]]:
-        """Coefficients and intercepts that apply to raw features."""
-        if self.rows is not None and self.turn is not None:
+        """Coefficients and intercepts that apply to raw features, of a probe of training set ``of``."""
+        if self.kernels is not None:
+            at = self.sets.index(of)
+            coef = (self.x.T @ coef) / self.penalty[:, at, None]
+            coef = coef if self.alive is None else coef * self.alive[:, at, None].to(coef.dtype)
+        elif self.rows is not None and self.turn is not None:
             coef = self.rows.T @ (self.turn @ coef)
         out = coef / self.scale[:, None]
         return out, intercept - self.center @ out
@@ -96,6 +121,16 @@ def moments(
     return variance.clamp_min(0).sqrt(), (high - low).T.to(torch.float64)
 
 
+def check_finite(x: Float[Tensor, "row feature"]) -> None:
+    """Refuse NaN and infinity."""
+    if not torch.isfinite(x).all():
+        rows = (~torch.isfinite(x)).any(dim=1).nonzero().flatten()
+        raise ProbeError(
+            f"Features hold NaN or infinity in {len(rows)} of {len(x)} rows (first: row {int(rows[0])}). Drop those "
+            "rows, or find out where the model overflowed."
+        )
+
+
 def blocks(
     x: Float[Tensor, "row feature"],
     train: Bool[Tensor, "row set"],
@@ -103,8 +138,9 @@ def blocks(
     standardise: bool = True,
     weights: Float[Tensor, " row"] | None = None,
     kernel: bool | None = None,
+    dual: bool = False,
 ) -> Iterator[Block]:
-    """Coordinates for every training set; one block for all of them, or (kernel form) one for each.
+    """Coordinates for every training set: one block for all of them, or (kernel form) several.
 
     Features constant in a training set keep coefficient 0 there, as with scikit-learn's StandardScaler.
 
@@ -114,16 +150,12 @@ def blocks(
         standardise: scale features to unit variance on each training set.
         weights: rows count so many times in what "unit variance" means.
         kernel: force (True) or forbid (False) the kernel form; by default it is used where it is cheaper.
+        dual: in the kernel form, give kernels instead of coordinates in the span of rows.
 
     Raises:
         ProbeError: values that are not finite.
     """
-    if not torch.isfinite(x).all():
-        rows = (~torch.isfinite(x)).any(dim=1).nonzero().flatten()
-        raise ProbeError(
-            f"Features hold NaN or infinity in {len(rows)} of {len(x)} rows (first: row {int(rows[0])}). Drop those "
-            "rows, or find out where the model overflowed."
-        )
+    check_finite(x)
     n, d = x.shape
     center = x.mean(dim=0, dtype=torch.float64).to(x.dtype)
     centred = x - center
@@ -143,15 +175,37 @@ def blocks(
         deviation = torch.ones(d, train.shape[1], dtype=torch.float64, device=x.device)
         flat = torch.zeros(d, train.shape[1], dtype=torch.bool, device=x.device)
     use_kernel = d > KERNEL_FROM * int(train.sum(dim=0).max()) if kernel is None else kernel
+    alive = ~flat if bool(flat.any()) else None
+    penalty = (deviation**2).to(x.dtype)
     if not use_kernel:
-        alive = ~flat if bool(flat.any()) else None
-        every = tuple(range(train.shape[1]))
-        yield Block(centred, (deviation**2).to(x.dtype), every, center, scale.to(x.dtype), alive=alive)
-        return
-    for t in range(train.shape[1]):
-        own = deviation[:, t]
-        scaled = torch.where(flat[:, t], torch.zeros_like(centred), centred / own.to(x.dtype))
-        yield _kernel_block(scaled, train[:, t], t, center, (own * scale).to(x.dtype))
+        yield Block(centred, penalty, tuple(range(train.shape[1])), center, scale.to(x.dtype), alive=alive)
+    elif dual:
+        whole = Block(centred, penalty, tuple(range(train.shape[1])), center, scale.to(x.dtype), alive=alive)
+        size = max(1, KERNEL_BYTES // (n * n * x.element_size()))
+        for part in torch.arange(train.shape[1]).split(size):
+            sets = tuple(part.tolist())
+            block = whole.only(sets)
+            yield replace(block, kernels=_kernels(block, shared=not standardise))
+    else:
+        for t in range(train.shape[1]):
+            own = deviation[:, t]
+            scaled = torch.where(flat[:, t], torch.zeros_like(centred), centred / own.to(x.dtype))
+            yield _kernel_block(scaled, train[:, t], t, center, (own * scale).to(x.dtype))
+
+
+def _kernels(block: Block, *, shared: bool) -> Float[Tensor, "set row row"]:
+    """Products of all rows, scaled as each training set scales them. Only strips from the diagonal on are computed."""
+    n = len(block.x)
+    out = torch.empty(1 if shared else len(block.sets), n, n, dtype=block.x.dtype, device=block.x.device)
+    strip = -(-n // STRIPS)
+    for s, kernel in enumerate(out):
+        scale = 1 / block.penalty[:, s].sqrt()
+        scaled = block.x * (scale if block.alive is None else scale * block.alive[:, s])
+        for start in range(0, n, strip):
+            end = min(start + strip, n)
+            torch.mm(scaled[start:end], scaled[start:].T, out=kernel[start:end, start:])
+            kernel[end:, start:end] = kernel[start:end, end:].T
+    return out.expand(len(block.sets), n, n)
 
 
 def _kernel_block(
@@ -162,22 +216,25 @@ def _kernel_block(
     scale: Float[Tensor, " feature"],
 ) -> Block:
     """Coordinates in the span of the training rows: K = L L', training rows become L, others K L^-T."""
-    rows = scaled[train]
-    kernel = (scaled @ rows.T).to(torch.float64)
-    square = kernel[train]
+    inside, outside = train.nonzero().flatten(), (~train).nonzero().flatten()
+    rows = scaled[inside]
+    square = (rows @ rows.T).to(torch.float64)
+    across = (scaled[outside] @ rows.T).to(torch.float64)
     # Rows may be collinear (duplicates): a ridge far below what the penalty can tell, and a check that it sufficed.
     jitter = 1e-9 * square.diagonal().mean().clamp_min(1e-30)
     square = (square + square.T) / 2
     square.diagonal().add_(jitter)
     factor, info = torch.linalg.cholesky_ex(square)
     if int(info) == 0:
+        own, other = factor, torch.linalg.solve_triangular(factor, across.T, upper=False).T
         identity = torch.eye(len(factor), dtype=torch.float64, device=factor.device)
-        turn = torch.linalg.solve_triangular(factor, identity, upper=False).T
+        turn = torch.linalg.solve_triangular(factor.T, identity, upper=True)
     else:
         values, vectors = torch.linalg.eigh(square)
-        keep = values > len(values) * torch.finfo(scaled.dtype).eps * values[-1].clamp_min(1e-30)
-        turn = vectors[:, keep] / values[keep].sqrt()
-    coordinates = (kernel @ turn).to(scaled.dtype)
-    turn = turn.to(scaled.dtype)
-    ones = torch.ones(turn.shape[1], 1, dtype=scaled.dtype, device=scaled.device)
-    return Block(coordinates, ones, (t,), center, scale, rows, turn)
+        kept = values > len(values) * torch.finfo(scaled.dtype).eps * values[-1].clamp_min(1e-30)
+        turn = vectors[:, kept] / values[kept].sqrt()
+        own, other = square @ turn, across @ turn
+    x = torch.empty(len(scaled), own.shape[1], dtype=scaled.dtype, device=scaled.device)
+    x[inside], x[outside] = own.to(x.dtype), other.to(x.dtype)
+    ones = torch.ones(x.shape[1], 1, dtype=x.dtype, device=x.device)
+    return Block(x, ones, (t,), center, scale, rows, turn.to(x.dtype))

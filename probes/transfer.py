@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from probes.cell import predict
 from probes.errors import ProbeError
 from probes.plan import Plan
-from probes.prepare import fit_named, prepare
+from probes.prepare import fit_each, prepare
 from probes.score import bootstrap, class_sums, resample, value_sums
 from probes.source import Key
 
@@ -95,11 +96,16 @@ def fit_transfer(
     if along not in ("step", "layer", "all"):
         raise ProbeError(f"along={along!r} is not known; use 'step', 'layer' or 'all'.")
     data, plan = prepare(source, target, **{**options, "shuffles": 0})
-    fits, places = {}, {}
-    for key in progress(data.keys) if progress else data.keys:
+    places: dict[Key, Any] = {}
+
+    def read(key: Key) -> torch.Tensor:
         x = data.matrix(key, dtype=plan.dtype, device=plan.device)
-        fits[key] = fit_named(x, plan, f"step {key[0]}, layer {key[1]}", keep_directions=True)
         places[key] = _places(x, plan) if rescale else None
+        return x
+
+    keys = progress(data.keys) if progress else data.keys
+    cells = ((key, f"step {key[0]}, layer {key[1]}", partial(read, key)) for key in keys)
+    fits = fit_each(cells, plan, keep_directions=True)
     rows, sums = [], []
     for test in progress(data.keys) if progress else data.keys:
         x = data.matrix(test, dtype=plan.dtype, device=plan.device)

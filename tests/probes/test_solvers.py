@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from probes import fit_grid
 from probes.logistic import Columns, balance, solve_logistic
 from probes.ridge import solve_ridge
 from probes.space import blocks
@@ -24,21 +25,27 @@ def fit_all(x, y, train, *, dtype=torch.float32, kernel=None, weights=None, bala
     mask, labels = torch.from_numpy(train), torch.from_numpy(np.asarray(y, dtype=np.int64))[:, None]
     classes = int(y.max()) + 1
     decision, coef = {}, {}
-    for block in blocks(torch.from_numpy(x).to(dtype), mask, kernel=kernel, standardise=standardise):
-        todo = [(s, c) for c in PATH for s in block.sets]
+    for block in blocks(torch.from_numpy(x).to(dtype), mask, kernel=kernel, standardise=standardise, dual=True):
+        todo = [(s, c) for s in block.sets for c in PATH]
         columns = Columns(
             torch.tensor([s for s, _ in todo]),
             torch.zeros(len(todo), dtype=torch.int64),
             torch.tensor([c for _, c in todo], dtype=dtype),
         )
-        fitted = solve_logistic(
-            block, labels, mask, columns, classes=classes, tol=tol, weights=weights,
+        (fitted,) = solve_logistic(
+            [block],
+            labels,
+            mask,
+            [columns],
+            classes=classes,
+            tol=tol,
+            weights=weights,
             class_weights=balance(labels, mask, classes) if balanced else None,
-        )  # fmt: skip
+        )
         assert fitted.converged.all()
         for j, key in enumerate(todo):
             decision[key] = fitted.decision[:, j].numpy()
-            coef[key] = block.raw(fitted.coef[:, j], fitted.intercept[j])[0].numpy().T
+            coef[key] = block.raw(fitted.coef[:, j], fitted.intercept[j], of=key[0])[0].numpy().T
     return decision, coef
 
 
@@ -183,3 +190,37 @@ def test_values_that_are_not_finite_are_refused_with_the_row():
 
     with pytest.raises(ProbeError, match=r"1 of 6 rows \(first: row 4\)"):
         list(blocks(x, torch.ones(6, 1, dtype=torch.bool)))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize(("n", "d"), [(90, 40), (60, 300)])
+def test_separable_cells_converge_without_a_word(classes, n, d):
+    # Warnings are errors here. Weak regularisation of cells that can be told apart without a mistake.
+    rng = np.random.default_rng(0)
+    y = np.arange(n) % classes
+    x = rng.normal(size=(n, d)) + 8 * np.eye(classes)[y] @ rng.normal(size=(classes, d))
+    x[::9, 3] *= 1e3
+    grid = fit_grid({(0, 0): x}, y, groups=np.arange(n), path=(0.001, 1.0, 100.0), shuffles=3, bootstrap=10)
+    assert grid.table["score"][0] == 1
+    assert fit_grid({(0, 0): x}, y, groups=np.arange(n), shuffles=3, bootstrap=10).table["score"][0] == 1
+
+
+def test_rows_that_are_nearly_the_same_in_the_kernel_form():
+    # Tokens of one video: kernels of these rows are all but singular.
+    x, y, _ = rows(80, 120)
+    x = np.repeat(x, 2, axis=0) + 1e-4 * np.random.default_rng(0).normal(size=(160, 120)) * x.std(axis=0)
+    y = np.repeat(y, 2)
+    train = masks(160, 4)
+    decision, _ = fit_all(x, y, train, kernel=True)
+    for (f, c), values in decision.items():
+        expected = reference(x, y, train[:, f], c).decision_function(x)
+        np.testing.assert_allclose(values[:, 0], expected, atol=5e-3 * np.abs(expected).max())
+
+
+def test_kernels_in_several_blocks_give_the_same(monkeypatch):
+    x, y, group = rows(60, 200, groups=30)
+    options = {"groups": group, "shuffles": 2, "bootstrap": 10}
+    whole = fit_grid({(0, 0): x}, y, **options)
+    monkeypatch.setattr("probes.space.KERNEL_BYTES", 60 * 60 * 4 * 4)
+    parts = fit_grid({(0, 0): x}, y, **options)
+    np.testing.assert_allclose(parts.table["score"], whole.table["score"], atol=1e-12)
