@@ -26,7 +26,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(INSTALL) -e ".[viz,nnsight,dev,docs]"
+	$(INSTALL) -e ".[viz,nnsight,zarr,dev,docs]"
 	@touch $@
 
 venv: $(VENV)/.installed

@@ -21,13 +21,16 @@ from interp.store.merge import merge as merge_stores
 from interp.store.store import Store
 from interp.store.verify import verify as verify_store
 
+FAILED = 2
+"""Exit status where the user has to change something; `verify` ends with 1 if it found damage."""
+
 app = typer.Typer(no_args_is_help=True, help="Look after stores of captured activations.")
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the store.")]
 
 
 def _told(command: Callable[..., None]) -> Callable[..., None]:
-    """An error that a user can act on is one sentence on stderr and exit status 1."""
+    """An error that a user can act on is one sentence on stderr and exit status 2."""
 
     @functools.wraps(command)
     def told(*args: Any, **kwargs: Any) -> None:
@@ -35,7 +38,7 @@ def _told(command: Callable[..., None]) -> Callable[..., None]:
             command(*args, **kwargs)
         except InterpError as error:
             typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(1) from error
+            raise typer.Exit(FAILED) from error
 
     return told
 
@@ -116,7 +119,7 @@ def export(
     store: Folder,
     to: Annotated[Path, typer.Argument(help="Folder to be made.")],
     sites: Annotated[str, typer.Option(help="Pattern of site names.")] = "*",
-    form: Annotated[str, typer.Option("--format", help="safetensors or npy")] = "safetensors",
+    form: Annotated[str, typer.Option("--format", help="safetensors, npy or zarr")] = "safetensors",
     step: Annotated[list[int] | None, typer.Option(help="Steps of the sampler's schedule; default all.")] = None,
     branch: Annotated[list[str] | None, typer.Option(help="Branches; default all.")] = None,
 ) -> None:

@@ -17,6 +17,10 @@ import numpy as np
 
 from interp.errors import StoreError
 
+_SYNC_FILE_RANGE = getattr(ctypes.CDLL(None), "sync_file_range", None)
+if _SYNC_FILE_RANGE is not None:
+    _SYNC_FILE_RANGE.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+
 
 def pwrite_all(fd: int, data: memoryview | bytes, offset: int) -> None:
     """Write all bytes of contiguous ``data`` at ``offset``."""
@@ -34,12 +38,34 @@ def pread_into(fd: int, out: memoryview, offset: int) -> None:
     Raises:
         EOFError: the file ends before.
     """
-    view = out.cast("B")
-    while view.nbytes:
-        done = os.preadv(fd, [view], offset)
+    scatter_into(fd, [out.cast("B")], offset)
+
+
+def scatter_into(fd: int, views: list[memoryview], offset: int) -> None:
+    """Fill several stretches of bytes, one after the other, from ``offset`` on, in one go where possible.
+
+    Raises:
+        EOFError: the file ends before.
+    """
+    views = [view for view in views if view.nbytes]
+    while views:
+        done = os.preadv(fd, views, offset)
         if done == 0:
-            raise EOFError(f"file ends {view.nbytes} bytes early")
-        view, offset = view[done:], offset + done
+            raise EOFError(f"file ends {sum(view.nbytes for view in views)} bytes early")
+        offset += done
+        while views and done >= views[0].nbytes:
+            done -= views.pop(0).nbytes
+        if done:
+            views[0] = views[0][done:]
+
+
+def start_writing_back(fd: int, start: int, nbytes: int) -> None:
+    """Ask that bytes just written go to the disk from now on, while the next are prepared; `os.fsync` makes them last.
+
+    Only a hint: nothing happens where there is no ``sync_file_range`` (it is Linux's, and Python does not name it).
+    """
+    if _SYNC_FILE_RANGE is not None:
+        _SYNC_FILE_RANGE(fd, start, nbytes, 2)  # SYNC_FILE_RANGE_WRITE
 
 
 def bytes_of(array: np.ndarray) -> memoryview:

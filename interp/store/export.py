@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from interp.store.gather import Steps, Tokens
     from interp.store.store import Store
 
-FORMATS = ("safetensors", "npy")
+FORMATS = ("safetensors", "npy", "zarr")
 SAFETENSORS = {
     "bfloat16": "BF16",
     "float16": "F16",
@@ -45,16 +47,17 @@ def export(
     tokens: Tokens = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Path, ...]:
-    """Write ``<site>.safetensors`` or ``.npy`` for each site, ``runs.parquet``, and ``labels/<name>.npy`` for arrays.
+    """Write ``<site>.safetensors``, ``.npy`` or ``.zarr`` for each site, ``runs.parquet``, ``labels/<name>.npy``.
 
-    Arrays are [run, step, branch, <site axes>], runs in the order of ``runs.parquet``. safetensors keeps bfloat16 and
-    says in its metadata what the axes are; npy has no bfloat16, so it holds float32 there.
+    Arrays are [run, step, branch, <site axes>], runs in the order of ``runs.parquet``. safetensors keeps bfloat16; npy
+    and zarr have none, so they hold float32 there, to which every bfloat16 number converts exactly. safetensors and
+    zarr say in their metadata what the axes, runs, steps and branches are.
 
     Args:
         store: the store.
         to: folder; it must not exist or be empty.
         sites: pattern of site names, as "blocks.*.hook_resid_post".
-        form: "safetensors" or "npy".
+        form: "safetensors", "npy" or "zarr" (version 3; ``pip install wan-interp[zarr]``).
         step, branch, runs, tokens: as in `Store.read`; a branch of None is all that a site has.
         progress: called with the bytes done and the bytes in all.
 
@@ -62,11 +65,14 @@ def export(
         The files.
 
     Raises:
-        StoreError: something asked is not there, the folder cannot be used, or the runs do not have one shape.
+        StoreError: something asked is not there, the folder cannot be used, the runs do not have one shape, or zarr is
+            not installed.
     """
     to = Path(to)
     if form not in FORMATS:
-        raise StoreError(f"format {form!r} is not known; use {' or '.join(FORMATS)}")
+        raise StoreError(f"format {form!r} is not known; use {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+    if form == "zarr" and find_spec("zarr") is None:
+        raise StoreError("exporting to zarr needs zarr, which is not installed: pip install 'wan-interp[zarr]'")
     chosen = [site for site in store.sites if fnmatchcase(site, sites)]
     if not chosen:
         raise StoreError(f"no site of {store.path} matches {sites!r}; there are {', '.join(store.sites[:6])} ...")
@@ -79,7 +85,7 @@ def export(
         done, total, written = 0, sum(job.nbytes for job in jobs), []
         for job in jobs:
             path = to / f"{job.site}.{form}"
-            for nbytes in job.write(path, form):
+            for nbytes in job.write_zarr(path) if form == "zarr" else job.write(path, form):
                 done += nbytes
                 if progress:
                     progress(done, total)
@@ -131,12 +137,34 @@ class _Job:
             os.close(fd)
             temporary.unlink(missing_ok=True)
 
+    def write_zarr(self, path: Path) -> Iterator[int]:
+        """Write the array; gives the bytes of each portion. A chunk is one step and branch of the runs of a portion."""
+        import zarr
+
+        temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
+        try:
+            array = zarr.create_array(
+                store=temporary,
+                shape=self.shape,
+                chunks=(min(self.at_once, len(self.runs)), 1, 1, *self.shape[3:]),
+                dtype=self.layout.kind.values,
+                dimension_names=self.about["axes"],
+                attributes={k: list(v) for k, v in self.about.items()},
+            )
+            for low in range(0, len(self.runs), self.at_once):
+                tensor = self._read(self.runs[low : low + self.at_once])
+                array[low : low + self.at_once] = self._array(tensor, "zarr")
+                yield tensor.numel() * self.itemsize
+            os.replace(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
     def _read(self, runs: Sequence[str]) -> Any:
         return self.store.read(self.site, runs=runs, as_="torch", **self.asked)
 
     def _array(self, tensor: Any, form: str) -> np.ndarray:
         bits = self.layout.kind.bits_of(tensor.contiguous())
-        return self.layout.kind.widen(bits) if form == "npy" else bits
+        return bits if form == "safetensors" else self.layout.kind.widen(bits)
 
     def _safetensors_head(self) -> bytes:
         body = {

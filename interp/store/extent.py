@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
+from xxhash import xxh3_64, xxh3_64_intdigest
 
 from interp.errors import StoreError
 from interp.store.blocks import BlockPlan
-from interp.store.disk import open_read, pread_into
+from interp.store.disk import open_read, scatter_into
 
-SPAN = 1 << 24
-"""Bytes read before they are checked; bounds the memory for blocks that are wanted in part."""
+SPAN = 1 << 22
+"""Bytes read before they are checked: they are still in the processor's cache then, and the disk reads ahead."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,38 @@ class Source:
         raise StoreError(f"{self.name}: {self.path} {why}; {self.remedy}") from None
 
 
+class Row:
+    """Stretches of memory as one row of bytes.
+
+    Args:
+        views: the stretches.
+    """
+
+    def __init__(self, views: list[memoryview]) -> None:
+        self._views = [view.cast("B") for view in views]
+        self.nbytes = sum(view.nbytes for view in views)
+
+    def cut(self, start: int, stop: int) -> list[memoryview]:
+        """The bytes from ``start`` to before ``stop``."""
+        out, at = [], 0
+        for view in self._views:
+            a, b = max(start - at, 0), min(stop - at, view.nbytes)
+            if a < b:
+                out.append(view[a:b])
+            at += view.nbytes
+        return out
+
+    def xxh3(self, start: int, stop: int) -> int:
+        """Checksum of such bytes."""
+        views = self.cut(start, stop)
+        if len(views) == 1:
+            return int(xxh3_64_intdigest(views[0]))
+        hashed = xxh3_64()
+        for view in views:
+            hashed.update(view)
+        return int(hashed.intdigest())
+
+
 class Extent:
     """The bytes of one site.
 
@@ -110,20 +143,15 @@ class Extent:
         stop = start + out.nbytes
         blocks = self.plan.covering(start, stop)
         if self._good[blocks.start : blocks.stop].all():
-            self._fill(fd, out, start)
+            self._fill(fd, [out], start)
             return
-        at = start
-        while at < stop:
-            first = self.plan.covering(at, at + 1).start
-            a, b = self.plan.bounds(first)
-            if at > a or stop < b:  # wanted in part
-                scratch = memoryview(bytearray(b - a))
-                self._checked(fd, first, a, scratch)
-                until = min(b, stop)
-                out[at - start : until - start] = scratch[at - a : until - a]
-            else:
-                until = self._whole_until(first, min(stop, a + SPAN), b)
-                self._checked(fd, first, a, out[a - start : until - start])
+        begin, end = self.plan.bounds(blocks.start)[0], self.plan.bounds(blocks.stop - 1)[1]
+        # Blocks at the ends may be wanted in part; what is not wanted of them goes beside.
+        row = Row([memoryview(bytearray(start - begin)), out, memoryview(bytearray(end - stop))])
+        at, first = begin, blocks.start
+        while at < end:
+            until = self._whole_until(first, min(end, at + SPAN))
+            first = self._checked(fd, first, at, row.cut(at - begin, until - begin))
             at = until
 
     def check(self, fd: int) -> None:
@@ -132,39 +160,40 @@ class Extent:
         Raises:
             StoreError: as `read`.
         """
-        buffer = memoryview(bytearray(min(SPAN, self.plan.nbytes)))
-        at = 0
+        buffer = memoryview(bytearray(min(max(SPAN, self.plan.block_nbytes), self.plan.nbytes)))
         self._good[:] = False
+        at = first = 0
         while at < self.plan.nbytes:
-            first = self.plan.covering(at, at + 1).start
-            until = self._whole_until(first, min(at + buffer.nbytes, self.plan.nbytes), self.plan.bounds(first)[1])
-            self._checked(fd, first, at, buffer[: until - at])
+            until = self._whole_until(first, min(at + buffer.nbytes, self.plan.nbytes))
+            first = self._checked(fd, first, at, [buffer[: until - at]])
             at = until
 
-    def _whole_until(self, first: int, limit: int, end: int) -> int:
+    def _whole_until(self, first: int, limit: int) -> int:
         """The end of the last block that ends at or before ``limit``, but at least that of block ``first``."""
         last = self.plan.covering(limit - 1, limit).start
         a, b = self.plan.bounds(last)
-        return max(end, b if b <= limit else a) if last > first else end
+        return max(self.plan.bounds(first)[1], b if b <= limit else a)
 
-    def _checked(self, fd: int, first: int, start: int, out: memoryview) -> None:
-        """Fill ``out`` with whole blocks from block ``first`` on, and check them."""
-        self._fill(fd, out, start)
+    def _checked(self, fd: int, first: int, start: int, views: list[memoryview]) -> int:
+        """Fill ``views`` with whole blocks from block ``first`` on, and check them; gives the block after the last."""
+        self._fill(fd, views, start)
         if self._sums is None:
             self._sums = self._load(fd)
-        sums = self.plan.checksums(start, out)
-        wrong = np.flatnonzero(sums != self._sums[first : first + len(sums)])
-        if len(wrong):
-            block = first + int(wrong[0])
-            a, b = self.plan.bounds(block)
-            cells = self._describe(a // self.plan.cell_nbytes, (b - 1) // self.plan.cell_nbytes)
-            self.source.refuse(
-                f"is damaged: block {block} of {cells} (byte {self.offset + a}) does not match its checksum"
-            )
-        self._good[first : first + len(sums)] = True
+        row = Row(views)
+        block, at = first, start
+        while at < start + row.nbytes:
+            end = self.plan.bounds(block)[1]
+            if row.xxh3(at - start, end - start) != self._sums[block]:
+                cells = self._describe(at // self.plan.cell_nbytes, (end - 1) // self.plan.cell_nbytes)
+                self.source.refuse(
+                    f"is damaged: block {block} of {cells} (byte {self.offset + at}) does not match its checksum"
+                )
+            block, at = block + 1, end
+        self._good[first:block] = True
+        return block
 
-    def _fill(self, fd: int, out: memoryview, start: int) -> None:
+    def _fill(self, fd: int, views: list[memoryview], start: int) -> None:
         try:
-            pread_into(fd, out, self.offset + start)
+            scatter_into(fd, views, self.offset + start)
         except (EOFError, OSError) as error:
             self.source.refuse(f"cannot be read at byte {self.offset + start}: {error}")

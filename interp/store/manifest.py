@@ -73,10 +73,12 @@ class Manifest:
 
     Attributes:
         lines: by run, as last seen.
+        changes: how often they have changed.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.changes = 0
         self._forget()
 
     def load(self) -> None:
@@ -127,6 +129,7 @@ class Manifest:
             os.ftruncate(fd, self._end)
             raise
         self.lines[line.run] = line
+        self.changes += 1
         self._end += len(data)
         self._count += 1
 
@@ -158,6 +161,7 @@ class Manifest:
 
     def _forget(self) -> None:
         self.lines: dict[str, Line] = {}
+        self.changes += 1
         self._file: tuple[int, int] | None = None
         self._end = self._count = 0  # what was read: bytes up to the last line break, and lines
 
@@ -180,6 +184,7 @@ class Manifest:
                 ) from error
             found[line.run] = line
         self.lines.update(found)
+        self.changes += bool(found)
         self._file = (stat.st_dev, stat.st_ino)
         self._end += data.rfind(b"\n") + 1
         self._count += len(texts)

@@ -9,7 +9,7 @@ import numpy as np
 
 from interp.store.blocks import LARGE, BlockPlan
 from interp.store.cellcheck import Given
-from interp.store.disk import bytes_at, bytes_of, pwrite_all
+from interp.store.disk import bytes_at, bytes_of, pwrite_all, start_writing_back
 from interp.store.layout import SiteLayout
 
 STRIDE = 4 * LARGE
@@ -112,4 +112,5 @@ class SiteBuffer:
             self.checksums[first : first + len(sums)] = sums
             first += len(sums)
             pwrite_all(self._fd, stride, self.offset + start + at)
+            start_writing_back(self._fd, self.offset + start + at, stride.nbytes)
         self.left -= data.nbytes

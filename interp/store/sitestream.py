@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from interp.store.blocks import BlockPlan
-from interp.store.disk import pwrite_all
+from interp.store.disk import pwrite_all, start_writing_back
 
 
 class SiteStream:
@@ -61,4 +61,5 @@ class SiteStream:
         sums = self.plan.checksums(self._written, data)
         self.checksums[first : first + len(sums)] = sums
         pwrite_all(self._fd, data, self.offset + self._written)
+        start_writing_back(self._fd, self.offset + self._written, data.nbytes)
         self._written += data.nbytes

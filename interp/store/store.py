@@ -46,6 +46,8 @@ class Store:
         self.manifest = Manifest(path / "manifest.jsonl")
         self._bundle_manifest = Manifest(path / "consolidated" / "manifest.jsonl")
         self._shards: dict[str, Shard] = {}
+        self._views: dict[str, SiteView] = {}
+        self._runs: tuple[int, tuple[str, ...]] = (-1, ())
         self.refresh()
 
     @staticmethod
@@ -90,6 +92,7 @@ class Store:
         """Look again which runs are finished."""
         self.manifest.load()
         self._shards.clear()
+        self._views.clear()
         self._bundle_manifest.load()
         for name in ("sites", "_bundles", "_in_bundles"):
             self.__dict__.pop(name, None)
@@ -141,7 +144,10 @@ class Store:
     @property
     def runs(self) -> tuple[str, ...]:
         """Keys of the finished runs, ascending."""
-        return tuple(sorted(self.manifest.lines))
+        if self._runs[0] != self.manifest.changes:  # thousands of keys are not sorted at each read
+            self._runs = self.manifest.changes, tuple(sorted(self.manifest.lines))
+            self._views.clear()
+        return self._runs[1]
 
     def __contains__(self, run: object) -> bool:
         return run in self.manifest.lines
@@ -230,7 +236,20 @@ class Store:
         """
         if as_ not in ("numpy", "torch"):
             raise StoreError(f"as_={as_!r} is not known; use 'numpy' or 'torch'")
-        return SiteView(self._parts(site, self._chosen(runs)), site).read(step, branch, tokens, as_)
+        return self.view(site, runs).read(step, branch, tokens, as_)
+
+    def view(self, site: str, runs: Iterable[str] | None = None) -> SiteView:
+        """One site over runs, to be read from more than once.
+
+        Raises:
+            StoreError: as `read`.
+        """
+        if runs is not None:
+            return SiteView(self._parts(site, self._chosen(runs)), site)
+        chosen = self.runs
+        if site not in self._views:
+            self._views[site] = SiteView(self._parts(site, self._chosen(chosen)), site)
+        return self._views[site]
 
     def labels(self, name: str, runs: Iterable[str] | None = None, site: str | None = None) -> np.ndarray:
         """A label over runs.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import h5py
@@ -13,11 +16,13 @@ import torch
 from safetensors.torch import load_file, safe_open
 from typer.testing import CliRunner
 
+from interp.cli import app, main
 from interp.errors import StoreError
 from interp.store import Store, consolidate, export, info, merge, verify
-from interp.store.cli import app
 from tests.store.making import HEADS, NORM, PROVENANCE, RESID, labels_of, layout_of, make_store, stacked, write_run
 from tests.store.test_damage import flip
+
+EXPORT = importlib.import_module("interp.store.export")
 
 
 def two_stores(path: Path) -> tuple[Path, Path]:
@@ -103,11 +108,34 @@ def test_export_of_some_to_npy(tmp_path: Path) -> None:
     assert pl.read_parquet(tmp_path / "out/runs.parquet")["run"].to_list() == runs
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning:zarr")
+@pytest.mark.parametrize("at_once", [1, 1 << 30])
+def test_export_to_zarr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    zarr = pytest.importorskip("zarr")
+    monkeypatch.setattr(EXPORT, "MEMORY", at_once)
+    store = make_store(tmp_path / "s", seeds=3)
+    export(store, tmp_path / "out", form="zarr", step=[2, 5])
+    for site in store.sites:
+        array = zarr.open_array(tmp_path / "out" / f"{site}.zarr", mode="r")
+        assert np.array_equal(array[...], stacked(store, site)[:, 1:3].float().numpy())
+        axes = ("run", *store.layout("run0").site_named(site).axes)
+        assert array.metadata.dimension_names == tuple(array.attrs["axes"]) == axes
+        assert (array.attrs["steps"], array.attrs["runs"]) == ([2, 5], list(store.runs))
+    assert sorted(p.name for p in (tmp_path / "out").iterdir() if "tmp" in p.name) == []
+
+
+def test_export_to_zarr_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EXPORT, "find_spec", lambda name: None)
+    with pytest.raises(StoreError, match="pip install 'wan-interp\\[zarr\\]'"):
+        export(make_store(tmp_path / "s", seeds=1), tmp_path / "out", form="zarr")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
         ({"sites": "blocks.9.*"}, "no site of .* matches 'blocks.9.*'; there are blocks.0"),
-        ({"form": "csv"}, "format 'csv' is not known; use safetensors or npy"),
+        ({"form": "csv"}, "format 'csv' is not known; use safetensors, npy or zarr"),
         ({"to": "."}, "is not empty; give a new folder"),
         ({"step": 3}, "step 3 was not kept"),
     ],
@@ -137,7 +165,9 @@ def test_info(tmp_path: Path) -> None:
 
 
 def invoke(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    result = CliRunner().invoke(app, ["cache", *(str(a) for a in arguments)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
     return result.exit_code, result.output
 
 
@@ -188,7 +218,16 @@ def test_the_command_line_drops_what_is_damaged(tmp_path: Path) -> None:
 def test_the_command_line_says_what_is_wrong_in_one_sentence(tmp_path: Path) -> None:
     for command in (["info"], ["verify"], ["consolidate"], ["merge", tmp_path / "m"], ["export"]):
         status, said = invoke(*command, tmp_path / "none", *([tmp_path / "out"] if command == ["export"] else []))
-        assert status == 1
+        assert status == 2
         assert said.startswith("error: ")
         assert "not a store" in said
         assert said.count("\n") == 1
+
+
+def test_the_installed_command_is_this_one() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    command = EntryPoint("wan-interp", project["scripts"]["wan-interp"], "console_scripts").load()
+    assert command is main
+    assert CliRunner().invoke(app, ["--version"]).output == f"wan-interp {project['version']}\n"
+    helped = CliRunner().invoke(app, ["cache", "--help"]).output
+    assert all(name in helped for name in ("info", "verify", "consolidate", "merge", "export"))
