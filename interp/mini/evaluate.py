@@ -3,36 +3,73 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import WanTransformer3DModel
-from torch import Tensor
 
+from interp import tasks
 from interp.mini import twin
-from interp.mini.data import Statistics, as_rgb
-from interp.mini.latents import condition, decode_blocks, denormalise
-from interp.tasks.maze.maze import draw_maze
-from interp.tasks.maze.render import render_symbols
-from interp.tasks.maze.score import score_symbols, symbols_from_blocks
+from interp.mini.data import Encoder
+from interp.mini.latents import decode_blocks
+from interp.mini.recipe import HIGH, LOW, MAIN, PuzzleRecipe, Recipe
+from interp.tasks.blocks import PALETTE, nearest
+from interp.tasks.sample import Sample
 
-QUICK_STREAM = 7002
+QUICK_SEED = 7002
+
+
+def task_of(part: str) -> Any:
+    """The task that a board's part names, such as "maze-6"."""
+    return tasks.get("maze", size=int(part.removeprefix("maze-"))) if part.startswith("maze-") else tasks.get(part)
+
+
+def held_out_samples(part: str, n: int, seed: int) -> list[Sample]:
+    """``n`` different samples that no training saw."""
+    task, wanted = task_of(part), 12 * n + 50
+    return [sample for sample in task.sample(wanted, seed=seed) if sample.held_out][:n]
 
 
 @torch.no_grad()
 def quick_solve_rate(
-    model: WanTransformer3DModel, statistics: Statistics, prompt: Tensor, size: int, n: int = 64, steps: int = 8
+    models: dict[str, WanTransformer3DModel],
+    recipe: Recipe | PuzzleRecipe,
+    encoder: Encoder,
+    text: twin.TextBatch,
+    part: str,
+    n: int = 64,
+    steps: int = 8,
+    **autocast: Any,
 ) -> float:
-    """Share of ``n`` fixed mazes whose last frame shows one exact open path from start to goal (Euler, shift 5)."""
-    mazes = [draw_maze(np.random.default_rng((QUICK_STREAM, size, k)), size) for k in range(n)]
-    rgb = as_rgb(np.stack([render_symbols(m, (m.start,)) for m in mazes]))
-    cond = condition(rgb, statistics.mean, statistics.std)
-    text = twin.pack_text([prompt], [0] * n)
-    x = torch.randn(n, 16, *cond.shape[2:], generator=torch.Generator().manual_seed(0))
-    u = torch.linspace(1, 0, steps + 1)
-    sigmas = 5 * u / (1 + 4 * u)
+    """Share of ``n`` fixed held-out problems that are solved (Euler, the recipe's shift).
+
+    Args:
+        models: by expert: "main" alone, or "high" and "low".
+        recipe: for the shift and the boundary.
+        encoder: on the models' device.
+        text: the recipe's prompts.
+        part: see `task_of`.
+        n: problems.
+        steps: of the sampler.
+        autocast: of ``torch.autocast``, if wanted.
+    """
+    samples = held_out_samples(part, n, QUICK_SEED)
+    pixels = np.stack([np.asarray(sample.image)[::8, ::8] for sample in samples])
+    first = nearest(pixels.astype(np.float32), PALETTE)
+    _, cond = encoder.encode(np.repeat(first[:, None], recipe.num_frames, axis=1))
+    rows = text.rows([recipe.prompts.index(sample.prompt) for sample in samples])
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(len(samples), 16, *cond.shape[2:], generator=generator).to(cond.device)
+    u = torch.linspace(1, 0, steps + 1).tolist()
+    sigmas = [recipe.shift * v / (1 + (recipe.shift - 1) * v) for v in u]
+    boundary = getattr(recipe, "boundary", 0.0)
     for now, then in pairwise(sigmas):
-        x = x + (then - now) * twin.forward(model, torch.cat([x, cond], 1), (now * 1000).expand(n), text)
-    blocks = decode_blocks(denormalise(x, statistics.mean, statistics.std))
-    symbols = symbols_from_blocks((blocks + 1) * 127.5)
-    return float(np.mean([score_symbols(m, s).valid for m, s in zip(mazes, symbols, strict=True)]))
+        model = models[MAIN] if MAIN in models else models[HIGH if now >= boundary else LOW]
+        time = torch.full((len(samples),), now * 1000, device=x.device)
+        with torch.autocast(x.device.type, **(autocast or {"enabled": False})):
+            x = x + (then - now) * twin.forward(model, torch.cat([x, cond], 1), time, rows)
+    raw = x.float() * encoder.std + encoder.mean
+    blocks = np.clip((decode_blocks(raw.cpu().numpy()) + 1) / 2, 0, 1)
+    scores = task_of(part).score_many(samples, blocks)
+    return float(np.mean([score.solved for score in scores]))

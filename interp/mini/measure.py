@@ -1,4 +1,4 @@
-"""Solve rates of a maze model on held-out mazes: ``python -m interp.mini.measure --model wan-maze-mini``.
+"""Solve rates of a bundled model on held-out problems: ``python -m interp.mini.measure --model wan-maze-mini``.
 
 At 20 steps every video goes through the stock pipeline call, from the PIL image to scored frames. Fewer steps go
 through the lab's batched loop and the closed-form decoder, which tests hold equal to the pipeline. Finished cells of
@@ -18,6 +18,7 @@ import torch
 
 from interp.lab import Lab, load
 from interp.mini.data import draw_training_maze
+from interp.mini.evaluate import held_out_samples, task_of
 from interp.mini.recipe import Recipe
 from interp.model import bundled_folder
 from interp.tasks import get as get_task
@@ -25,6 +26,7 @@ from interp.tasks.sample import Sample
 
 HELD_OUT_SEED = 20_000
 STOCK_STEPS = 20
+PUZZLES = ("maze-4", "maze-5", "maze-6", "maze-7", "maze-8", "grounding", "reappearance", "bounce")
 
 
 def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -35,9 +37,15 @@ def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
     return float((centre - half) / (1 + spread)), float((centre + half) / (1 + spread))
 
 
-def solve_stock(lab: Lab, samples: Sequence[Sample], steps: int) -> list[bool]:
+def is_solved(sample: Sample, frames: np.ndarray) -> bool:
+    """Mazes: a valid path, as the card of the maze model counts; other tasks: the right answer."""
+    score = get_task(sample.task).score(sample, frames)
+    return bool(score.valid if sample.task == "maze" else score.solved)
+
+
+def solve_stock(lab: Lab, samples: Sequence[Sample], steps: int, guidance: float = 1.0) -> list[bool]:
     """Whether each sample is solved by ``pipe(image=..., prompt=...)``, sample k with seed k."""
-    task, solved = get_task("maze", size=samples[0].problem.size), []
+    solved = []
     for seed, sample in enumerate(samples):
         frames = lab.pipe(
             image=sample.image,
@@ -46,21 +54,26 @@ def solve_stock(lab: Lab, samples: Sequence[Sample], steps: int) -> list[bool]:
             width=sample.width,
             num_frames=sample.num_frames,
             num_inference_steps=steps,
-            guidance_scale=1.0,
+            guidance_scale=guidance,
+            negative_prompt="" if guidance > 1 else None,
             generator=torch.Generator().manual_seed(seed),
         ).frames[0]
-        solved.append(task.score(sample, frames).valid)
+        solved.append(is_solved(sample, frames))
     return solved
 
 
-def solve_batched(lab: Lab, samples: Sequence[Sample], steps: int, batch: int = 32) -> list[bool]:
+def solve_batched(
+    lab: Lab, samples: Sequence[Sample], steps: int, batch: int = 32, guidance: float = 1.0
+) -> list[bool]:
     """The same through the lab, sample k with seed k."""
-    task, solved = get_task("maze", size=samples[0].problem.size), []
-    runs = [lab.plan(sample, seeds=[seed], steps=steps)[0] for seed, sample in enumerate(samples)]
+    solved = []
+    runs = [
+        lab.plan(sample, seeds=[seed], steps=steps, guidance_scale=guidance)[0] for seed, sample in enumerate(samples)
+    ]
     for first in range(0, len(runs), batch):
         trajectories = lab.run_batch(runs[first : first + batch])
         frames = lab.frames(torch.stack([t.result for t in trajectories]))
-        solved += [task.score(r.sample, f).valid for r, f in zip(runs[first : first + batch], frames, strict=True)]
+        solved += [is_solved(r.sample, f) for r, f in zip(runs[first : first + batch], frames, strict=True)]
     return solved
 
 
@@ -70,53 +83,98 @@ def training_overlap(recipe: Recipe, keys: set[str]) -> int:
     return len(keys & set(seen))
 
 
-def measure(lab: Lab, path: Path, sizes: Sequence[int], steps: Sequence[int], n: int) -> dict[str, Any]:
-    """Fill the card's table of solve rates, one cell after the other, saving each."""
+def measure(
+    lab: Lab,
+    path: Path,
+    parts: Sequence[str],
+    steps: Sequence[int],
+    n: int,
+    *,
+    held_out: bool = False,
+    guidance: Sequence[float] = (1.0,),
+    stock: bool = True,
+) -> dict[str, Any]:
+    """Fill the card's table of solve rates, one cell after the other, saving each.
+
+    Args:
+        lab: the model.
+        path: the card, a JSON file.
+        parts: what is solved, such as "maze-6" or "bounce".
+        steps: of the sampler.
+        n: problems of each part.
+        held_out: only problems that the training left out by their hash, as the puzzle model's did.
+        guidance: scales; 1 needs one pass a step, others two.
+        stock: whether 20 steps at guidance 1 go through the stock pipeline call.
+    """
     card: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"name": lab.name}
     rates = card.setdefault("solve_rates", {})
-    for size in sizes:
-        samples = get_task("maze", size=size).sample(n, seed=HELD_OUT_SEED)
+    for part in parts:
+        samples = held_out_samples(part, n, HELD_OUT_SEED) if held_out else task_of(part).sample(n, seed=HELD_OUT_SEED)
         for count in steps:
-            cell = f"{size}x{size}, {count} steps"
-            if rates.get(cell, {}).get("n") == n:
-                continue
-            stock = count == STOCK_STEPS
-            solved = solve_stock(lab, samples, count) if stock else solve_batched(lab, samples, count)
-            low, high = wilson(sum(solved), n)
-            rates[cell] = {
-                "solved": sum(solved) / n,
-                "low": low,
-                "high": high,
-                "n": n,
-                "through": "pipe(...)" if stock else "lab.run_batch",
-            }
-            print(f"{cell}: {sum(solved)}/{n} = {sum(solved) / n:.3f} [{low:.3f}, {high:.3f}]", flush=True)
-            path.write_text(json.dumps(card, indent=1) + "\n")
+            for scale in guidance:
+                cell = cell_name(part, count, scale)
+                if rates.get(cell, {}).get("n") == n:
+                    continue
+                through_pipe = stock and count == STOCK_STEPS and scale == 1
+                solve = solve_stock if through_pipe else solve_batched
+                rates[cell] = _cell(solve(lab, samples, count, guidance=scale), through_pipe)
+                print(f"{cell}: {rates[cell]}", flush=True)
+                path.write_text(json.dumps(card, indent=1) + "\n")
     card["held_out_seed"] = HELD_OUT_SEED
-    card["measure_command"] = "python -m interp.mini.measure --model wan-maze-mini --overlap"
     path.write_text(json.dumps(card, indent=1) + "\n")
     return card
+
+
+def cell_name(part: str, steps: int, guidance: float = 1.0) -> str:
+    """How the card's table calls a cell.
+
+    >>> cell_name("maze-6", 20), cell_name("bounce", 8, 2.0)
+    ('6x6, 20 steps', 'bounce, 8 steps, guidance 2')
+    """
+    size = part.removeprefix("maze-")
+    what = f"{size}x{size}" if part.startswith("maze-") else part
+    return f"{what}, {steps} steps" + (f", guidance {guidance:g}" if guidance != 1 else "")
+
+
+def _cell(solved: Sequence[bool], through_pipe: bool) -> dict[str, Any]:
+    low, high = wilson(sum(solved), len(solved))
+    return {
+        "solved": sum(solved) / len(solved),
+        "low": low,
+        "high": high,
+        "n": len(solved),
+        "through": "pipe(...)" if through_pipe else "lab.run_batch",
+    }
 
 
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="wan-maze-mini")
-    parser.add_argument("--card", type=Path, help="JSON file to fill; the bundled model's own by default")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[4, 5, 6])
-    parser.add_argument("--steps", type=int, nargs="+", default=[20, 1, 2, 4, 8])
+    parser.add_argument("--model", default="wan-maze-mini", help="a bundled name, or a folder with a card.json")
+    parser.add_argument("--card", type=Path, help="JSON file to fill; the model's own by default")
+    parser.add_argument("--parts", nargs="+", help="what is solved; by default all that the model was trained on")
+    parser.add_argument("--steps", type=int, nargs="+")
+    parser.add_argument("--guidance", type=float, nargs="+")
     parser.add_argument("--n", type=int, default=256)
+    parser.add_argument("--batched", action="store_true", help="20 steps through the lab too (faster)")
     parser.add_argument("--overlap", action="store_true", help="also count held-out mazes drawn in training (minutes)")
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args(argv)
-    path = args.card or bundled_folder(args.model) / "card.json"
-    measure(load(args.model), path, args.sizes, args.steps, args.n)
+    folder = Path(args.model) if Path(args.model).is_dir() else bundled_folder(args.model)
+    path = args.card or folder / "card.json"
+    puzzle = json.loads((folder / "card.json").read_text()).get("experts", 1) == 2
+    lab = load(args.model)
+    lab.pipe.to(args.device)
+    parts = args.parts or (PUZZLES if puzzle else ("maze-4", "maze-5", "maze-6"))
+    steps = args.steps or ([20, 4] if puzzle else [20, 1, 2, 4, 8])
+    scales = args.guidance or ([1.0, 2.0] if puzzle else [1.0])
+    card = measure(lab, path, parts, steps, args.n, held_out=puzzle, guidance=scales, stock=not args.batched)
+    card["measure_command"] = f"python -m interp.mini.measure --model {card['name']}{'' if puzzle else ' --overlap'}"
     if args.overlap:
-        tasks = [get_task("maze", size=size) for size in args.sizes]
-        keys = {sample.problem.key for task in tasks for sample in task.sample(args.n, seed=HELD_OUT_SEED)}
-        card = json.loads(path.read_text())
+        keys = {s.problem.key for part in parts for s in task_of(part).sample(args.n, seed=HELD_OUT_SEED)}
         card["held_out_mazes_seen_in_training"] = training_overlap(Recipe(), keys)
         card["held_out_mazes"] = len(keys)
-        path.write_text(json.dumps(card, indent=1) + "\n")
+    path.write_text(json.dumps(card, indent=1) + "\n")
 
 
 if __name__ == "__main__":

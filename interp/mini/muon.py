@@ -39,7 +39,7 @@ class Optimizer:
         self.groups: dict[tuple[int, ...], list[nn.Parameter]] = {}
         for p in matrices:
             self.groups.setdefault(tuple(p.shape), []).append(p)
-        self.momentum = {shape: torch.zeros(len(ps), *shape) for shape, ps in self.groups.items()}
+        self.momentum = {shape: torch.zeros(len(ps), *shape, device=ps[0].device) for shape, ps in self.groups.items()}
         self.adam = torch.optim.AdamW(self.rest, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0, foreach=True)
 
     @torch.no_grad()
@@ -64,5 +64,5 @@ class Optimizer:
         return {"momentum": self.momentum, "adam": self.adam.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.momentum = state["momentum"]
+        self.momentum = {shape: state["momentum"][shape].to(old.device) for shape, old in self.momentum.items()}
         self.adam.load_state_dict(state["adam"])

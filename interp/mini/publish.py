@@ -1,6 +1,7 @@
 """Turn a training checkpoint into an ordinary diffusers folder: ``python -m interp.mini.publish``.
 
-The folder holds what `WanImageToVideoPipeline.from_pretrained` expects and nothing else of ours but ``card.json``.
+The folder holds what `WanImageToVideoPipeline.from_pretrained` expects and nothing else of ours but ``card.json``. A
+model of two experts has ``transformer`` for high noise, ``transformer_2`` for low noise, and a ``boundary_ratio``.
 """
 
 from __future__ import annotations
@@ -13,30 +14,42 @@ from typing import Any
 import torch
 
 from interp.errors import ModelError
-from interp.mini.recipe import Recipe
+from interp.mini.expert import build_transformer
+from interp.mini.recipe import HIGH, LOW, MAIN, RECIPES, PuzzleRecipe, Recipe, recipe_named
 from interp.mini.text import build_text_encoder, build_tokenizer
-from interp.mini.train import build_transformer
 from interp.mini.vae import build_vae
 from interp.model import fingerprint
 
+_DATA = {
+    Recipe: "random mazes from interp.tasks.maze, targets are shortest routes, ties at random",
+    PuzzleRecipe: "random problems of the tasks maze, grounding, reappearance and bounce; one in eight, by the hash of "
+    "its first frame, is held out",
+}
 
-def build_pipeline(checkpoint: dict[str, Any], recipe: Recipe) -> Any:
-    """The stock pipeline with the averaged weights of a checkpoint."""
+
+def build_pipeline(checkpoint: dict[str, Any], recipe: Recipe | PuzzleRecipe) -> Any:
+    """The stock pipeline with the averaged weights of a checkpoint: fp32 for one expert, bf16 for two."""
     from diffusers import FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline
 
-    transformer = build_transformer(recipe)
-    transformer.load_state_dict(checkpoint["ema"])
+    two = HIGH in checkpoint["experts"]
+    models = {}
+    for name, state in checkpoint["experts"].items():
+        models[name] = build_transformer(recipe)
+        models[name].load_state_dict(state["ema"])
+        models[name].eval()
     statistics = checkpoint["statistics"]
+    second = {"transformer_2": models[LOW], "boundary_ratio": getattr(recipe, "boundary", None)} if two else {}
     return WanImageToVideoPipeline(
         tokenizer=build_tokenizer(),
         text_encoder=build_text_encoder(),
         vae=build_vae(statistics["mean"].numpy(), statistics["std"].numpy()),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=recipe.shift),
-        transformer=transformer.eval(),
+        transformer=models[HIGH if two else MAIN],
+        **second,
     )
 
 
-def publish(folder: Path, checkpoint_folder: Path, recipe: Recipe) -> Path:
+def publish(folder: Path, checkpoint_folder: Path, recipe: Recipe | PuzzleRecipe) -> Path:
     """Write the diffusers folder with a card that has everything but solve rates, which `interp.mini.measure` adds.
 
     Raises:
@@ -45,35 +58,55 @@ def publish(folder: Path, checkpoint_folder: Path, recipe: Recipe) -> Path:
     path = checkpoint_folder / "checkpoint.pt"
     if not path.is_file():
         raise ModelError(f"{path} is not there; train first: python -m interp.mini.train --out {checkpoint_folder}")
-    checkpoint = torch.load(path, weights_only=True)
-    if checkpoint["batch"] < recipe.batches:
-        raise ModelError(
-            f"{path} holds batch {checkpoint['batch']} of {recipe.batches}; run interp.mini.train again to finish it"
-        )
+    checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+    if checkpoint["recipe"] != json.dumps(recipe.as_dict()):
+        raise ModelError(f"{path} was made by another recipe; name the one that it was trained with")
+    if checkpoint["done"] < 1:
+        how = f"batch {checkpoint['batch']} of {recipe.batches}"
+        if checkpoint["minutes"] is not None:
+            how = f"{checkpoint['seconds'] / 60:.0f} of {checkpoint['minutes']:.0f} minutes"
+        raise ModelError(f"{path} holds {how}; run interp.mini.train again to finish it")
     pipe = build_pipeline(checkpoint, recipe)
-    pipe.save_pretrained(folder)
+    _save(pipe, folder)
     card = {
         "name": recipe.name,
         "pipeline": type(pipe).__name__,
         "parameters": sum(p.numel() for p in pipe.transformer.parameters()),
+        "experts": len(checkpoint["experts"]),
         "fingerprint": fingerprint(pipe),
         "recipe": recipe.as_dict(),
-        "videos_seen": recipe.batches * recipe.batch,
+        "videos_seen": checkpoint["batch"] * recipe.batch,
         "training_minutes": round(checkpoint["seconds"] / 60, 1),
-        "data": "random mazes from interp.tasks.maze, targets are shortest routes, ties at random",
-        "train_command": "make train-mini",
+        "device": checkpoint["device"],
+        "data": _DATA[type(recipe)],
+        "train_command": "make train-mini" if isinstance(recipe, Recipe) else "make train-puzzle",
     }
     (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
     return folder
 
 
+def _save(pipe: Any, folder: Path) -> None:
+    """Write the folder; the transformers of two experts in bf16, and the pipeline's own weights rounded alike.
+
+    Half the size; without a ``torch_dtype`` diffusers loads them as fp32, in which CPUs are fast.
+    """
+    parts = ("transformer", "transformer_2") if getattr(pipe, "transformer_2", None) is not None else ()
+    for part in parts:
+        getattr(pipe, part).to(torch.bfloat16)
+    pipe.save_pretrained(folder)
+    for part in parts:
+        getattr(pipe, part).to(torch.float32)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recipe", default="wan-maze-mini", choices=[*RECIPES])
     parser.add_argument("--checkpoint", type=Path, default=Path("build/mini"))
-    parser.add_argument("--out", type=Path, default=Path("interp/models/wan-maze-mini"))
+    parser.add_argument("--out", type=Path, help="interp/models/NAME by default")
     args = parser.parse_args(argv)
-    print(publish(args.out, args.checkpoint, Recipe()))
+    recipe = recipe_named(args.recipe)
+    print(publish(args.out or Path("interp/models") / recipe.name, args.checkpoint, recipe))
 
 
 if __name__ == "__main__":

@@ -1,68 +1,44 @@
-"""Train ``wan-maze-mini`` from nothing: ``python -m interp.mini.train --out build/mini``.
+"""Train a bundled model from nothing: ``python -m interp.mini.train --recipe wan-puzzle-mini --out build/puzzle``.
 
 Resumable: the checkpoint is replaced atomically every few minutes and holds all state; batches are functions of their
-number. On two idle CPU cores the recipe takes under 75 minutes (the model card has the measured time).
+number. ``--minutes`` boxes the whole training in time: the learning rate falls so that it ends then, whatever the
+machine. On a GPU blocks are compiled, matrices are bf16 and problems are drawn by worker processes.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import WanTransformer3DModel
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from interp.mini import twin
-from interp.mini.data import Statistics, latent_statistics, training_batch
+from interp.mini.data import Encoder, Rows, Statistics, draw_rows, latent_statistics
 from interp.mini.evaluate import quick_solve_rate
-from interp.mini.muon import Optimizer
-from interp.mini.recipe import Recipe
-from interp.mini.text import MAX_TOKENS, TEXT_DIM, build_text_encoder, build_tokenizer
-from interp.tasks.maze.task import PROMPTS
+from interp.mini.expert import Expert, build_transformer
+from interp.mini.recipe import HIGH, LOW, MAIN, RECIPES, PuzzleRecipe, Recipe, recipe_named
+from interp.mini.text import MAX_TOKENS, build_text_encoder, build_tokenizer
+
+__all__ = ["Trainer", "build_transformer", "encode_prompts", "native_dtype", "train"]
 
 _MALLOC = {  # without these, page faults of freshly mapped activations cost more than the arithmetic
     "MALLOC_MMAP_THRESHOLD_": str(1 << 33),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
     "MALLOC_TOP_PAD_": str(1 << 28),
 }
+_CHECKPOINT_SECONDS = 120
 
 
-def build_transformer(recipe: Recipe) -> WanTransformer3DModel:
-    """A stock transformer of the recipe's size, initialised so that each block starts near the identity."""
-    torch.manual_seed(recipe.seed)
-    model = WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=recipe.width // recipe.head_dim,
-        attention_head_dim=recipe.head_dim,
-        in_channels=36,
-        out_channels=16,
-        text_dim=TEXT_DIM,
-        freq_dim=256,
-        ffn_dim=recipe.ffn,
-        num_layers=recipe.layers,
-        rope_max_seq_len=64,
-    )
-    with torch.no_grad():
-        model.proj_out.weight.zero_()
-        model.proj_out.bias.zero_()
-        model.condition_embedder.time_proj.weight.mul_(0.3)
-        model.condition_embedder.time_proj.bias.zero_()
-        for block in model.blocks:
-            block.scale_shift_table[:, [0, 1, 3, 4]] = 0
-            block.scale_shift_table[:, [2, 5]] = 0.3
-            block.attn2.to_out[0].weight.mul_(0.1)
-    return model
-
-
-def encode_prompts() -> list[Tensor]:
-    """The prompts of the task (trail, plain, empty) as the pipeline encodes them: [512, text_dim] each."""
+def encode_prompts(recipe: Recipe | PuzzleRecipe) -> list[Tensor]:
+    """The recipe's prompts as the pipeline encodes them: [512, text_dim] each."""
     from diffusers import WanImageToVideoPipeline
 
     pipe = WanImageToVideoPipeline(
@@ -72,137 +48,264 @@ def encode_prompts() -> list[Tensor]:
         scheduler=None,
     )
     with torch.no_grad():
-        texts = (*PROMPTS.values(), "")
         return [
             pipe.encode_prompt(p, do_classifier_free_guidance=False, max_sequence_length=MAX_TOKENS)[0][0]
-            for p in texts
+            for p in recipe.prompts
         ]
 
 
-def native_dtype() -> torch.dtype:
-    """bfloat16 if this CPU multiplies it faster than float32, which it does only with bf16 instructions."""
+def native_dtype(device: torch.device | str = "cpu") -> torch.dtype:
+    """bfloat16 if the device multiplies it faster than float32, as CPUs do only with bf16 instructions."""
+    if torch.device(device).type == "cuda":
+        return torch.bfloat16
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         a = torch.randn(1024, 512, dtype=dtype)
-        a @ a.T
-        start = time.perf_counter()
-        a @ a.T
-        seconds[dtype] = time.perf_counter() - start
+        times = []
+        for _ in range(5):  # the best, since another process may be in the way
+            start = time.perf_counter()
+            a @ a.T
+            times.append(time.perf_counter() - start)
+        seconds[dtype] = min(times)
     return min(seconds, key=lambda d: seconds[d])
 
 
-def train(recipe: Recipe, out: Path, *, compile_blocks: bool = False, stop_after: int | None = None) -> dict[str, Any]:
+class Trainer:
+    """A training under way: one expert or two, the number of the next batch, and the seconds spent.
+
+    Args:
+        recipe: what to train on.
+        out: folder of ``checkpoint.pt``, from which a training goes on if it is there.
+        device: of the models.
+        minutes: end of the whole training; the recipe's number of batches if None.
+        compile_blocks: ``torch.compile`` the block (on CPU it needs a C++ compiler; 1.2x to 1.4x there).
+        workers: processes that draw problems; 0 draws them here.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe | PuzzleRecipe,
+        out: Path,
+        *,
+        device: torch.device | str = "cpu",
+        minutes: float | None = None,
+        compile_blocks: bool = False,
+        workers: int = 0,
+    ) -> None:
+        self.recipe, self.path = recipe, out / "checkpoint.pt"
+        self.device = torch.device(device)
+        self.minutes, self.workers = minutes, workers
+        self.experts = {MAIN: Expert(recipe, self.device)}
+        self.batch, self.seconds = 0, 0.0
+        out.mkdir(parents=True, exist_ok=True)
+        saved = self._saved()
+        if saved is None:
+            self.statistics = latent_statistics(recipe)
+        else:
+            self.statistics = Statistics(*(saved["statistics"][name].numpy() for name in ("mean", "std")))
+            self.experts = {name: self.experts[MAIN].twin() for name in saved["experts"]}
+            for name, state in saved["experts"].items():
+                self.experts[name].load_state_dict(state)
+            self.batch, self.seconds = saved["batch"], saved["seconds"]
+        self.dtype = native_dtype(self.device) if recipe.dtype == "auto" else getattr(torch, recipe.dtype)
+        self.encoder = Encoder(self.statistics, self.device)
+        self.text = twin.pack_text(encode_prompts(recipe), self.device)
+        self.block = torch.compile(twin.forward_block, dynamic=False) if compile_blocks else None
+
+    def _saved(self) -> dict[str, Any] | None:
+        if not self.path.exists():
+            return None
+        saved: dict[str, Any] = torch.load(self.path, weights_only=True, map_location="cpu")
+        if saved["recipe"] != json.dumps(self.recipe.as_dict()):
+            raise SystemExit(f"{self.path} was made by another recipe; choose another --out or remove it")
+        return saved
+
+    @property
+    def done(self) -> float:
+        """Share of the training that is done."""
+        return self.batch / self.recipe.batches if self.minutes is None else self.seconds / (60 * self.minutes)
+
+    @property
+    def autocast(self) -> dict[str, Any]:
+        """Arguments of ``torch.autocast``."""
+        return {"dtype": torch.bfloat16, "enabled": self.dtype == torch.bfloat16}
+
+    def save(self) -> dict[str, Any]:
+        """Write the checkpoint and return it."""
+        state = {
+            "recipe": json.dumps(self.recipe.as_dict()),
+            "experts": {name: expert.state_dict() for name, expert in self.experts.items()},
+            "statistics": {name: torch.from_numpy(getattr(self.statistics, name)) for name in ("mean", "std")},
+            "batch": self.batch,
+            "seconds": self.seconds,
+            "minutes": self.minutes,
+            "done": self.done,
+            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+        }
+        temporary = self.path.with_suffix(".tmp")
+        torch.save(state, temporary)
+        os.replace(temporary, self.path)
+        return state
+
+    def step(self, rows: Rows) -> Tensor:
+        """One batch: rectified-flow loss |v - (noise - clean)|^2 at x = (1 - sigma) clean + sigma noise."""
+        recipe = self.recipe
+        if len(self.experts) == 1 and recipe.splits(self.done):
+            self.experts = {HIGH: self.experts[MAIN], LOW: self.experts[MAIN].twin()}
+            say(f"batch {self.batch}: two experts from here on")
+        turn = recipe.turn(self.batch, len(self.experts))
+        expert = self.experts[turn.expert]
+        batch = self.encoder.batch(rows, recipe, self.batch, turn)
+        sigma = batch.sigma.view(-1, 1, 1, 1, 1)
+        noisy = (1 - sigma) * batch.clean + sigma * batch.noise
+        with torch.autocast(self.device.type, **self.autocast):
+            x, time_ = torch.cat([noisy, batch.cond], 1), batch.sigma * 1000
+            velocity = twin.forward(expert.model, x, time_, self.text.rows(batch.prompts), self.block)
+        loss = (velocity - (batch.noise - batch.clean)).pow(2).mean()
+        loss.backward()
+        expert.update(recipe.rate(self.batch, self.done))
+        self.batch += 1
+        return loss.detach()
+
+    def solve_rates(self, n: int) -> dict[str, float]:
+        """A quick look at each part of the recipe."""
+        parts = self.recipe.boards if isinstance(self.recipe, PuzzleRecipe) else ("maze-4", "maze-6")
+        models = {name: expert.ema for name, expert in self.experts.items()}
+        arguments = (models, self.recipe, self.encoder, self.text)
+        return {part: round(quick_solve_rate(*arguments, part, n, **self.autocast), 3) for part in parts}
+
+    def rows(self) -> Iterator[Rows]:
+        """The problems of this batch and the ones after it."""
+        if not self.workers:
+            number = self.batch
+            while True:
+                yield draw_rows(self.recipe, number)
+                number += 1
+        loader: Any = DataLoader(
+            _Rows(self.recipe),  # type: ignore[arg-type]  # needs no more than __getitem__ here
+            batch_size=None,
+            sampler=range(self.batch, 1 << 30),
+            num_workers=self.workers,
+            prefetch_factor=8,
+            worker_init_fn=_one_thread,
+        )
+        yield from loader
+
+
+class _Rows:
+    """Batches by their number, for worker processes."""
+
+    def __init__(self, recipe: Recipe | PuzzleRecipe) -> None:
+        self.recipe = recipe
+
+    def __getitem__(self, number: int) -> Rows:
+        return draw_rows(self.recipe, number)
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+def train(
+    recipe: Recipe | PuzzleRecipe,
+    out: Path,
+    *,
+    device: torch.device | str = "cpu",
+    minutes: float | None = None,
+    compile_blocks: bool = False,
+    workers: int = 0,
+    stop_after: int | None = None,
+    session_minutes: float | None = None,
+    looks: int = 10,
+    n: int = 64,
+) -> dict[str, Any]:
     """Run the recipe, resuming from ``out/checkpoint.pt`` when it is there.
 
     Args:
         recipe: what to train on.
-        out: folder for the checkpoint and the log.
-        compile_blocks: ``torch.compile`` the block (needs a C++ compiler; about 1.2x to 1.4x on CPU).
-        stop_after: stop after this many batches of this session (tests and interrupted sessions).
+        out: folder for the checkpoint.
+        device, minutes, compile_blocks, workers: see `Trainer`.
+        stop_after: stop after this many batches of this session (tests).
+        session_minutes: stop after this long in this session, to be continued.
+        looks: how often held-out problems are solved on the way; 0 for never.
+        n: how many of each part.
 
     Returns:
-        The checkpoint: ``ema`` and ``model`` weights, ``statistics``, ``batch``, ``seconds`` of training.
+        The checkpoint: ``experts`` (by name ``ema``, ``model``, ``optimizer``), ``statistics``, ``batch``, ``seconds``.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "checkpoint.pt"
-    statistics = latent_statistics(recipe)
-    prompts = encode_prompts()
-    model = build_transformer(recipe)
-    optimizer = Optimizer(model, recipe.muon_lr, recipe.adam_lr)
-    ema = copy.deepcopy(model).eval().requires_grad_(False)
-    first, seconds = 0, 0.0
-    if path.exists():
-        state = torch.load(path, weights_only=True)
-        if state["recipe"] != json.dumps(recipe.as_dict()):
-            raise SystemExit(f"{path} was made by another recipe; choose another --out or remove it")
-        model.load_state_dict(state["model"])
-        ema.load_state_dict(state["ema"])
-        optimizer.load_state_dict(state["optimizer"])
-        first, seconds = state["batch"], state["seconds"]
-    dtype = native_dtype() if recipe.dtype == "auto" else getattr(torch, recipe.dtype)
-    if compile_blocks:
-        twin._block = torch.compile(twin._block, dynamic=False)
-    last = recipe.batches if stop_after is None else min(recipe.batches, first + stop_after)
-    _say(f"{recipe.name}: batches {first} to {last} of {recipe.batches}, {dtype}, {torch.get_num_threads()} threads")
-
-    def checkpoint(batch: int) -> dict[str, Any]:
-        state = {
-            "recipe": json.dumps(recipe.as_dict()),
-            "model": model.state_dict(),
-            "ema": ema.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "statistics": {"mean": torch.from_numpy(statistics.mean), "std": torch.from_numpy(statistics.std)},
-            "batch": batch,
-            "seconds": seconds,
-        }
-        temporary = path.with_suffix(".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, path)
-        return state
-
-    running, since = 0.0, time.perf_counter()
-    for number in range(first, last):
-        start = time.perf_counter()
-        running += _update(model, ema, optimizer, recipe, statistics, prompts, number, dtype)
-        seconds += time.perf_counter() - start
-        done = number + 1
-        if done % 25 == 0:
-            rate = 25 * recipe.batch / (time.perf_counter() - since)
-            _say(f"batch {done}/{recipe.batches}  loss {running / 25:.4f}  {rate:.0f} videos/s  {seconds / 60:.1f} min")
-            running, since = 0.0, time.perf_counter()
-        if done % 200 == 0 and done < last:
-            checkpoint(done)
-        if done % 400 == 0:
-            rates = {
-                size: quick_solve_rate(ema, statistics, prompts[0], size)
-                for size in sorted({recipe.size_at(number), 6})
-            }
-            _say(f"solved at 8 steps, n = 64: {rates}")
-            since = time.perf_counter()
-    return checkpoint(last)
+    start = time.perf_counter()
+    trainer = Trainer(recipe, out, device=device, minutes=minutes, compile_blocks=compile_blocks, workers=workers)
+    first, earlier = trainer.batch, trainer.seconds
+    say(
+        f"{recipe.name}: from batch {first}, {100 * trainer.done:.0f} % done, {trainer.dtype} on {trainer.device}, "
+        f"{torch.get_num_threads()} threads, {workers} workers"
+    )
+    saved = printed = start
+    since, total, losses = first, 0, torch.zeros((), device=trainer.device)
+    look = int(trainer.done * looks)
+    source = trainer.rows()
+    while True:
+        now = time.perf_counter()
+        trainer.seconds = earlier + now - start
+        here = trainer.batch - first
+        if trainer.done >= 1 or here == stop_after or (session_minutes and now - start >= 60 * session_minutes):
+            break
+        rows = next(source)
+        losses += trainer.step(rows)
+        total += len(rows.prompts)
+        if now - printed >= 20:
+            count = trainer.batch - since
+            say(
+                f"{100 * trainer.done:.1f} %  batch {trainer.batch}  loss {float(losses) / count:.4f}  "
+                f"{total / (time.perf_counter() - printed):.0f} videos/s  {trainer.seconds / 60:.1f} min"
+            )
+            printed, since, total = time.perf_counter(), trainer.batch, 0
+            losses.zero_()
+        if time.perf_counter() - saved >= _CHECKPOINT_SECONDS:
+            trainer.save()
+            saved = time.perf_counter()
+        if int(trainer.done * looks) > look:
+            look = int(trainer.done * looks)
+            say(f"{100 * trainer.done:.0f} %: solved at 8 steps, n = {n}: {trainer.solve_rates(n)}")
+            printed = time.perf_counter()
+    return trainer.save()
 
 
-def _update(
-    model: WanTransformer3DModel,
-    ema: WanTransformer3DModel,
-    optimizer: Optimizer,
-    recipe: Recipe,
-    statistics: Statistics,
-    prompts: list[Tensor],
-    number: int,
-    dtype: torch.dtype,
-) -> float:
-    """One batch: rectified-flow loss |v - (noise - clean)|^2 at x = (1 - sigma) clean + sigma noise."""
-    batch = training_batch(recipe, statistics, number)
-    sigma = batch.sigma.view(-1, 1, 1, 1, 1)
-    noisy = (1 - sigma) * batch.clean + sigma * batch.noise
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-        text = twin.pack_text(prompts, batch.prompts)
-        velocity = twin.forward(model, torch.cat([noisy, batch.cond], 1), batch.sigma * 1000, text)
-    loss = (velocity - (batch.noise - batch.clean)).pow(2).mean()
-    loss.backward()
-    optimizer.step(recipe.rate(number))
-    keep = min(recipe.ema, (number + 1) / (number + 20))
-    with torch.no_grad():
-        torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - keep)
-    return float(loss.detach())
-
-
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Progress, at once."""
     print(text, flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; re-executes itself once with malloc settings that keep freed memory mapped."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recipe", default="wan-maze-mini", choices=[*RECIPES])
     parser.add_argument("--out", type=Path, default=Path("build/mini"))
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--compile", action="store_true", help="compile the block (needs a C++ compiler)")
+    parser.add_argument("--minutes", type=float, help="end of the whole training; the recipe's batches by default")
+    parser.add_argument("--session-minutes", type=float, help="stop after this long, to be continued")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=2, help="of the CPU")
+    parser.add_argument("--workers", type=int, help="processes that draw problems; by default as many as help")
+    parser.add_argument("--compile", action="store_true", help="compile the block (always on a GPU)")
+    parser.add_argument("--n", type=int, default=64, help="held-out problems of each kind in a quick look")
     args = parser.parse_args(argv)
     if sys.platform == "linux" and not set(_MALLOC) <= set(os.environ):
         os.execve(sys.executable, [sys.executable, "-m", "interp.mini.train", *sys.argv[1:]], os.environ | _MALLOC)
     torch.set_num_threads(args.threads)
-    train(Recipe(), args.out, compile_blocks=args.compile)
+    gpu = torch.device(args.device).type == "cuda"
+    if gpu:
+        torch.set_float32_matmul_precision("high")
+    recipe = recipe_named(args.recipe)
+    train(
+        recipe,
+        args.out,
+        device=args.device,
+        minutes=args.minutes,
+        compile_blocks=args.compile or gpu,
+        workers=args.workers if args.workers is not None else max(1, (os.cpu_count() or 2) - 1) if gpu else 0,
+        session_minutes=args.session_minutes,
+        n=args.n,
+    )
 
 
 if __name__ == "__main__":

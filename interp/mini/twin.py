@@ -9,6 +9,7 @@ all of them**: 512 - n identical tokens attend like one whose logit is raised by
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,13 +29,18 @@ class TextBatch:
     states: Float[Tensor, "batch text text_dim"]
     bias: Float[Tensor, "batch 1 1 text"]
 
+    def rows(self, numbers: list[int]) -> TextBatch:
+        """The prompts of these numbers."""
+        index = torch.as_tensor(numbers, device=self.states.device)
+        return TextBatch(self.states[index], self.bias[index])
 
-def pack_text(embeds: list[Float[Tensor, "512 text_dim"]], rows: list[int]) -> TextBatch:
+
+def pack_text(embeds: list[Float[Tensor, "512 text_dim"]], device: torch.device | str = "cpu") -> TextBatch:
     """Collapse zero padding to one token per prompt.
 
     Args:
         embeds: one [512, text_dim] tensor a prompt, zero past the prompt's length, as ``encode_prompt`` returns it.
-        rows: which prompt each batch row uses.
+        device: where the result is wanted.
     """
     lengths = [int((e.abs().sum(-1) > 0).sum()) for e in embeds]
     width = max(lengths) + 1
@@ -43,8 +49,7 @@ def pack_text(embeds: list[Float[Tensor, "512 text_dim"]], rows: list[int]) -> T
     for k, length in enumerate(lengths):
         bias[k, ..., :length] = 0.0
         bias[k, ..., length] = math.log(MAX_TOKENS - length)
-    index = torch.as_tensor(rows)
-    return TextBatch(states[index], bias[index])
+    return TextBatch(states.to(device), bias.to(device))
 
 
 def forward(
@@ -52,8 +57,13 @@ def forward(
     x: Float[Tensor, "batch in_channel latent_frame row col"],
     timestep: Float[Tensor, " batch"],
     text: TextBatch,
+    block_forward: Callable[..., Tensor] | None = None,
 ) -> Float[Tensor, "batch out_channel latent_frame row col"]:
-    """Velocity [batch, channel, latent_frame, row, col] for x [batch, in_channel, latent_frame, row, col]."""
+    """Velocity [batch, channel, latent_frame, row, col] for x [batch, in_channel, latent_frame, row, col].
+
+    ``block_forward`` is a compiled `forward_block`, if there is one.
+    """
+    run_block = block_forward or forward_block
     batch, channels, frames, rows, cols = x.shape
     h, w = rows // 2, cols // 2
     patches = (
@@ -68,7 +78,7 @@ def forward(
     cos, sin = model.rope(x)
     cos, sin = cos[..., 0::2].transpose(1, 2), sin[..., 1::2].transpose(1, 2)  # [1, 1, token, pair]
     for block in model.blocks:
-        stream = _block(block, stream, context, text.bias, modulation, cos, sin)
+        stream = run_block(block, stream, context, text.bias, modulation, cos, sin)
     shift, scale = (model.scale_shift_table + temb.unsqueeze(1)).chunk(2, dim=1)
     out = model.proj_out(_norm(stream) * (1 + scale) + shift)
     out = out.view(batch, frames, h, w, 2, 2, -1).permute(0, 6, 1, 2, 4, 3, 5)
@@ -79,9 +89,10 @@ def _norm(x: Tensor) -> Tensor:
     return functional.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 
-def _block(
+def forward_block(
     block: Any, stream: Tensor, context: Tensor, bias: Tensor, modulation: Tensor, cos: Tensor, sin: Tensor
 ) -> Tensor:
+    """One block: the residual stream [batch, token, width] after it."""
     shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (block.scale_shift_table + modulation).chunk(6, dim=1)
     stream = stream + gate_a * _self_attention(block.attn1, _norm(stream) * (1 + scale_a) + shift_a, cos, sin)
     normed = functional.layer_norm(stream, stream.shape[-1:], block.norm2.weight, block.norm2.bias, eps=1e-6)
@@ -107,14 +118,19 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
     """[batch, head, token, head_dim] each; returns [batch, token, head x head_dim]."""
+    if q.is_cuda:
+        mask = None if bias is None else bias.to(dtype)
+        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
     logits = torch.matmul(q.to(dtype) * q.shape[-1] ** -0.5, k.to(dtype).transpose(-1, -2))
     if bias is not None:
         logits = logits + bias.to(logits.dtype)
     return torch.matmul(logits.softmax(-1).to(dtype), v.to(dtype)).transpose(1, 2).flatten(2)
 
 
-def _matmul_dtype() -> torch.dtype:
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+def _matmul_dtype(x: Tensor) -> torch.dtype:
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
 
 
 def _self_attention(attn: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -123,11 +139,11 @@ def _self_attention(attn: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     q, k, v = functional.linear(x, weight, bias).chunk(3, dim=-1)
     q = _rotate(_heads(_rms(q, attn.norm_q.weight), attn.heads), cos, sin)
     k = _rotate(_heads(_rms(k, attn.norm_k.weight), attn.heads), cos, sin)
-    return attn.to_out[0](_attend(q, k, _heads(v, attn.heads), None, _matmul_dtype()))
+    return attn.to_out[0](_attend(q, k, _heads(v, attn.heads), None, _matmul_dtype(x)))
 
 
 def _cross_attention(attn: Any, x: Tensor, context: Tensor, bias: Tensor) -> Tensor:
     q = _heads(_rms(attn.to_q(x), attn.norm_q.weight), attn.heads)
     k = _heads(_rms(attn.to_k(context), attn.norm_k.weight), attn.heads)
     v = _heads(attn.to_v(context), attn.heads)
-    return attn.to_out[0](_attend(q, k, v, bias, _matmul_dtype()))
+    return attn.to_out[0](_attend(q, k, v, bias, _matmul_dtype(x)))

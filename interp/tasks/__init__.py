@@ -9,12 +9,14 @@ from interp.tasks.maze import MazeTask
 from interp.tasks.sample import Sample
 from interp.tasks.scene import BounceTask, GroundingTask, ReappearanceTask
 from interp.tasks.task import Score, Task
+from interp.tasks.vbvr import VBVRTask
 
 _TASKS: dict[str, Any] = {
     "bounce": BounceTask,
     "grounding": GroundingTask,
     "maze": MazeTask,
     "reappearance": ReappearanceTask,
+    "vbvr": VBVRTask,
 }
 
 
@@ -22,7 +24,7 @@ def names() -> tuple[str, ...]:
     """Names of all tasks.
 
     >>> names()
-    ('bounce', 'grounding', 'maze', 'reappearance')
+    ('bounce', 'grounding', 'maze', 'reappearance', 'vbvr')
     """
     return tuple(sorted(_TASKS))
 
@@ -36,13 +38,15 @@ def get(name: Literal["reappearance"], **options: Any) -> ReappearanceTask: ...
 @overload
 def get(name: Literal["bounce"]) -> BounceTask: ...
 @overload
+def get(name: Literal["vbvr"], **options: Any) -> VBVRTask: ...
+@overload
 def get(name: str, **options: Any) -> Task: ...
 def get(name: str, **options: Any) -> Task:
     """The task of that name.
 
     Args:
         name: see `names`.
-        options: of that task, such as ``size=6`` for mazes; see the class.
+        options: of that task, such as ``size=6`` for mazes or ``path=...`` for folders in VBVR layout; see the class.
 
     Raises:
         TaskError: there is no such task, or it has no such option.
@@ -66,6 +70,7 @@ __all__ = [
     "Sample",
     "Score",
     "Task",
+    "VBVRTask",
     "get",
     "names",
 ]

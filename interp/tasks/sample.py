@@ -54,3 +54,13 @@ class Sample:
         for picture in (*first, *last, *(self.video or ())):
             digest.update(f"{picture.mode}{picture.size}".encode() + picture.tobytes())
         return digest.hexdigest()[:16]
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the sample is one of the eighth that ``wan-puzzle-mini`` never saw in training."""
+        return is_held_out(self.key)
+
+
+def is_held_out(key: str) -> bool:
+    """Whether problems of this key are kept out of training: one in eight, by their hash."""
+    return hashlib.sha256(key.encode()).digest()[0] % 8 == 0

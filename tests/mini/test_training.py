@@ -41,11 +41,11 @@ def test_twin_computes_what_the_stock_transformer_computes() -> None:
     model = build_transformer(SMALL)
     for parameter in model.parameters():  # the recipe's initial head is zero and would hide everything
         torch.nn.init.normal_(parameter, std=0.2)
-    prompts = encode_prompts()
+    prompts = encode_prompts(SMALL)
     x, t = torch.randn(3, 36, 5, 8, 10), torch.tensor([3.0, 500.0, 999.0])
     with torch.no_grad():
         stock = model(x, t, torch.stack([prompts[k] for k in (0, 2, 1)])).sample
-        ours = twin.forward(model, x, t, twin.pack_text(prompts, [0, 2, 1]))
+        ours = twin.forward(model, x, t, twin.pack_text(prompts).rows([0, 2, 1]))
     torch.testing.assert_close(ours, stock, rtol=1e-4, atol=1e-4 * float(stock.abs().max()))
 
 
@@ -74,7 +74,7 @@ def test_block_exact_vae_is_recognised() -> None:
 
 def test_padding_token_stands_for_all_of_them() -> None:
     embeds = [torch.cat([torch.randn(5, 8), torch.zeros(507, 8)]), torch.cat([torch.randn(2, 8), torch.zeros(510, 8)])]
-    packed = twin.pack_text(embeds, [1, 0])
+    packed = twin.pack_text(embeds).rows([1, 0])
     query = torch.randn(8)
     for row, prompt in enumerate((1, 0)):
         full = (embeds[prompt] @ query).softmax(0) @ embeds[prompt]
@@ -99,8 +99,8 @@ def test_interrupted_training_ends_at_the_same_weights(tmp_path: Path) -> None:
     train(SMALL, tmp_path / "parts", stop_after=4)
     parts = train(SMALL, tmp_path / "parts")
     assert parts["batch"] == whole["batch"] == SMALL.batches
-    for name, value in whole["ema"].items():
-        assert torch.equal(value, parts["ema"][name]), name
+    for name, value in whole["experts"]["main"]["ema"].items():
+        assert torch.equal(value, parts["experts"]["main"]["ema"][name]), name
 
 
 def test_another_recipes_checkpoint_is_refused(tmp_path: Path) -> None:
