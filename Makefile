@@ -15,6 +15,7 @@ help:
 	@echo "make docs        build the documentation, tutorials included, into docs/_build/html"
 	@echo "make bench       run the benchmarks"
 	@echo "make train-mini  train the bundled model from nothing (about an hour on two cores; can be resumed)"
+	@echo "make train-puzzle  train the model of several tasks: MINUTES=120 on two cores, 28 on a big GPU (can be resumed)"
 	@echo "make dist        build the wheel and the sdist into dist/"
 	@echo "make clean       remove what the above have made, .venv and build/ included"
 
@@ -59,10 +60,18 @@ train-mini: $(VENV)/.installed
 	$(RUN) interp.mini.train --out build/mini $$(command -v g++ >/dev/null && echo --compile)
 	$(RUN) interp.mini.publish --checkpoint build/mini --out build/mini/wan-maze-mini
 
+# MINUTES is the whole training, sessions that were interrupted counted in; RECIPE=wan-puzzle-mini-gpu where there is one.
+MINUTES = 120
+RECIPE = wan-puzzle-mini
+train-puzzle: $(VENV)/.installed
+	$(RUN) interp.mini.train --recipe $(RECIPE) --minutes $(MINUTES) --out build/puzzle $$(command -v g++ >/dev/null && echo --compile)
+	$(RUN) interp.mini.publish --recipe $(RECIPE) --checkpoint build/puzzle --out build/puzzle/wan-puzzle-mini
+	$(RUN) interp.mini.measure --model build/puzzle/wan-puzzle-mini
+
 dist: $(VENV)/.installed-dev
 	$(RUN) build
 
 clean:
 	rm -rf $(VENV) build dist docs/_build docs/tutorials docs/sg_execution_times.rst
 
-.PHONY: help venv dev demo test format slow docs bench train-mini dist clean
+.PHONY: help venv dev demo test format slow docs bench train-mini train-puzzle dist clean

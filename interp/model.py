@@ -16,6 +16,7 @@ REFUSED = {
     "WanAnimatePipeline": "it copies the Wan block classes and adds segments and face adapters",
     "WanVACEPipeline": "its control blocks add to the residual stream between blocks",
 }
+TRAINED_HERE = {"wan-maze-mini": "make train-mini", "wan-puzzle-mini": "make train-puzzle"}
 _SAMPLED_BYTES = 4096
 
 
@@ -65,6 +66,11 @@ def load_pipeline(source: str | Path, **from_pretrained: Any) -> Any:
 def _locate(source: str) -> str:
     if source in bundled_models():
         return str(bundled_folder(source))
+    if source in TRAINED_HERE:
+        raise ModelError(
+            f"the weights of {source} are not bundled with this copy of the package; `{TRAINED_HERE[source]}` trains "
+            f"them, into a folder build/.../{source} that can be loaded by its path"
+        )
     path = Path(source)
     if path.is_dir():
         if not (path / "model_index.json").is_file():

@@ -29,6 +29,9 @@ class VBVRTask:
     Videos are scored by comparison with the ground truth. Mazes in our colours (read off the first frame, at any scale)
     and samples that `write` wrote are scored by their exact solvers too, and these decide.
 
+    A model with a coarser VAE (Wan2.2 TI2V-5B: 32 pixels a token) wants larger frames: ``height=160, width=160`` gives
+    it the scenes of 80 x 80 pixels on the token grid that their labels and regions are made for.
+
     Attributes:
         path: a folder; every sample at or below it belongs to the task. None: only score samples that exist.
         height, width: pixels of the videos to generate, multiples of 16; those of the first frame, rounded down, if
@@ -194,7 +197,7 @@ class VBVRTask:
         own = {field.name: getattr(score, field.name) for field in dataclasses.fields(score) if field.name != "exact"}
         mask = self._changed(sample, grid).astype(np.float32)
         own["changed"] = np.repeat(mask[None], grid.frames, axis=0)
-        if exact is None or (sample.height, sample.width) != (exact.height, exact.width):
+        if exact is None or (grid.rows, grid.cols) != (exact.height // _MULTIPLE, exact.width // _MULTIPLE):
             return own
         return {**own, **EXACT[exact.task]().labels(exact, score.exact, grid)}
 
