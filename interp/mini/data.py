@@ -100,7 +100,7 @@ def draw_problem(recipe: PuzzleRecipe, name: str, rng: np.random.Generator) -> t
         if name in _SCENES:
             problem = _SCENES[name].draw(rng)
             if not is_held_out(problem.key):
-                return problem.videos[problem.truth], problem.prompt
+                return problem.right, problem.prompt
         else:
             maze = draw_maze(rng, int(name.removeprefix("maze-")), openings=float(rng.uniform(*recipe.openings)))
             if not is_held_out(maze.key):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from interp import tasks
+from interp.errors import TaskError
 from interp.mini import twin
 from interp.mini.data import Encoder
 from interp.mini.latents import decode_blocks
@@ -25,10 +27,14 @@ def task_of(part: str) -> Any:
     return tasks.get("maze", size=int(part.removeprefix("maze-"))) if part.startswith("maze-") else tasks.get(part)
 
 
-def held_out_samples(part: str, n: int, seed: int) -> list[Sample]:
+@lru_cache(maxsize=32)
+def held_out_samples(part: str, n: int, seed: int) -> tuple[Sample, ...]:
     """``n`` different samples that no training saw."""
     task, wanted = task_of(part), 12 * n + 50
-    return [sample for sample in task.sample(wanted, seed=seed) if sample.held_out][:n]
+    found = [sample for sample in task.sample(wanted, seed=seed) if sample.held_out]
+    if len(found) < n:
+        raise TaskError(f"{wanted} samples of {part} hold {len(found)} that were kept out of training, not {n}")
+    return tuple(found[:n])
 
 
 @torch.no_grad()

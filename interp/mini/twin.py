@@ -118,10 +118,8 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
     """[batch, head, token, head_dim] each; returns [batch, token, head x head_dim]."""
-    if q.is_cuda:
-        mask = None if bias is None else bias.to(dtype)
-        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
-        return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+    if q.is_cuda and bias is None:
+        return functional.scaled_dot_product_attention(q.to(dtype), k.to(dtype), v.to(dtype)).transpose(1, 2).flatten(2)
     logits = torch.matmul(q.to(dtype) * q.shape[-1] ** -0.5, k.to(dtype).transpose(-1, -2))
     if bias is not None:
         logits = logits + bias.to(logits.dtype)

@@ -39,7 +39,7 @@ def sample_labels(problem: Problem, score: SceneScore) -> dict[str, bool | int |
 
 def token_labels(problem: Problem, score: SceneScore, grid: TokenGrid) -> dict[str, np.ndarray]:
     """Labels of every token: float32 arrays [frame, row, col]."""
-    right = problem.videos[problem.truth]
+    right = problem.right
     masks = [token_mask(problem.own(k), grid) for k in range(len(problem.names))]
     flat = {"on_answer": masks[problem.truth].astype(np.float32), "taken": _taken(masks, score)}
     return {
@@ -60,7 +60,7 @@ def _taken(masks: list[np.ndarray], score: SceneScore) -> np.ndarray:
 
 def regions(problem: Problem) -> dict[str, set[Block]]:
     """Every named part of a scene, as blocks; see `SceneTask.region`."""
-    right, count = problem.videos[problem.truth], len(problem.names)
+    right, count = problem.right, len(problem.names)
     own = {f"candidate {k}": problem.own(k) for k in range(count)}
     return {
         "answer": own[f"candidate {problem.truth}"],

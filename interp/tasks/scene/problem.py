@@ -65,9 +65,16 @@ class Problem(ABC):
         return True
 
     @cached_property
+    def right(self) -> Symbols:
+        """The video of the right answer."""
+        video = self.render(self.truth)
+        video.setflags(write=False)
+        return video
+
+    @cached_property
     def videos(self) -> tuple[Symbols, ...]:
         """The video of each candidate."""
-        found = tuple(self.render(k) for k in range(len(self.names)))
+        found = tuple(self.right if k == self.truth else self.render(k) for k in range(len(self.names)))
         for video in found:
             video.setflags(write=False)
         return found
@@ -86,7 +93,7 @@ class Problem(ABC):
     @cached_property
     def key(self) -> str:
         """Content hash of the first frame: problems that differ in the prompt alone share it."""
-        return hashlib.sha256(type(self).__name__.encode() + self.videos[0][0].tobytes()).hexdigest()[:16]
+        return hashlib.sha256(type(self).__name__.encode() + self.right[0].tobytes()).hexdigest()[:16]
 
     def describe(self) -> dict[str, Any]:
         """The problem as JSON-ready data; `from_description` gives it back."""

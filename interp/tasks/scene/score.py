@@ -35,7 +35,7 @@ def score_symbols(problem: Problem, symbols: np.ndarray) -> SceneScore:
 
     One frame is enough for the answer; what has to happen before it and ``exact`` need all of them.
     """
-    last, right = symbols[-1], problem.videos[problem.truth]
+    last, right = symbols[-1], problem.right
     disputed = problem.disputed
     shown = [k for k, video in enumerate(problem.videos) if (last == video[-1])[disputed].all()]
     answer = shown[0] if shown else -1

@@ -90,7 +90,7 @@ class SceneTask(ABC, Generic[P]):
 
     def wrap(self, problem: P, **meta: Any) -> Sample:
         """A problem of your own as a sample of this task."""
-        first = blocks.to_pixels(PALETTE[problem.videos[0][0]])
+        first = blocks.to_pixels(PALETTE[problem.right[0]])
         return Sample(
             task=self.name,
             key=problem.key,
