@@ -23,7 +23,11 @@ SHAPES: dict[str, Callable[[], Any]] = {
     "T2V": pipelines.tiny_t2v,
 }
 SMALL = ["--size", "4", "--problems", "2", "--seeds", "1", "--steps", "3", "--batch-size", "2"]
-OWN = {"noise": ["--places", "1", "--kinds", "renoise"], "ensemble": ["--seeds", "2", "--at", "0", "--width", "1"]}
+OWN = {
+    "chain_of_steps": ["--ordinary"],
+    "noise": ["--places", "1", "--kinds", "renoise"],
+    "ensemble": ["--seeds", "2", "--at", "0", "--width", "1"],
+}
 NEEDS_ANSWERS = {"decodability"}  # tested with targets that a model without answers has, in test_decodability
 
 
