@@ -1,4 +1,4 @@
-"""Render the model card's page from the ``card.json`` beside the weights: ``python -m docs.make_card``."""
+"""Render the bundled models' pages from the ``card.json`` beside their weights: ``python -m docs.make_card``."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 SIZES, STEPS = (4, 5, 6), (1, 2, 4, 8, 20)
+MODELS = Path(__file__).parents[1] / "interp" / "models"
 
 
 def render(card: dict[str, Any]) -> str:
     """The card as MyST Markdown."""
+    return _render_pair(card) if card.get("experts", 1) == 2 else _render_mazes(card)
+
+
+def _render_mazes(card: dict[str, Any]) -> str:
     rates, recipe = card["solve_rates"], card["recipe"]
     lines = [
         f"# {card['name']}",
@@ -46,20 +51,74 @@ def render(card: dict[str, Any]) -> str:
         "two CPU cores that were also doing other work. "
         f"`{card['train_command']}` does it again. The recipe:",
         "",
-        "```json",
-        json.dumps(recipe, indent=1),
-        "```",
-        "",
-        f"Fingerprint of the weights: `{card['fingerprint']}`.",
-        "",
-        "Source files: `interp/mini/`, `interp/models/wan-maze-mini/card.json`, `docs/make_card.py`.",
-        "",
+        *_ending(card),
     ]
     return "\n".join(lines)
 
 
+def _render_pair(card: dict[str, Any]) -> str:
+    rates, recipe = card["solve_rates"], card["recipe"]
+    cells: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, cell in rates.items():
+        what, how = name.split(", ", 1)
+        cells.setdefault(what, {})[how] = cell
+    columns = list(dict.fromkeys(how for row in cells.values() for how in row))
+    lines = [
+        f"# {card['name']}",
+        "",
+        f"An ordinary diffusers folder for `{card['pipeline']}` with two experts of {card['parameters']:,} parameters "
+        f"in {recipe['layers']} blocks of width {recipe['width']} each; the high-noise one runs from sigma "
+        f"{recipe['boundary']}. The prompt chooses the task: mazes of 4x4 to 8x8 cells, grounding, reappearance, "
+        "bounce "
+        "(see [Tasks](tasks.md)).",
+        "",
+        "## Solve rates on held-out problems",
+        "",
+        "Share of problems that are solved, with 95 % Wilson intervals; "
+        f"n = {next(iter(rates.values()))['n']} a cell, problem k with seed k. Mazes: the last frame shows exactly one "
+        "simple open path from start to goal. Others: the last frame shows the right answer.",
+        "",
+        "| task | " + " | ".join(columns) + " |",
+        "|---|" + "---|" * len(columns),
+    ]
+    for what, row in cells.items():
+        shown = [f"{c['solved']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" if c else "" for c in map(row.get, columns)]
+        lines.append(f"| {what} | " + " | ".join(shown) + " |")
+    stock = any(cell["through"] == "pipe(...)" for cell in rates.values())
+    through = (
+        "Cells at 20 steps without guidance go through the stock pipeline call, the others through `Lab.run_batch`."
+        if stock
+        else "All go through `Lab.run_batch`."
+    )
+    lines += [
+        "",
+        f"{through} None of these problems was trained on. Measured with `{card['measure_command']}`.",
+        "",
+        "## Training",
+        "",
+        f"{card['videos_seen']:,} videos ({card['data']}), in {card['training_minutes']} minutes on {card['device']}. "
+        f"`{card['train_command']}` does it again; see [Training](training.md). The recipe:",
+        "",
+        *_ending(card),
+    ]
+    return "\n".join(lines)
+
+
+def _ending(card: dict[str, Any]) -> list[str]:
+    return [
+        "```json",
+        json.dumps(card["recipe"], indent=1),
+        "```",
+        "",
+        f"Fingerprint of the weights: `{card['fingerprint']}`.",
+        "",
+        f"Source files: `interp/mini/`, `interp/models/{card['name']}/card.json`, `docs/make_card.py`.",
+        "",
+    ]
+
+
 if __name__ == "__main__":
-    folder = Path(__file__).parents[1] / "interp" / "models" / "wan-maze-mini"
-    page = Path(__file__).with_name("wan-maze-mini.md")
-    page.write_text(render(json.loads((folder / "card.json").read_text())))
-    print(page)
+    for file in sorted(MODELS.glob("*/card.json")):
+        page = Path(__file__).parent / f"{file.parent.name}.md"
+        page.write_text(render(json.loads(file.read_text())))
+        print(page)
