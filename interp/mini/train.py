@@ -70,6 +70,14 @@ def native_dtype(device: torch.device | str = "cpu") -> torch.dtype:
     return min(seconds, key=lambda d: seconds[d])
 
 
+def _compiled() -> Any:
+    """The block, compiled once for each size of frame."""
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    return torch.compile(twin.forward_block, dynamic=False)
+
+
 class Trainer:
     """A training under way: one expert or two, the number of the next batch, and the seconds spent.
 
@@ -110,7 +118,7 @@ class Trainer:
         self.dtype = native_dtype(self.device) if recipe.dtype == "auto" else getattr(torch, recipe.dtype)
         self.encoder = Encoder(self.statistics, self.device)
         self.text = twin.pack_text(encode_prompts(recipe), self.device)
-        self.block = torch.compile(twin.forward_block, dynamic=False) if compile_blocks else None
+        self.block = _compiled() if compile_blocks else None
 
     def _saved(self) -> dict[str, Any] | None:
         if not self.path.exists():
@@ -287,7 +295,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2, help="of the CPU")
     parser.add_argument("--workers", type=int, help="processes that draw problems; by default as many as help")
     parser.add_argument("--compile", action="store_true", help="compile the block (always on a GPU)")
-    parser.add_argument("--n", type=int, default=64, help="held-out problems of each kind in a quick look")
+    parser.add_argument("--n", type=int, help="held-out problems of each kind in a quick look: 32, or 256 on a GPU")
     args = parser.parse_args(argv)
     if sys.platform == "linux" and not set(_MALLOC) <= set(os.environ):
         os.execve(sys.executable, [sys.executable, "-m", "interp.mini.train", *sys.argv[1:]], os.environ | _MALLOC)
@@ -304,7 +312,7 @@ def main(argv: list[str] | None = None) -> None:
         compile_blocks=args.compile or gpu,
         workers=args.workers if args.workers is not None else max(1, (os.cpu_count() or 2) - 1) if gpu else 0,
         session_minutes=args.session_minutes,
-        n=args.n,
+        n=args.n or (256 if gpu else 32),
     )
 
 

@@ -191,6 +191,22 @@ def test_training_learns(tmp_path: Path) -> None:
         assert losses[1] < 0.9 * losses[0], name
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_gpu_computes_the_loss_that_the_cpu_does(tmp_path: Path, compiled: bool) -> None:
+    from interp.mini.train import Trainer
+
+    recipe = dataclasses.replace(TINY, batch=32)
+    rows = draw_rows(recipe, 2)
+    gpu = Trainer(
+        dataclasses.replace(recipe, dtype="bfloat16"), tmp_path / "gpu", device="cuda", compile_blocks=compiled
+    )
+    cpu = Trainer(recipe, tmp_path / "cpu")
+    losses = [[float(trainer.step(rows)) for _ in range(6)] for trainer in (cpu, gpu)]
+    np.testing.assert_allclose(*losses, rtol=0.1)  # other noise, other precision
+    assert losses[1][-1] < losses[1][0]
+
+
 # --- from training to a score
 
 
