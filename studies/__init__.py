@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from studies.study import Study
 
-NAMES = ("decodability", "chain_of_steps", "noise", "ensemble")
+NAMES = ("decodability", "chain_of_steps", "noise", "ensemble", "frames", "distilled", "early_plan")
 
 
 def study_named(name: str) -> Study:

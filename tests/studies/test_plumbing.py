@@ -25,6 +25,9 @@ SHAPES: dict[str, Callable[[], Any]] = {
 SMALL = ["--size", "4", "--problems", "2", "--seeds", "1", "--steps", "3", "--batch-size", "2"]
 OWN = {
     "chain_of_steps": ["--ordinary"],
+    "frames": ["--counts", "1", "5"],
+    "distilled": ["--counts", "1", "2", "--few", "1"],
+    "early_plan": ["--places", "2", "--seeds", "2"],
     "noise": ["--places", "1", "--kinds", "renoise"],
     "ensemble": ["--seeds", "2", "--at", "0", "--width", "1"],
 }
