@@ -128,6 +128,7 @@ def test_other_folders_are_scored_by_comparison(clip: Path) -> None:
     assert task.score(sample, np.clip(truth + np.random.default_rng(0).normal(0, 6, truth.shape), 0, 255) / 255).solved
     for video in (blank, frozen, noise, truth[::-1], np.concatenate([truth[:8], truth[8:9].repeat(9, 0)])):
         assert not task.score(sample, video).solved
+    assert sample.problem.frames == len(truth) == 17
     assert task.score(sample, frozen).progress == 0
     assert task.score(sample, truth).progress == 1
     assert np.isclose(task.score(sample, 0.5 * truth / 255 + 0.5 * frozen / 255).progress, 0.5, atol=1e-3)
@@ -167,6 +168,7 @@ BREAKING: list[tuple[str, Callable[[Path], Any], str]] = [
     ("other size", lambda f: Image.new("RGB", (32, 32)).save(f / "final_frame.png"), "the final one"),
     ("no video", lambda f: (f / "ground_truth.mp4").write_bytes(b"not a video"), "cannot be read as a video"),
     ("empty video", lambda f: (f / "ground_truth.mp4").write_bytes(b""), "cannot be read as a video"),
+    ("video of other size", lambda f: small_video(f / "ground_truth.mp4"), "its pictures have"),
     ("no JSON", lambda f: (f / EXTRA).write_text("{"), "does not describe a sample"),
     ("unknown task", lambda f: (f / EXTRA).write_text('{"task": "os", "meta": {}}'), "does not describe a sample"),
     ("no object", lambda f: (f / EXTRA).write_text("[1, 2]"), "does not describe a sample"),
@@ -176,6 +178,13 @@ BREAKING: list[tuple[str, Callable[[Path], Any], str]] = [
 
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:60])
+
+
+def small_video(path: Path) -> None:
+    small = tasks.Sample("", "k", "a", Image.new("RGB", (32, 32)), None, 32, 32, 5)
+    write_folder(path.parent / "small", small, np.zeros((5, 32, 32, 3), np.uint8))
+    shutil.move(path.parent / "small" / path.name, path)
+    shutil.rmtree(path.parent / "small")
 
 
 def spoil(path: Path) -> None:

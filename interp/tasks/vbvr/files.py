@@ -11,7 +11,7 @@ import json
 import re
 import subprocess
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ FILES = ("first_frame.png", "final_frame.png", "ground_truth.mp4", "prompt.txt")
 EXACT: dict[str, Any] = {t.name: t for t in (MazeTask, GroundingTask, ReappearanceTask, BounceTask)}
 _OURS = "sample.json"
 _MOST_FRAMES = 1000
+_MOST_BYTES = 2_000_000_000  # of a decoded video
 _MOST_TEXT = 20_000
 FPS = 8
 _PPM = re.compile(rb"P6\s+(\d+)\s+(\d+)\s+255\s")
@@ -50,14 +51,26 @@ class Clip:
     final: np.ndarray = field(repr=False, compare=False)
     exact: Sample | None = None
 
-    @cached_property
+    @property
     def video(self) -> np.ndarray:
-        """The ground truth: uint8 [frame, row, col, rgb], read when it is first asked for.
+        """The ground truth: uint8 [frame, row, col, rgb], read-only. It is decoded when asked for; a few are kept.
 
         Raises:
             TaskError: the file is no video, has other frames than the pictures' size, or far too many.
         """
-        return _read_video(self.folder / "ground_truth.mp4", self.first.shape[:2])
+        path = self.folder / "ground_truth.mp4"
+        if not path.is_file():
+            raise TaskError(f"{path} is not there any more")
+        return _read_video(path, self.first.shape[:2], path.stat().st_mtime_ns)
+
+    @cached_property
+    def frames(self) -> int:
+        """Frames of the ground truth.
+
+        Raises:
+            TaskError: see `video`.
+        """
+        return _count_frames(self.folder / "ground_truth.mp4", self.first.shape[:2])
 
     @cached_property
     def key(self) -> str:
@@ -164,24 +177,30 @@ def _read_picture(path: Path) -> np.ndarray:
         raise TaskError(f"{path} cannot be read as a picture: {error}") from error
 
 
-def _read_video(path: Path, size: tuple[int, ...]) -> np.ndarray:
-    """Decode with ffmpeg into a stream of PPM pictures, each of which names its own size."""
-    stream = _ffmpeg(
-        path, ["-i", str(path), "-frames:v", str(_MOST_FRAMES + 1), "-f", "image2pipe", "-c:v", "ppm", "-"], b""
-    )
-    frames, at = [], 0
-    while header := _PPM.match(stream, at):
-        width, height = int(header[1]), int(header[2])
-        if (height, width) != tuple(size):
-            raise TaskError(f"{path} has frames of {(height, width)} pixels, its pictures have {tuple(size)}")
-        data = np.frombuffer(stream, dtype=np.uint8, count=height * width * 3, offset=header.end())
-        frames.append(data.reshape(height, width, 3))
-        at = header.end() + data.size
-    if not frames:
+@lru_cache(maxsize=4)
+def _read_video(path: Path, size: tuple[int, ...], changed_at: int) -> np.ndarray:
+    """All frames; ``changed_at`` tells a file that was replaced from the one that was kept."""
+    count = _count_frames(path, size)
+    stream = _ffmpeg(path, ["-i", str(path), "-frames:v", str(count), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"])
+    if len(stream) != count * size[0] * size[1] * 3:
+        raise TaskError(f"{path} cannot be read as a video: its frames are not all there")
+    return np.frombuffer(stream, dtype=np.uint8).reshape(count, *size, 3)
+
+
+def _count_frames(path: Path, size: tuple[int, ...]) -> int:
+    """Frames of a video, after a look at the size of its first: a PPM picture, which names it."""
+    header = _PPM.match(_ffmpeg(path, ["-i", str(path), "-frames:v", "1", "-f", "image2pipe", "-c:v", "ppm", "-"]))
+    if header is None:
         raise TaskError(f"{path} cannot be read as a video: it has no frames")
-    if len(frames) > _MOST_FRAMES:
-        raise TaskError(f"{path} has more than {_MOST_FRAMES} frames")
-    return np.stack(frames)
+    width, height = int(header[1]), int(header[2])
+    if (height, width) != tuple(size):
+        raise TaskError(f"{path} has frames of {(height, width)} pixels, its pictures have {tuple(size)}")
+    most = min(_MOST_FRAMES, _MOST_BYTES // (height * width * 3))
+    small = ["-vf", "scale=2:2", "-frames:v", str(most + 1), "-f", "rawvideo", "-pix_fmt", "gray", "-"]
+    count = len(_ffmpeg(path, ["-i", str(path), *small])) // 4
+    if count > most:
+        raise TaskError(f"{path} has more than {most} frames, too many to be held in memory at this size")
+    return count
 
 
 def _write_video(path: Path, video: np.ndarray) -> None:
@@ -189,7 +208,7 @@ def _write_video(path: Path, video: np.ndarray) -> None:
     _ffmpeg(path, [*shape, "-i", "-", "-c:v", "libx264rgb", "-crf", "0", "-y", str(path)], video.tobytes())
 
 
-def _ffmpeg(path: Path, arguments: list[str], data: bytes) -> bytes:
+def _ffmpeg(path: Path, arguments: list[str], data: bytes = b"") -> bytes:
     import imageio_ffmpeg
 
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-v", "error", *arguments]

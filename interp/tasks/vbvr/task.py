@@ -110,7 +110,7 @@ class VBVRTask:
             problem=clip,
             height=height,
             width=width,
-            num_frames=self.num_frames or (len(clip.video) - 1) // 4 * 4 + 1,
+            num_frames=self.num_frames or (clip.frames - 1) // 4 * 4 + 1,
             meta={
                 "folder": str(clip.folder),
                 "height": self.height,
