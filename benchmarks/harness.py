@@ -45,6 +45,10 @@ class Times:
         """How many times longer this takes than ``other``: median over rounds."""
         return statistics.median(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
 
+    def ratio_spread(self, other: Times) -> tuple[float, float]:
+        """Quartiles over rounds of how many times longer this takes than ``other``."""
+        return Times(tuple(a / b for a, b in zip(self.seconds, other.seconds, strict=True))).spread
+
 
 def interleaved(cases: Mapping[str, Callable[[], Any]], rounds: int, warmup: int = 1) -> dict[str, Times]:
     """Time every case once a round, in an order that alternates."""

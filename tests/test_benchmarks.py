@@ -1,4 +1,4 @@
-"""The benchmark of sweeps in its quick form: both sides give the same, and the object is the one promised."""
+"""Benchmarks in their quick form: all sides give the same, and the object is the one promised. No time is judged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import harness, patching
+from benchmarks import capture, harness, patching
 
 
 def test_the_quick_benchmark_of_patching(
@@ -27,3 +27,24 @@ def test_the_quick_benchmark_of_patching(
         assert row["flop_bound"] > 1
         assert row["max_difference"] <= patching.CLOSE
     assert {row["bit_equal_at_equal_batch"] for row in found["rows"]} == {True, None}
+
+
+def test_the_quick_benchmark_of_capture(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """It begins by comparing what all ways keep, tensor for tensor."""
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["capture", "--quick", "--json"])
+    capture.main()
+    found = json.loads(capsys.readouterr().out)
+    assert list(tmp_path.iterdir()) == []
+    rows = {(row["case"], row["peer"]): row for row in found["rows"]}
+    idle = rows["mini: our loop, idle hooks", "bare pipeline"]
+    assert (idle["aim"], idle["bytes"]) == ("<= 1.01x", 0)
+    in_memory = rows["mini: ours, to memory, fp32", "nnsight, to memory, fp32"]
+    assert in_memory["bytes"] == 6 * 2 * 5 * 4 * 4 * 128 * 4  # layers, steps, tokens, features, bytes
+    assert rows["mini: ours, to HDF5, bf16", "bare pipeline"]["bytes"] == in_memory["bytes"] / 2
+    for row in found["rows"]:
+        low, high = row["paired_ratio_quartiles"]
+        assert 0 < low <= row["paired_ratio"] <= high or row["rounds"] < 3
+        assert row["met"] is (None if not row["aim"] else row["paired_ratio"] <= float(row["aim"].strip("<= x")))
