@@ -3,7 +3,10 @@
 Works on arrays and stores; knows nothing of models.
 """
 
+from probes.attention import AttentionProbe
+from probes.classifiers import fit_estimator_grid
 from probes.compare import compare_grids, simultaneous_bands
+from probes.controls import LinearSVM, MLPProbe
 from probes.errors import LeakageError, ProbeError
 from probes.estimators import LogisticProbe, RidgeProbe
 from probes.grid import fit_grid
@@ -12,14 +15,18 @@ from probes.result import GridResult
 from probes.transfer import TransferResult, fit_transfer
 
 __all__ = [
+    "AttentionProbe",
     "GridResult",
     "LeakageError",
+    "LinearSVM",
     "LogisticProbe",
+    "MLPProbe",
     "OnlineCode",
     "ProbeError",
     "RidgeProbe",
     "TransferResult",
     "compare_grids",
+    "fit_estimator_grid",
     "fit_grid",
     "fit_transfer",
     "online_code",

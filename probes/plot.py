@@ -1,8 +1,6 @@
 """Figures of a grid: a heatmap over steps and layers, and curves over steps with chance and baselines.
 
-One style for all: sequential colours that survive greyscale and colour blindness (cividis), baselines in the Okabe-Ito
-colours with their own dashes, type that can be read at page width. Figures are made without pyplot, so plotting in a
-script or a thread leaves no global state behind.
+Their style is that of all figures, `probes.style`.
 """
 
 from __future__ import annotations
@@ -13,41 +11,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probes.score import METRICS
+from probes.style import CATEGORIES, PAGE, SEQUENTIAL, blank, save, style, ticks
 
 if TYPE_CHECKING:
     from probes.result import GridResult
     from probes.transfer import TransferResult
 
-STYLE: dict[Any, Any] = {
-    "font.size": 9.5,
-    "axes.titlesize": 10.5,
-    "axes.labelsize": 9.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.fontsize": 8.5,
-    "legend.frameon": False,
-    "figure.dpi": 150,
-}
-BASELINES = (
-    ("#D55E00", (0, (5, 2))),
-    ("#009E73", (0, (1, 1.2))),
-    ("#CC79A7", (0, (4, 1, 1, 1))),
-    ("#56B4E9", (0, (8, 2))),
-)
+BASELINES = tuple(zip(CATEGORIES[1:5], ((0, (5, 2)), (0, (1, 1.2)), (0, (4, 1, 1, 1)), (0, (8, 2))), strict=True))
 MOST_CURVES = 6
 
 
 def plot_grid(grid: GridResult, path: str | Path | None = None, *, title: str | None = None) -> Any:
     """The figure of `GridResult.plot`; returns a matplotlib Figure."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(STYLE):
+    with style():
         steps, layers = grid.steps, grid.layers
         height = 2.1 + 0.16 * min(len(layers), 24)
-        figure = Figure(figsize=(7.4, height + 3.4), layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = blank(PAGE, height + 3.4)
         spaces = figure.add_gridspec(2, 2, height_ratios=[height, 3.4], width_ratios=[1, 0.022])
         upper, lower = figure.add_subplot(spaces[0, 0]), figure.add_subplot(spaces[1, 0])
         _heatmap(grid, upper, figure.add_subplot(spaces[0, 1]))
@@ -74,20 +53,13 @@ def _matrix(grid: GridResult, column: str) -> np.ndarray:
     return out
 
 
-def _ticks(axes: Any, steps: list[int], *, label: bool = True) -> None:
-    every = max(1, int(np.ceil(len(steps) / 14)))
-    axes.set_xticks(range(0, len(steps), every), [str(s) for s in steps[::every]])
-    if label:
-        axes.set_xlabel("sampling step")
-
-
 def _heatmap(grid: GridResult, axes: Any, side: Any) -> None:
     score, low, bar = (_matrix(grid, c) for c in ("score", "low", "chance_high"))
     chance = _matrix(grid, "chance")
     bottom = float(np.nanmin(chance)) if np.isfinite(chance).any() else float(np.nanmin(score))
     top = max(float(np.nanmax(score)), bottom + 1e-3)
     image = axes.imshow(
-        score, aspect="auto", origin="lower", cmap="cividis", vmin=bottom, vmax=top, interpolation="nearest"
+        score, aspect="auto", origin="lower", cmap=SEQUENTIAL, vmin=bottom, vmax=top, interpolation="nearest"
     )
     # A dot where the interval clears chance; drawn light on dark cells and dark on light ones.
     clears = np.argwhere(np.nan_to_num(low, nan=-np.inf) > np.nan_to_num(bar, nan=np.inf))
@@ -95,9 +67,8 @@ def _heatmap(grid: GridResult, axes: Any, side: Any) -> None:
         light = (score[clears[:, 0], clears[:, 1]] - bottom) / (top - bottom) < 0.6
         size = float(np.clip(180 / max(len(grid.steps), 2 * len(grid.layers)), 1.5, 9))
         axes.scatter(clears[:, 1], clears[:, 0], s=size, c=np.where(light, "white", "black"), linewidths=0)
-    _ticks(axes, grid.steps, label=False)
-    every = max(1, int(np.ceil(len(grid.layers) / 16)))
-    axes.set_yticks(range(0, len(grid.layers), every), [str(v) for v in grid.layers[::every]])
+    ticks(axes.xaxis, grid.steps)
+    ticks(axes.yaxis, grid.layers, 16)
     axes.set_ylabel("layer")
     scale = axes.figure.colorbar(image, cax=side)
     scale.set_label(METRICS[grid.spec["score"]].label)
@@ -116,7 +87,7 @@ def _curves(grid: GridResult, axes: Any) -> None:
         )
         axes.plot(at, np.nanmean(chance, axis=0), color="0.55", lw=1, zorder=1)
     shown = np.unique(np.linspace(0, len(grid.layers) - 1, min(MOST_CURVES, len(grid.layers))).round().astype(int))
-    colours = colormaps["cividis"](np.linspace(0.0, 0.92, len(shown)))
+    colours = colormaps[SEQUENTIAL](np.linspace(0.0, 0.92, len(shown)))
     markers = "osD^v*"
     for i, colour, marker in zip(shown, colours, markers, strict=False):
         axes.fill_between(at, low[i], high[i], color=colour, alpha=0.16, lw=0)
@@ -132,7 +103,8 @@ def _curves(grid: GridResult, axes: Any) -> None:
             lw=1.6,
             label=name.replace("_", " "),
         )
-    _ticks(axes, grid.steps)
+    ticks(axes.xaxis, grid.steps)
+    axes.set_xlabel("sampling step")
     axes.set_ylabel(METRICS[grid.spec["score"]].label)
     axes.grid(axis="y", color="0.92", lw=0.8)
     axes.set_axisbelow(True)
@@ -145,15 +117,6 @@ def _curves(grid: GridResult, axes: Any) -> None:
         second.set_xlabel(r"noise level $\sigma$")
 
 
-def save(figure: Any, path: str | Path | None) -> Any:
-    """Write a figure, if a path is given; hand it on."""
-    if path is not None:
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(target)
-    return figure
-
-
 def plot_transfer(
     result: TransferResult,
     path: str | Path | None = None,
@@ -163,20 +126,14 @@ def plot_transfer(
     title: str | None = None,
 ) -> Any:
     """The figure of `TransferResult.plot`; returns a matplotlib Figure."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     values, places = result.matrix(layer=layer, step=step)
     axis, at = ("step", f"layer {layer}") if layer is not None else ("layer", f"step {step}")
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 4.4), layout="constrained")
-        FigureCanvasAgg(figure)
+    with style():
+        figure = blank(5.2, 4.4)
         axes = figure.add_subplot()
-        image = axes.imshow(values, origin="lower", cmap="cividis", interpolation="nearest")
-        every = max(1, int(np.ceil(len(places) / 12)))
-        for set_ticks in (axes.set_xticks, axes.set_yticks):
-            set_ticks(range(0, len(places), every), [str(p) for p in places[::every]])
+        image = axes.imshow(values, origin="lower", cmap=SEQUENTIAL, interpolation="nearest")
+        ticks(axes.xaxis, places, 12)
+        ticks(axes.yaxis, places, 12)
         axes.set_xlabel(f"tested at {axis}")
         axes.set_ylabel(f"trained at {axis}")
         axes.set_title(title or f"{result.spec.get('target') or 'target'}, {at}", loc="left")

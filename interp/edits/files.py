@@ -12,7 +12,7 @@ from interp.edits.knockout import Knockout
 from interp.edits.mixing import Resample, Wire, WorldMean
 from interp.edits.noise import Noise
 from interp.edits.op import Op
-from interp.edits.ops import Add, Clamp, Interpolate, Patch, ProjectOut, Scale, TokenMean, Zero
+from interp.edits.ops import Add, Clamp, Erase, Interpolate, Patch, ProjectOut, Scale, TokenMean, Zero
 from interp.edits.random_change import RandomChange
 from interp.edits.sources import Activation, Constant, FromStore, OtherRun, Source, Stored, World
 from interp.edits.values import Values
@@ -26,7 +26,7 @@ OPS: dict[str, type[Op]] = {
     op.name: op
     for op in (
         Patch, Zero, TokenMean, Add, Scale, ProjectOut, Clamp, Interpolate, Noise, Wire, WorldMean, Resample, Knockout,
-        RandomChange,
+        RandomChange, Erase,
     )
 }  # fmt: skip
 SOURCES: dict[str, type[Any]] = {

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from interp.edits.graph import Edit, EditGraph
@@ -14,7 +15,7 @@ from interp.edits.knockout import Knockout
 from interp.edits.mixing import Resample, Wire, WorldMean
 from interp.edits.noise import Noise
 from interp.edits.op import Op
-from interp.edits.ops import Add, Clamp, Function, Interpolate, Patch, ProjectOut, Scale, TokenMean, Zero
+from interp.edits.ops import Add, Clamp, Erase, Function, Interpolate, Patch, ProjectOut, Scale, TokenMean, Zero
 from interp.edits.random_change import RandomChange
 from interp.edits.sources import Constant, FromStore, Stored, source_of
 from interp.edits.values import Values
@@ -116,6 +117,35 @@ def project_out(sites: Sites, directions: Any, strength: float = 1.0, *, rows: A
             f"directions of shape {constant.shape}: give [feature] or [direction, feature], none of them zero"
         )
     return _edit(sites, ProjectOut(strength), axes, rows, Constant(constant))
+
+
+def erase(
+    sites: Sites, mean: Any, left: Any, right: Any, strength: float = 1.0, *, rows: Any = None, **axes: Any
+) -> Edit:
+    """An affine map of low rank: x becomes ``x - strength left right (x - mean)``. Erases a concept (LEACE).
+
+    Args:
+        sites: hook points, as in `interp.select`.
+        mean: [feature].
+        left: [feature, rank].
+        right: [rank, feature].
+        strength: 1 erases, 0 changes nothing.
+        rows, axes: see `patch`.
+
+    Raises:
+        InterpError: shapes that do not fit together.
+
+    Example:
+        ``erase("blocks.3.hook_resid_post", eraser.mean, eraser.left, eraser.right)``, of `probes.geometry.leace`
+    """
+    parts = [Values.of(value).tensor.float() for value in (mean, left, right)]
+    middle, down, up = parts
+    if middle.ndim != 1 or down.ndim != 2 or up.ndim != 2 or down.shape != up.T.shape or len(down) != len(middle):
+        raise InterpError(
+            f"mean, left and right of shapes {', '.join(str(tuple(p.shape)) for p in parts)}: "
+            "give [feature], [feature, rank] and [rank, feature]"
+        )
+    return _edit(sites, Erase(strength), axes, rows, Constant(Values.of(torch.cat([middle[None], down.T, up]))))
 
 
 def clamp(sites: Sites, low: float | None = None, high: float | None = None, *, rows: Any = None, **axes: Any) -> Edit:

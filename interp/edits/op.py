@@ -45,6 +45,7 @@ class Op:
     Class attributes:
         name: how files and messages call it.
         sources: how many sources it takes.
+        whole: its constants are vectors over the features and given as they are, not spread over the site's axes.
         mixes: it is given every world of the batch, not only the ones that are changed.
         sites: if not empty, the only hook points it makes sense at.
         serialisable: it can be saved.
@@ -52,6 +53,7 @@ class Op:
 
     name: ClassVar[str] = ""
     sources: ClassVar[int] = 0
+    whole: ClassVar[bool] = False
     mixes: ClassVar[bool] = False
     sites: ClassVar[tuple[str, ...]] = ()
     serialisable: ClassVar[bool] = True

@@ -82,6 +82,7 @@ class ProjectOut(Op):
 
     name = "project_out"
     sources = 1
+    whole = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "strength", number(self.strength, "strength"))
@@ -91,6 +92,28 @@ class ProjectOut(Op):
         basis = torch.linalg.qr(directions.T).Q  # [feature, direction]
         x = part.float()
         return x - self.strength * (x @ basis) @ basis.T
+
+
+@dataclass(frozen=True)
+class Erase(Op):
+    """An affine map of low rank, ``x - strength left right (x - mean)``; the source's rows are the mean, then left,
+    then right."""
+
+    strength: float = 1.0
+
+    name = "erase"
+    sources = 1
+    whole = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "strength", number(self.strength, "strength"))
+
+    def apply(self, part: Tensor, given: tuple[Tensor, ...], moment: Moment) -> Tensor:
+        rows = given[0].to(part.device).float().reshape(-1, part.shape[-1])
+        rank = len(rows) // 2
+        mean, left, right = rows[0], rows[1 : 1 + rank], rows[1 + rank :]
+        x = part.float()
+        return x - self.strength * ((x - mean) @ right.T) @ left
 
 
 @dataclass(frozen=True)

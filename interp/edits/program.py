@@ -14,7 +14,6 @@ from torch import Tensor
 from interp.edits.graph import Edit, EditGraph
 from interp.edits.knockout import Knockout
 from interp.edits.op import Moment
-from interp.edits.ops import ProjectOut
 from interp.edits.sources import Constant, FromStore, OtherRun, Source, Stored, World
 from interp.errors import InterpError, SelectionError
 from interp.selection import AddressSpace, Part, Resolution, select
@@ -79,7 +78,7 @@ class Action:
         if isinstance(source, Constant):
             whole = _broadcast(source.values.tensor, x.shape[1:], self.edit, moment.site)
             found = whole.unsqueeze(0).to(x.device)
-            if isinstance(self.edit.op, ProjectOut):
+            if self.edit.op.whole:
                 return found
             for dimension, positions in self.picks:
                 found = found.index_select(dimension, positions.to(x.device))
@@ -205,7 +204,7 @@ def _check(number: int, edit: Edit, resolution: Resolution, worlds: int, asked: 
                 f"edit {number}: renoising makes noisy latents, so it goes to latents.hook_in, not to {name}"
             )
         for source in edit.sources:
-            if isinstance(source, Constant) and not isinstance(edit.op, ProjectOut):
+            if isinstance(source, Constant) and not edit.op.whole:
                 _broadcast(source.values.tensor, resolution.space.widths[name], edit, name)
     return rows
 
@@ -266,10 +265,10 @@ def _hull(sets: Sequence[tuple[int, ...] | None]) -> tuple[int, ...] | None:
 
 
 def _broadcast(constant: Tensor, shape: Sequence[int], edit: Edit, site: str) -> Tensor:
-    if isinstance(edit.op, ProjectOut):
+    if edit.op.whole:
         wide = constant.reshape(-1, constant.shape[-1])
         if wide.shape[-1] != shape[-1]:
-            raise InterpError(f"project_out: directions have {wide.shape[-1]} features, and {site} has {shape[-1]}")
+            raise InterpError(f"{edit.op.name}: directions have {wide.shape[-1]} features, and {site} has {shape[-1]}")
         return wide
     try:
         return constant.expand(tuple(shape))

@@ -1,0 +1,63 @@
+"""How many dimensions do the rows fill? A linear count from the covariance, and a local one from nearest neighbours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from probes.errors import ProbeError
+from probes.geometry.pca import Covariance, _matrix
+
+
+def participation_ratio(source: Covariance | Any) -> float:
+    """``tr(C)^2 / tr(C^2)`` of the covariance C: d for d equal variances, 1 if one direction has it all.
+
+    Args:
+        source: a (streamed) `Covariance`, or rows [row, feature]. With fewer rows than features it is biased low: it
+            cannot exceed rows - 1.
+    """
+    running = source if isinstance(source, Covariance) else Covariance().update(source)
+    matrix = running.covariance()
+    squared = float((matrix * matrix).sum())
+    if squared == 0:
+        raise ProbeError("The rows are all the same, so they fill no dimension.")
+    return float(np.trace(matrix) ** 2 / squared)
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """An estimate with its 95 % interval under the model's assumptions; ``rows`` it rests on."""
+
+    value: float
+    low: float
+    high: float
+    rows: int
+
+
+def two_nn(x: Any, *, level: float = 0.95) -> Dimension:
+    """Intrinsic dimension from the ratio of each row's second to first neighbour distance (TwoNN; Facco et al. 2017).
+
+    Where density hardly changes between those neighbours the ratios are Pareto with the dimension as exponent; the
+    estimate is its unbiased maximum-likelihood one, the interval that of the gamma law. Above about 10 dimensions it is
+    biased low for any affordable number of rows.
+
+    Args:
+        x: [row, feature]; rows that repeat are counted once.
+        level: of the interval.
+    """
+    from scipy.stats import gamma
+    from sklearn.neighbors import NearestNeighbors
+
+    rows = np.unique(_matrix(x).numpy(), axis=0)
+    if len(rows) < 10:
+        raise ProbeError(f"A local dimension needs at least 10 different rows; {len(rows)} given.")
+    distance, _ = NearestNeighbors(n_neighbors=3).fit(rows).kneighbors(rows)
+    logs = np.log(distance[:, 2] / distance[:, 1])
+    n, total = len(rows), float(logs.sum())
+    tail = (1 - level) / 2
+    if total <= 0:
+        raise ProbeError("Every row's two nearest neighbours are equally far: this is a lattice, not a sample.")
+    low, high = gamma.ppf([tail, 1 - tail], n) / total
+    return Dimension((n - 1) / total, float(low), float(high), n)

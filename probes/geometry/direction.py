@@ -1,0 +1,105 @@
+"""Directions to steer with: from class means or from a probe, to a file, to an edit.
+
+``edits.add("blocks.3.hook_resid_post", direction.vector, strength)`` adds it, ``edits.project_out`` takes it out. A
+strength of 1 moves a row as far as the means of the two classes are apart.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probes.errors import ProbeError
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A vector in activation space.
+
+    Attributes:
+        vector: [feature]; its length is the natural strength.
+        about: what it is, JSON-ready: target, step, layer, how it was made.
+    """
+
+    vector: NDArray[np.float64]
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def unit(self) -> NDArray[np.float64]:
+        """The same of length 1."""
+        return np.asarray(self.vector / np.linalg.norm(self.vector))
+
+    @staticmethod
+    def of_probe(vector: Any, x: Any, y: Any, **about: Any) -> Direction:
+        """A probe's direction, given the length by which the means of two classes are apart along it.
+
+        Args:
+            vector: [feature], such as ``grid.direction(step, layer)``.
+            x, y: rows [row, feature] and their two classes [row].
+        """
+        way = mean_difference(x, y).vector
+        unit = np.asarray(vector, dtype=np.float64) / np.linalg.norm(vector)
+        return Direction(unit * float(unit @ way), {"from": "probe", **about})
+
+    def save(self, path: str | Path) -> Path:
+        """One safetensors file (float32), with ``about`` in its header."""
+        from safetensors.numpy import save_file
+
+        save_file({"direction": self.vector.astype(np.float32)}, path, metadata={"about": json.dumps(self.about)})
+        return Path(path)
+
+    @staticmethod
+    def load(path: str | Path) -> Direction:
+        """Read what `save` wrote."""
+        from safetensors import safe_open
+
+        if not Path(path).is_file():
+            raise ProbeError(f"{path} does not exist; give the file that save() wrote.")
+        with safe_open(path, "numpy") as held:
+            about = json.loads((held.metadata() or {}).get("about", "{}"))
+            return Direction(held.get_tensor("direction").astype(np.float64), about)
+
+
+class MeanDifference:
+    """Class means from blocks of rows: ``MeanDifference().update(x, y).update(x, y).direction()``."""
+
+    def __init__(self) -> None:
+        self._rows: dict[Any, int] = {}
+        self._sums: dict[Any, NDArray[np.float64]] = {}
+
+    def update(self, x: Any, y: Any) -> MeanDifference:
+        """Take rows ``x`` [row, feature] and their classes ``y`` [row]; NaN: the row does not count."""
+        rows, names = np.asarray(x, dtype=np.float64), np.asarray(y)
+        if len(rows) != len(names):
+            raise ProbeError(f"{len(rows)} rows and {len(names)} classes were given.")
+        known = ~np.isnan(names) if names.dtype.kind == "f" else np.ones(len(names), dtype=bool)
+        for name in np.unique(names[known]):
+            part = rows[names == name]
+            self._rows[name] = self._rows.get(name, 0) + len(part)
+            self._sums[name] = self._sums.get(name, 0) + part.sum(axis=0)
+        return self
+
+    def direction(self, **about: Any) -> Direction:
+        """From the mean of the first class to that of the second, in sorted order.
+
+        Raises:
+            ProbeError: there are not two classes.
+        """
+        names = sorted(self._rows)
+        if len(names) != 2:
+            raise ProbeError(f"A direction between means needs two classes; got {[str(n) for n in names]}.")
+        means = [self._sums[name] / self._rows[name] for name in names]
+        return Direction(means[1] - means[0], {"from": "means", "classes": [str(n) for n in names], **about})
+
+
+def mean_difference(x: Any, y: Any, **about: Any) -> Direction:
+    """Difference of the means of two classes; see `MeanDifference`."""
+    return MeanDifference().update(x, y).direction(**about)
+
+
+__all__ = ["Direction", "MeanDifference", "mean_difference"]

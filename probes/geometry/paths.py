@@ -1,0 +1,134 @@
+"""Trajectories of runs over steps in a few dimensions: principal components, and UMAP aligned from step to step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from probes.errors import ProbeError
+from probes.geometry.pca import Components, Covariance, pca
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where each row is at each step.
+
+    Attributes:
+        table: row, step, and one column a dimension: pc0, pc1, ... or umap0, umap1; further columns as given.
+        components: the axes, of principal components; None for UMAP.
+    """
+
+    table: pl.DataFrame
+    components: Components | None = None
+
+    @property
+    def axes(self) -> list[str]:
+        """Names of the dimensions."""
+        return [name for name in self.table.columns if name.rstrip("0123456789") in ("pc", "umap")]
+
+
+def pca_paths(steps: Mapping[int, Any], components: int = 3, about: Mapping[str, Sequence[Any]] | None = None) -> Paths:
+    """Project every step onto the principal components of all steps together.
+
+    Steps are read twice, one at a time: once for the covariance, once to project.
+
+    Args:
+        steps: step to rows [row, feature], the same rows in each, or to a function that gives them, or gives them as an
+            iterable of blocks (see `rows_of`).
+        components: how many.
+        about: further columns, [row] each: the run, its answer.
+    """
+    running = Covariance()
+    for step in steps:
+        for block in _blocks(steps[step]):
+            running.update(block)
+    axes = pca(running, components)
+    made = {step: np.concatenate([axes.project(block) for block in _blocks(steps[step])]) for step in steps}
+    return Paths(_table(made, "pc", about), axes)
+
+
+def umap_paths(
+    steps: Mapping[int, Any],
+    about: Mapping[str, Sequence[Any]] | None = None,
+    *,
+    neighbours: int = 15,
+    min_dist: float = 0.1,
+    seed: int = 0,
+    alignment: float = 0.01,
+) -> Paths:
+    """Embed every step in two dimensions by UMAP, each tied to the next through the rows that they share.
+
+    Distances between far-away groups and sizes of groups mean nothing in a UMAP picture; see principal components for
+    those. The same seed gives the same picture on the same machine.
+
+    Args:
+        steps: step to rows [row, feature], the same rows in each.
+        about: further columns, [row] each.
+        neighbours, min_dist: of `umap.UMAP`.
+        seed: of the layout.
+        alignment: how strongly steps are tied (``alignment_regularisation`` of `umap.AlignedUMAP`).
+
+    Raises:
+        ProbeError: umap-learn is not installed, rows differ between steps, or are too few.
+    """
+    try:
+        import umap
+    except ImportError:
+        raise ProbeError("UMAP needs umap-learn: pip install 'wan-interp[viz]'.") from None
+    arrays = {step: np.concatenate(list(_blocks(value))) for step, value in steps.items()}
+    counts = {len(array) for array in arrays.values()}
+    if len(counts) != 1:
+        raise ProbeError(f"Steps have {sorted(counts)} rows; a trajectory needs the same rows in each.")
+    (count,) = counts
+    if count <= neighbours:
+        raise ProbeError(f"{count} rows are too few for {neighbours} neighbours; give more rows or neighbours=.")
+    common = {"n_neighbors": neighbours, "min_dist": min_dist, "random_state": seed}
+    if len(arrays) == 1:
+        only = umap.UMAP(**common, n_jobs=1).fit_transform(next(iter(arrays.values())))
+        return Paths(_table(dict.fromkeys(arrays, only), "umap", about))
+    same = [{i: i for i in range(count)}] * (len(arrays) - 1)
+    mapper = umap.AlignedUMAP(**common, alignment_regularisation=alignment)
+    found = mapper.fit(list(arrays.values()), relations=same).embeddings_
+    return Paths(_table(dict(zip(arrays, map(np.asarray, found), strict=True)), "umap", about))
+
+
+def rows_of(
+    store: Any, site: str, step: int, *, branch: str | None = None, pool: bool = False, runs_at_once: int = 64
+) -> Iterator[np.ndarray]:
+    """Rows of one cell of a store in blocks of bounded size: [run x token, feature], or run means with ``pool``."""
+    runs = list(store.runs)
+    for first in range(0, len(runs), runs_at_once):
+        part = store.read(site, step=step, branch=branch, runs=runs[first : first + runs_at_once])
+        values = np.asarray(part, dtype=np.float32)
+        yield (
+            values.reshape(len(values), -1, values.shape[-1]).mean(axis=1)
+            if pool
+            else values.reshape(-1, values.shape[-1])
+        )
+
+
+def _blocks(value: Any) -> Iterator[np.ndarray]:
+    given = value() if callable(value) else value
+    if hasattr(given, "shape"):
+        yield np.asarray(given)
+        return
+    for block in given:
+        yield np.asarray(block)
+
+
+def _table(made: Mapping[int, np.ndarray], name: str, about: Mapping[str, Sequence[Any]] | None) -> pl.DataFrame:
+    parts = []
+    for step, values in made.items():
+        columns: dict[str, Any] = {"row": np.arange(len(values)), "step": np.full(len(values), step)}
+        for key, column in (about or {}).items():
+            if len(column) != len(values):
+                raise ProbeError(f"{key}: {len(column)} values for {len(values)} rows.")
+            columns[key] = list(column)
+        for k in range(values.shape[1]):
+            columns[f"{name}{k}"] = values[:, k].astype(np.float64)
+        parts.append(pl.DataFrame(columns))
+    return pl.concat(parts)
