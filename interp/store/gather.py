@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,11 @@ class Cells:
     cell_shape: tuple[int, ...]
     rows: np.ndarray | None
 
+    @cached_property
+    def stretches(self) -> tuple[tuple[int, int, int], ...]:
+        """(first cell, first slot, count) of stretches that follow one another in both."""
+        return tuple(_runs(self.cells, self.slots))
+
 
 def gather(requests: Iterable[Cells], out: np.ndarray, token_axis: int | None) -> None:
     """Read cells.
@@ -54,7 +60,7 @@ def gather(requests: Iterable[Cells], out: np.ndarray, token_axis: int | None) -
         fd = request.extent.source.open()
         try:
             if request.rows is None:
-                for cell, slot, count in _runs(request.cells, request.slots):
+                for cell, slot, count in request.stretches:
                     place = flat[slot * slot_nbytes : (slot + count) * slot_nbytes]
                     request.extent.read(fd, cell * slot_nbytes, place)
             else:
@@ -129,7 +135,6 @@ def shaped(bits: np.ndarray, dtype: DType, as_: str) -> Any:
 
 
 def _runs(cells: np.ndarray, slots: np.ndarray) -> Iterable[tuple[int, int, int]]:
-    """(first cell, first slot, count) of stretches that follow one another in both."""
     cuts = np.flatnonzero((np.diff(cells) != 1) | (np.diff(slots) != 1)) + 1
     starts = [0, *cuts.tolist()]
     for a, b in zip(starts, [*starts[1:], len(cells)], strict=True):

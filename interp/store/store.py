@@ -26,6 +26,7 @@ from interp.store.view import SiteView
 if TYPE_CHECKING:
     import polars as pl
 
+    from interp.store.batches import Batches
     from interp.store.gather import Steps, Tokens
 
 
@@ -237,6 +238,37 @@ class Store:
         if as_ not in ("numpy", "torch"):
             raise StoreError(f"as_={as_!r} is not known; use 'numpy' or 'torch'")
         return self.view(site, runs).read(step, branch, tokens, as_)
+
+    def batches(
+        self,
+        site: str,
+        size: int,
+        step: Steps = None,
+        branch: str | None = None,
+        runs: Iterable[str] | None = None,
+        tokens: Tokens = None,
+        label: str | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+    ) -> Batches:
+        """Batches of rows (a token of a run at a step) for training, truly shuffled, with memory for one batch.
+
+        Args:
+            site, step, branch, runs, tokens: as in `read`; one branch.
+            size: rows of a batch.
+            label: name of a label of runs or tokens, which comes with each row as its target.
+            shuffle: in a random order over all rows, another for each epoch (`Batches.set_epoch`).
+            seed: of the order.
+
+        Returns:
+            An iterable of `interp.store.batches.Batch`, which a torch ``DataLoader`` takes with ``batch_size=None``.
+
+        Raises:
+            StoreError: as `read`.
+        """
+        from interp.store.batches import Batches
+
+        return Batches(self.path, site, step, branch, runs, tokens, label, size, shuffle, seed)
 
     def view(self, site: str, runs: Iterable[str] | None = None) -> SiteView:
         """One site over runs, to be read from more than once.

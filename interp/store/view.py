@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,28 @@ import numpy as np
 from interp.errors import StoreError
 from interp.store.gather import Cells, Steps, Tokens, gather, positions, shaped, token_rows
 from interp.store.part import Part
+
+MANY = 10_000
+"""Plans that are remembered at most."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is read for one question.
+
+    Attributes:
+        requests: cells and where they go.
+        order: sizes of the result's first axes: (run, step, branch), or (step, branch, run).
+        cell_shape: sizes of its other axes.
+        run_first: which of the two orders.
+        keep: what of the axes run, step and branch the caller sees.
+    """
+
+    requests: tuple[Cells, ...]
+    order: tuple[int, int, int]
+    cell_shape: tuple[int, ...]
+    run_first: bool
+    keep: tuple[Any, ...]
 
 
 class SiteView:
@@ -26,6 +50,7 @@ class SiteView:
 
     def __init__(self, parts: Sequence[Part], site: str) -> None:
         self.parts, self.site = parts, site
+        self._plans: dict[tuple[int | None, str | None], Plan] = {}
         self.runs = sum(len(part.places) for part in parts)
         self.layout = parts[0].site
         for name in ("axes", "dtype"):
@@ -36,8 +61,22 @@ class SiteView:
 
     def read(self, step: Steps, branch: str | Sequence[str] | None, tokens: Tokens, as_: str) -> Any:
         """See `interp.store.Store.read`."""
-        chosen = [self._choose(part, step, branch) for part in self.parts]
-        rows = [self._rows(part, tokens) for part in self.parts]
+        key = (step, branch)
+        simple = tokens is None and isinstance(step, int | None) and isinstance(branch, str | None)
+        plan = self._plans.get(key) if simple else None  # type: ignore[arg-type]
+        if plan is None:
+            plan = self._plan(step, branch, tokens)
+            if simple and not plan.run_first and len(self._plans) < MANY:  # of few, large files: small and used again
+                self._plans[key] = plan  # type: ignore[index]
+        bits = np.empty((math.prod(plan.order), *plan.cell_shape), self.layout.kind.bits)
+        gather(plan.requests, bits, self.token_axis)
+        bits = bits.reshape(*plan.order, *plan.cell_shape)
+        bits = bits if plan.run_first else bits.transpose(2, 0, 1, *range(3, bits.ndim))
+        return shaped(bits[plan.keep], self.layout.kind, as_)
+
+    def _plan(self, step: Steps, branch: str | Sequence[str] | None, tokens: Tokens) -> Plan:
+        chosen = [self.choose(part, step, branch) for part in self.parts]
+        rows = [self.rows(part, tokens) for part in self.parts]
         cell_shape = self._one_shape(rows)
         sizes = {(len(steps), len(branches)) for steps, branches, *_ in chosen}
         if len(sizes) > 1:
@@ -48,12 +87,8 @@ class SiteView:
         order = (self.runs, steps, branches) if run_first else (steps, branches, self.runs)
         slots = np.arange(self.runs * steps * branches).reshape(order)
         slots = slots.transpose(1, 2, 0) if run_first else slots
-        bits = np.empty((slots.size, *cell_shape), self.layout.kind.bits)
-        gather(self._requests(chosen, rows, slots), bits, self.token_axis)
-        bits = bits.reshape(*order, *cell_shape)
-        bits = bits if run_first else np.moveaxis(bits, 2, 0)
         keep = (slice(None), slice(None) if keep_step else 0, slice(None) if keep_branch else 0)
-        return shaped(bits[keep], self.layout.kind, as_)
+        return Plan(tuple(self._requests(chosen, rows, slots)), order, cell_shape, run_first, keep)
 
     def _requests(self, chosen: Sequence[Any], rows: Sequence[np.ndarray | None], slots: np.ndarray) -> Any:
         for part, (steps, branches, *_), row in zip(self.parts, chosen, rows, strict=True):
@@ -62,7 +97,7 @@ class SiteView:
                 cells, places = cells.transpose(2, 0, 1), places.transpose(2, 0, 1)
             yield Cells(part.extent, cells.reshape(-1), places.reshape(-1), part.site.cell_shape, row)
 
-    def _choose(self, part: Part, step: Steps, branch: Any) -> tuple[list[int], list[int], bool, bool]:
+    def choose(self, part: Part, step: Steps, branch: Any) -> tuple[list[int], list[int], bool, bool]:
         """Positions of the wanted steps and branches, and which axes are kept."""
         what = f"{part.name}, site {self.site}"
         steps, keep_step = positions(step, part.run.steps, what)
@@ -75,7 +110,8 @@ class SiteView:
                 raise StoreError(f"{what}: branch {name!r} was not kept; there are {', '.join(have)}")
         return steps, [have.index(name) for name in names], keep_step, not (branch is None or isinstance(branch, str))
 
-    def _rows(self, part: Part, tokens: Tokens) -> np.ndarray | None:
+    def rows(self, part: Part, tokens: Tokens) -> np.ndarray | None:
+        """Positions of the wanted tokens along the site's axis "token", int64 [token]; None for all that are kept."""
         what = f"{part.name}, site {self.site}"
         if tokens is None:
             return None

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,3 +33,21 @@ def test_a_disk_that_is_full_at_every_page() -> None:
 
 def test_a_thousand_random_damages() -> None:
     assert full_disk.random_damage(1000, quiet)["place in the file named"] == 1000
+
+
+def large(folder: Path, *options: str) -> dict[str, int]:
+    """Run `tests.slow.large` in a process of its own, whose memory is measured; what it wrote is removed."""
+    try:
+        command = [sys.executable, "-m", "tests.slow.large", str(folder), *options]
+        return dict(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_forty_gigabytes_in_one_and_a_half(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    if free < 45e9:
+        pytest.skip(f"needs 45 GB of disk, and {free / 1e9:.0f} are free")
+    seen = large(tmp_path / "s")
+    assert seen["bytes"] >= 40e9
+    assert seen["with checking and reading, grown by"] + seen["writing process"] < 1.5e9

@@ -8,7 +8,7 @@ import pytest
 
 from tests.slow.full_disk import WAYS, can_mount, full_at_every_write, random_damage
 from tests.slow.kill_store import campaign
-from tests.slow.test_store import quiet
+from tests.slow.test_store import large, quiet
 
 
 def test_killed_captures_lose_nothing(tmp_path: Path) -> None:
@@ -24,3 +24,10 @@ def test_a_full_disk_costs_only_its_run() -> None:
 
 def test_random_damage_is_found_and_located() -> None:
     assert random_damage(40, quiet)["place in the file named"] == 40
+
+
+def test_a_store_larger_than_its_memory(tmp_path: Path) -> None:
+    """160 MB, of which each process holds some 16 MB of slots and a few tensors of 4 MB."""
+    seen = large(tmp_path / "s", "--gigabytes", "0.16", "--event", "4000000", "--steps", "5", "--memory", "1")
+    assert seen["bytes"] >= 160e6
+    assert seen["with checking and reading, grown by"] < 64e6
