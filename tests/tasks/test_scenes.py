@@ -97,16 +97,25 @@ def test_the_ball_flies_as_a_reflected_ray_does(seed: int) -> None:
     height = bottom - top - 1
     period = 2 * (height - 1)
     moves = 9 - problem.col
-    for f in range(moves):
-        ((row, col),) = np.argwhere(video[f] == BLACK)
-        unfolded = (problem.row - top - 1 + problem.heading * f) % period
-        assert (row, col) == (top + 1 + min(unfolded, period - unfolded), problem.col + f)
-    unfolded = (problem.row - top - 1 + problem.heading * moves) % period
-    landing = top + 1 + min(unfolded, period - unfolded)
-    hit = video[0, landing, 9]
-    expected = np.where((video[0] == hit) & (np.arange(10) == 9), BLACK, video[0])
-    expected[:, :9] = np.where(np.isin(np.arange(10), problem.walls)[:, None], GREY, FREE)
-    np.testing.assert_array_equal(video[-1], expected)
+
+    def row_at(move: int) -> int:
+        unfolded = (problem.row - top - 1 + problem.heading * move) % period
+        return top + 1 + min(unfolded, period - unfolded)
+
+    still = np.full((10, 10), FREE)
+    still[list(problem.walls)] = GREY
+    still[:, 9] = video[0, :, 9]
+    for f in range(17):
+        expected = still.copy()
+        for move in range(-1, min(f, moves)):
+            expected[row_at(move), problem.col + move] = GREY
+        if f < moves:
+            expected[row_at(f), problem.col + f] = BLACK
+        else:
+            expected[still[:, 9] == still[row_at(moves), 9], 9] = BLACK
+        expected[list(problem.walls)] = GREY
+        np.testing.assert_array_equal(video[f], expected)
+    landing = row_at(moves)
     rows = [int(np.argwhere(frame == BLACK)[0, 0]) for frame in video[:moves]] + [landing]
     turns = np.diff(np.sign(np.diff([rows[0] - problem.heading, *rows])))
     assert np.count_nonzero(turns) == 1, "it bounces once"

@@ -1,8 +1,8 @@
 """Bounce: a ball flies between two walls, bounces off one of them exactly once, and hits one of four targets.
 
-The ball is one block and moves one block along and one block across a frame; its grey tail, where it was a frame ago,
-shows its heading in the first frame. The four targets close the far end and share it in unequal parts. The target that
-is hit turns black. Only the bounce and the whole way after it tell which: until then two or more stay possible.
+The ball is one block and moves one block along and one block across a frame. It leaves a grey trail, whose one block in
+the first frame tells its heading. The four targets close the far end and share it in unequal parts. The one that is
+hit turns black. Only the bounce and the whole way after it tell which: until then several stay possible.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from interp.tasks.blocks import BLACK, BLUE, COLOURS, FREE, GREEN, GREY, NUM_FRA
 from interp.tasks.scene.problem import LAST, SIDE, Block, Problem, Symbols, as_blocks
 from interp.tasks.scene.task import SceneTask
 
-PROMPT = "the ball bounces once and hits a target ."
+PROMPT = "the ball draws a trail , bounces once and hits a target ."
 PAINTS = (RED, GREEN, BLUE, YELLOW)
 _COLUMNS = (1, 2, 3)  # of the ball at first
 
@@ -88,11 +88,13 @@ class Bounce(Problem):
         for k in range(4):
             still[self._target(k), LAST] = self.colours[k]
         video = np.repeat(still[None], NUM_FRAMES, axis=0)
-        trace = [self.row - self.heading, *self.flight]
+        trail = [self.row - self.heading, *self.flight]  # row in each column from col - 1 on
         hit = len(self.flight) - 1
-        for f in range(hit):
-            video[f, trace[f], self.col + f - 1] = GREY
-            video[f, trace[f + 1], self.col + f] = BLACK
+        for f in range(NUM_FRAMES):
+            for k in range(min(f, hit) + 1):
+                video[f, trail[k], self.col + k - 1] = GREY
+            if f < hit:
+                video[f, trail[f + 1], self.col + f] = BLACK
         video[hit:, self._target(answer), LAST] = BLACK
         return np.ascontiguousarray(np.rot90(video, self.turns, axes=(1, 2)))
 
