@@ -79,10 +79,19 @@ def publish(folder: Path, checkpoint_folder: Path, recipe: Recipe | PuzzleRecipe
         "training_minutes": round(checkpoint["seconds"] / 60, 1),
         "device": checkpoint["device"],
         "data": _DATA[type(recipe)],
-        "train_command": "make train-mini" if isinstance(recipe, Recipe) else "make train-puzzle",
+        "train_command": _command(recipe, checkpoint["minutes"]),
     }
     (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
     return folder
+
+
+def _command(recipe: Recipe | PuzzleRecipe, minutes: float | None) -> str:
+    """What makes this model again."""
+    if isinstance(recipe, Recipe):
+        return "make train-mini"
+    named = [name for name, other in RECIPES.items() if other == recipe]
+    options = [f"RECIPE={name}" for name in named] + ([f"MINUTES={minutes:g}"] if minutes is not None else [])
+    return " ".join(["make train-puzzle", *options])
 
 
 def _save(pipe: Any, folder: Path) -> None:

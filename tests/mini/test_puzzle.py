@@ -19,7 +19,7 @@ from interp.mini.data import Encoder, as_colours, draw_rows, latent_statistics, 
 from interp.mini.evaluate import held_out_samples, quick_solve_rate
 from interp.mini.expert import Expert
 from interp.mini.measure import PUZZLES, is_solved, measure, solve_batched, solve_stock
-from interp.mini.publish import publish
+from interp.mini.publish import _command, publish
 from interp.mini.recipe import PUZZLE_GPU, SCENES, PuzzleRecipe, PuzzleStage, Turn, mazes, recipe_named
 from interp.mini.train import encode_prompts, train
 from interp.tasks.blocks import PALETTE
@@ -292,6 +292,7 @@ def test_solved_means_the_right_answer() -> None:
 
 def test_unfinished_or_foreign_checkpoints_are_not_published(tmp_path: Path) -> None:
     train(TINY, tmp_path, minutes=100.0, stop_after=1, looks=0)
+    assert _command(PUZZLE_GPU, 28.0) == "make train-puzzle RECIPE=wan-puzzle-mini-gpu MINUTES=28"
     with pytest.raises(ModelError, match="0 of 100 minutes"):
         publish(tmp_path / "model", tmp_path, TINY)
     with pytest.raises(ModelError, match="another recipe"):
