@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -22,6 +23,23 @@ from interp.tasks.sample import Sample
 QUICK_SEED = 7002
 
 
+@dataclass(frozen=True)
+class Look:
+    """Means over a few problems of one kind.
+
+    Attributes:
+        solved: share of problems with the right answer.
+        near: what rises before that does: share of mazes in which start and goal are joined; of the other tasks' blocks
+            that ever change, the share that is right.
+    """
+
+    solved: float
+    near: float
+
+    def __str__(self) -> str:
+        return f"{self.solved:.2f} ({self.near:.2f})"
+
+
 def task_of(part: str) -> Any:
     """The task that a board's part names, such as "maze-6"."""
     return tasks.get("maze", size=int(part.removeprefix("maze-"))) if part.startswith("maze-") else tasks.get(part)
@@ -38,7 +56,7 @@ def held_out_samples(part: str, n: int, seed: int) -> tuple[Sample, ...]:
 
 
 @torch.no_grad()
-def quick_solve_rate(
+def quick_look(
     models: dict[str, WanTransformer3DModel],
     recipe: Recipe | PuzzleRecipe,
     encoder: Encoder,
@@ -47,8 +65,8 @@ def quick_solve_rate(
     n: int = 64,
     steps: int = 8,
     **autocast: Any,
-) -> float:
-    """Share of ``n`` fixed held-out problems that are solved (Euler, the recipe's shift).
+) -> Look:
+    """How ``n`` fixed held-out problems come out (Euler, the recipe's shift).
 
     Args:
         models: by expert: "main" alone, or "high" and "low".
@@ -78,4 +96,5 @@ def quick_solve_rate(
     raw = x.float() * encoder.std + encoder.mean
     blocks = np.clip((decode_blocks(raw.cpu().numpy()) + 1) / 2, 0, 1)
     scores = task_of(part).score_many(samples, blocks)
-    return float(np.mean([score.solved for score in scores]))
+    near = [score.reached if part.startswith("maze-") else score.accuracy for score in scores]
+    return Look(float(np.mean([score.solved for score in scores])), float(np.mean(near)))

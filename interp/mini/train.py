@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from interp.mini import twin
 from interp.mini.data import Encoder, Rows, Statistics, draw_rows, latent_statistics
-from interp.mini.evaluate import quick_solve_rate
+from interp.mini.evaluate import Look, quick_look
 from interp.mini.expert import Expert, build_transformer
 from interp.mini.recipe import HIGH, LOW, MAIN, RECIPES, PuzzleRecipe, Recipe, recipe_named
 from interp.mini.text import MAX_TOKENS, build_text_encoder, build_tokenizer
@@ -175,12 +175,12 @@ class Trainer:
         self.batch += 1
         return loss.detach()
 
-    def solve_rates(self, n: int) -> dict[str, float]:
+    def look(self, n: int) -> dict[str, Look]:
         """A quick look at each part of the recipe."""
         parts = self.recipe.boards if isinstance(self.recipe, PuzzleRecipe) else ("maze-4", "maze-6")
         models = {name: expert.ema for name, expert in self.experts.items()}
         arguments = (models, self.recipe, self.encoder, self.text)
-        return {part: round(quick_solve_rate(*arguments, part, n, **self.autocast), 3) for part in parts}
+        return {part: quick_look(*arguments, part, n, **self.autocast) for part in parts}
 
     def rows(self) -> Iterator[Rows]:
         """The problems of this batch and the ones after it."""
@@ -274,7 +274,8 @@ def train(
             saved = time.perf_counter()
         if int(trainer.done * looks) > look:
             look = int(trainer.done * looks)
-            say(f"{100 * trainer.done:.0f} %: solved at 8 steps, n = {n}: {trainer.solve_rates(n)}")
+            seen = ", ".join(f"{part} {found}" for part, found in trainer.look(n).items())
+            say(f"{100 * trainer.done:.0f} %: solved at 8 steps (and near), n = {n}: {seen}")
             printed = time.perf_counter()
     return trainer.save()
 
