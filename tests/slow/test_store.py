@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slow import full_disk, kill_store
+from tests.slow import full_disk, kill_lab, kill_store
 
 pytestmark = pytest.mark.slow
 
@@ -23,6 +23,12 @@ def test_two_hundred_kills(tmp_path: Path) -> None:
     tally = kill_store.campaign(tmp_path, kills=200, seed=1)
     assert sum(tally.kills.values()) == 200
     assert len(tally.kills) == 3, "both ways to write, and either process"
+
+
+def test_thirty_kills_of_whole_captures(tmp_path: Path) -> None:
+    seen = kill_lab.campaign(tmp_path, kills=30, seed=0)
+    assert seen["killed"] == 30
+    assert seen["completed"] > 1
 
 
 @pytest.mark.skipif(not full_disk.can_mount(), reason="a small disk cannot be mounted here (needs root)")
