@@ -46,6 +46,24 @@ def decode(pipe: Any, latents: Tensor) -> Tensor:
     return vae.decode(z / std + mean, return_dict=False)[0]
 
 
+@torch.no_grad()
+def latents_of(pipe: Any, videos: np.ndarray) -> Tensor:
+    """Latents of videos, at the model's scale: what `frames_of` undoes, as far as the VAE can.
+
+    Args:
+        pipe: the pipeline whose VAE is meant.
+        videos: uint8 [batch, frame, row, col, rgb].
+
+    Returns:
+        The mode of the posterior: float32 [batch, channel, latent_frame, row, col].
+    """
+    vae = pipe.vae
+    x = torch.from_numpy(videos).to(vae.device).to(vae.dtype).permute(0, 4, 1, 2, 3) / 127.5 - 1
+    shape = (1, vae.config.z_dim, 1, 1, 1)
+    mean, std = (torch.tensor(getattr(vae.config, f"latents_{s}")).view(shape).to(x) for s in ("mean", "std"))
+    return ((vae.encode(x).latent_dist.mode() - mean) / std).float().cpu()
+
+
 def _closed_form(pipe: Any, latents: Tensor) -> np.ndarray:
     """One pixel a block: uint8 [batch, frame, block_row, block_col, rgb]."""
     from interp.mini.latents import decode_blocks, denormalise

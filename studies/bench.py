@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -53,13 +53,13 @@ class Bench:
         return Bench(folder, given, lab, task, cache, Ledger(folder / "measured.jsonl"))
 
     def samples(self, n: int | None = None, **kind: Any) -> list[Sample]:
-        """Problems, as many as asked for on the command line if ``n`` is None; ``kind`` goes to the task.
+        """Problems, as many as asked for on the command line if ``n`` is None; ``kind`` goes to the task."""
+        return list(self.given_to_model(self.task.sample(n or self.given.problems, seed=self.given.seed, **kind)))
 
-        A model that is not given a first frame gets the prompt alone.
-        """
-        found = self.task.sample(n or self.given.problems, seed=self.given.seed, **kind)
+    def given_to_model(self, samples: Iterable[Sample]) -> tuple[Sample, ...]:
+        """Samples as this model takes them: one that is not given a first frame gets the prompt alone."""
         sees = hasattr(self.lab.pipe, "image_encoder")
-        return [sample if sees else dataclasses.replace(sample, image=None) for sample in found]
+        return tuple(sample if sees else dataclasses.replace(sample, image=None) for sample in samples)
 
     def specs(self, samples: Sequence[Sample], seeds: int | None = None, **settings: Any) -> list[RunSpec]:
         """Runs of problems, problem by problem. Every run has noise of its own; the noise of run s of problem p does

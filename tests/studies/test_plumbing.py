@@ -27,6 +27,7 @@ OWN = {
     "chain_of_steps": ["--ordinary"],
     "frames": ["--counts", "1", "5"],
     "distilled": ["--counts", "1", "2", "--few", "1"],
+    "self_correction": ["--places", "2", "--sizes", "1"],
     "early_plan": ["--places", "2", "--seeds", "2"],
     "noise": ["--places", "1", "--kinds", "renoise"],
     "ensemble": ["--seeds", "2", "--at", "0", "--width", "1"],
