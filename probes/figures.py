@@ -250,7 +250,7 @@ def _cells(axes: Any, cells: np.ndarray, low: float, high: float, label: str) ->
         for (row, col), value in np.ndenumerate(cells):
             if np.isfinite(value):
                 dark = (value - low) / (high - low) < 0.55
-                text = f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3g}"
+                text = f"{round(value, 2) + 0.0:.2f}".replace("0.", ".", 1) if abs(value) < 0.995 else f"{value:.3g}"
                 axes.text(col, row, text, ha="center", va="center", fontsize=6.5, color="white" if dark else "black")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)

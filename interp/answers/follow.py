@@ -15,7 +15,7 @@ from interp.answers.reading import Endings, name_of
 from interp.decode import frames_of
 from interp.errors import InterpError
 from interp.intervals import mean_by
-from interp.lab import Lab
+from interp.lab import Lab, RunResult
 from interp.lenses.head import estimates
 from interp.lenses.table import batches
 from interp.runspec import RunSpec
@@ -167,6 +167,29 @@ def read_answers(
         for step, sigma, of_step in videos
         for run, video in zip(runs, of_step, strict=True)
     ]
+    return _finished(rows)
+
+
+def read_runs(lab: Lab, results: Sequence[RunResult], task: Any) -> AnswerTrajectories:
+    """Read finished runs, with edits or without; every step of their trajectories.
+
+    Args:
+        lab: the model.
+        results: of ``lab.run``. Runs with different edits of one spec need a table each.
+        task: an `interp.tasks.Task` that the samples are of.
+
+    Raises:
+        InterpError: no results, or two of one spec.
+    """
+    if len({result.spec.key for result in results}) < len(results):
+        raise InterpError("two results are of one spec, so their rows could not be told apart; read them one by one")
+    reader = _Reader(task)
+    rows: list[dict[str, Any]] = []
+    for result in results:
+        first = getattr(result, "first", 0)  # edited runs may start part-way
+        videos = frames_of(lab.pipe, result.trajectory.x0_hat, blocks=True)
+        sigmas = result.trajectory.schedule.sigmas
+        rows += [reader.row(result.spec, first + k, sigmas[first + k], video) for k, video in enumerate(videos)]
     return _finished(rows)
 
 

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 import interp
-from interp.answers import COLUMNS, EVENTS, RUNS, AnswerTrajectories, follow, read_answers
+from interp.answers import COLUMNS, EVENTS, RUNS, AnswerTrajectories, follow, read_answers, read_runs
 from interp.errors import InterpError
 from interp.runspec import RunSpec
 
@@ -116,3 +116,16 @@ def test_the_models_answers_are_those_of_its_videos() -> None:
             assert again["posterior"] == pytest.approx(row["posterior"], abs=1e-9)
     with pytest.raises(InterpError, match="no runs"):
         follow(lab, [], task)
+
+
+def test_finished_runs_are_read_with_their_edits() -> None:
+    lab, task = interp.load("wan-maze-mini"), interp.tasks.get("maze", size=4)
+    runs = lab.plan(task.sample(1, fork=True), seeds=2, steps=3)
+    clean = read_runs(lab, lab.run(runs), task)
+    assert clean.steps.drop("posterior", "drawn").equals(follow(lab, runs, task).steps.drop("posterior", "drawn"))
+    noised = read_runs(lab, lab.run(runs, edits=interp.edits.noise(step=2, kind="replace")), task)
+    before, after = (noised.steps.filter(pl.col("step") == step) for step in (1, 2))
+    assert before["blur"].equals(clean.steps.filter(pl.col("step") == 1)["blur"])
+    assert not after["blur"].equals(clean.steps.filter(pl.col("step") == 2)["blur"])
+    with pytest.raises(InterpError, match="one spec"):
+        read_runs(lab, [*lab.run(runs), *lab.run(runs)], task)
