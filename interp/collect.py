@@ -28,8 +28,9 @@ from interp.views import View, ViewPlan, parse
 if TYPE_CHECKING:
     from interp.lab import Lab
 
-WORTH_A_PROCESS = 64 << 20
-"""Bytes of a capture from which another process writes them: below, starting it (0.3 s of a core) costs more."""
+WORTH_A_PROCESS = 1 << 30
+"""Bytes of a capture from which another process writes them. 400 MB beside a half-idle producer took 0.32 s in one
+process and 0.42 s with another, which first has to start (`benchmarks.store`, two cores)."""
 
 
 @dataclass(frozen=True)
