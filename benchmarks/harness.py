@@ -128,6 +128,12 @@ def arguments(doc: str | None, **extra: Any) -> argparse.Namespace:
     return chosen
 
 
+def kept_rows(name: str) -> list[dict[str, Any]]:
+    """Rows of an earlier run, if one was kept."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text())["rows"] if path.is_file() else []
+
+
 def publish(name: str, rows: Sequence[Mapping[str, Any]], *, as_json: bool, keep: bool = True) -> None:
     """Print the object or a table of it, and keep it in ``benchmarks/results/NAME.json`` (not that of a quick look)."""
     found = {"benchmark": name, "environment": environment(), "rows": list(rows)}

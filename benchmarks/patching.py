@@ -6,7 +6,8 @@ medium one (d 512, 8 layers, 1280 tokens, random weights); 20 steps x all layers
 
 All three drive the same step loop over the same prepared batch, so that neither side pays for prompts and pictures.
 Peers take a sample of the cells whose mean cost is that of the grid (every layer costs them the same, and the steps
-have the mean of all steps); so does our finished sweep of the medium model. Times are those of the whole grid:
+have the mean of all steps); so do our sweeps of the medium model. ``--only mini`` or ``--only medium`` measures one
+and keeps the other's rows. Times are those of the whole grid:
 ``fixed + cells x time of a cell``, where fixed is the source run and, for ours, the recording of the clean run.
 
 The limits. Replay alone: 20 steps of each run become 9.5 and the rest of the layers of one. What FLOPs allow:
@@ -15,10 +16,10 @@ The limits. Replay alone: 20 steps of each run become 9.5 and the rest of the la
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,8 +27,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.capture import medium, small
-from benchmarks.harness import Times, arguments, interleaved, publish, row
+from benchmarks.harness import Times, arguments, interleaved, kept_rows, publish, row
 from interp import edits
+from interp.edits.run import execute
 from interp.edits.sources import Stored
 from interp.lab import Lab
 from interp.replay import Recording, record, replay
@@ -141,8 +143,9 @@ class Bench:
 
     def prepared(self) -> tuple[Recording, Stored]:
         """What a sweep does once: the source run with what cells read, and the clean run with where cells begin."""
-        source = edits.run_with(self.lab, self.source, (), self.where)
-        return record(self.lab, self.clean, self.kept), Stored.of(source)
+        none = edits.EditGraph()
+        source = execute(self.lab, replace(self.source_plan), 1, none, none, self.where)
+        return record(self.lab, self.plan, self.kept), Stored.of(source)
 
     def over(self, cells: Sequence[Cell] | None = None) -> dict[str, list[int]]:
         """The axes of a sweep over all cells, or over the product that these are."""
@@ -176,71 +179,57 @@ def flops(work: Callable[[], Any]) -> float:
     return float(counter.get_total_flops())
 
 
-def timed(work: Callable[[], Any]) -> float:
-    """Seconds."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 def rows_of(
     name: str,
     bench: Bench,
     peer: Bench,
-    sample: Sequence[Cell],
+    sample: dict[bool, Sequence[Cell]],
     own: dict[bool, Sequence[Cell]],
     rounds: int,
 ) -> list[dict[str, Any]]:
-    """Rows of one model.
+    """Rows of one model; of what is by False and True, the first is finished and the second early.
 
     Args:
         name: of the model.
         bench: the two runs.
         peer: the same on another copy of the model, which nnsight wraps.
         sample: cells that peers are timed on.
-        own: cells that ours is timed on, finished (False) and early (True).
+        own: cells that ours is timed on.
         rounds: repetitions.
     """
     ready: list[Any] = [None]
-    wrapped, other = _wrapped(peer.lab), peer
+    wrapped = _wrapped(peer.lab)
+    results: dict[str, dict[Cell, Tensor]] = {}
 
     def prepare_ours() -> None:
         ready[0] = bench.prepared()
 
-    bench.naive_source()
-    other.given = bench.given
-    prepare_ours()
+    def run(way: str, early: bool) -> None:
+        if way == "naive":
+            results[f"{way} {early}"] = bench.naive(sample[early], early)
+        elif way == "nnsight":
+            peer.given = bench.given
+            results[f"{way} {early}"] = peer.nnsight(wrapped, sample[early], early)
+        else:
+            results[f"{way} {early}"] = bench.ours(ready[0], own[early], early)
+
+    ways = ["naive", *(["nnsight"] if wrapped is not None else [])]
     cases: dict[str, Callable[[], Any]] = {"source": bench.naive_source, "fixed": prepare_ours}
-    results: dict[str, dict[Cell, Tensor]] = {}
-
-    def keeping(case: str, work: Callable[[], dict[Cell, Tensor]]) -> Callable[[], None]:
-        return lambda: results.__setitem__(case, work())
-
-    for early in (False, True):
-        cases[f"naive {early}"] = keeping(f"naive {early}", lambda e=early: bench.naive(sample, e))
-        if wrapped is not None:
-            cases[f"nnsight {early}"] = keeping(f"nnsight {early}", lambda e=early: other.nnsight(wrapped, sample, e))
-        cases[f"ours {early}"] = keeping(f"ours {early}", lambda e=early: bench.ours(ready[0], own[e], e))
+    cases |= {f"{way} {early}": partial(run, way, early) for early in (False, True) for way in (*ways, "ours")}
     times = interleaved(cases, rounds, warmup=0)
+    bounds = flop_bounds(bench, ready[0])
     count, rows = len(bench.grid), []
     for early in (False, True):
         mine = _whole(times["fixed"], times[f"ours {early}"], count / len(own[early]))
-        naive_flops = flops(lambda e=early: bench.naive(sample[:1], e)) / (sample[0][0] + 1 if early else bench.steps)
-        runs = sum(step + 1 for step, _ in bench.grid) if early else bench.steps * count
-        our_flops = flops(bench.prepared) + flops(lambda e=early: bench.ours(ready[0], own[e], e)) * count / len(
-            own[early]
-        )
-        bound = naive_flops * (runs + bench.steps) / our_flops
-        for way in ("naive", "nnsight"):
-            if f"{way} {early}" not in times:
-                continue
-            theirs = _whole(times["source"], times[f"{way} {early}"], count / len(sample))
+        for way in ways:
+            theirs = _whole(times["source"], times[f"{way} {early}"], count / len(sample[early]))
             faster = theirs.ratio(mine)
             reference = results[f"{way} {early}"]
             apart = max(float((results[f"ours {early}"][c] - reference[c]).abs().max()) for c in reference)
             if apart > CLOSE:
                 raise SystemExit(f"{name}: ours and {way} differ by {apart}")
-            same = None if early else bench.same_bits(ready[0], sample[0], reference[sample[0]])
+            at = sample[early][-1]
+            same = None if early else bench.same_bits(ready[0], at, reference[at])
             if same is False:
                 raise SystemExit(f"{name}: a replay at equal batch size is not equal to {way} to the bit")
             aim = AIMS[name][early] if way == "naive" else None
@@ -249,12 +238,25 @@ def rows_of(
                     f"{name}: {'read early' if early else 'finished'}, {count} cells",
                     mine.median, f"{way} reruns", theirs.median, "s",
                     "" if aim is None else f">= {aim}x faster", None if aim is None else faster >= aim,
-                    times_faster=faster, flop_bound=bound, max_difference=apart, bit_equal_at_equal_batch=same,
-                    cells_timed={"ours": len(own[early]), "peer": len(sample)}, fixed_s=times["fixed"].median,
-                    quartiles=mine.spread, peer_quartiles=theirs.spread, steps=bench.steps, batch_size=bench.batch_size,
+                    times_faster=faster, flop_bound=bounds[early], max_difference=apart,
+                    bit_equal_at_equal_batch=same, fixed_s=times["fixed"].median, quartiles=mine.spread,
+                    cells_timed={"ours": len(own[early]), "peer": len(sample[early])},
+                    peer_quartiles=theirs.spread, steps=bench.steps, batch_size=bench.batch_size,
                 )
             )  # fmt: skip
     return rows
+
+
+def flop_bounds(bench: Bench, ready: tuple[Recording, Stored]) -> dict[bool, float]:
+    """How many times fewer FLOPs ours needs than naive for the whole grid, finished (False) and early (True)."""
+    last, count, steps = bench.steps - 1, len(bench.grid), bench.steps
+    full = flops(lambda: list(run_steps(bench.lab.pipe, bench.plan, stop=1)))
+    entering = flops(lambda: bench.ours(ready, [(last, layer) for layer in range(bench.layers)], True))
+    both = ready[0].rows([0, 0])
+    shared = flops(lambda: replay(bench.lab, both, edits.scale("latents.hook_in", 2, step=last), share_text=True)) / 2
+    fixed = 2 * steps * full + steps * entering
+    naive = {False: full * steps * (count + 1), True: full * (steps + bench.layers * steps * (steps + 1) / 2)}
+    return {False: naive[False] / (fixed + count * (steps - 1) / 2 * shared), True: naive[True] / fixed}
 
 
 def _whole(fixed: Times, sampled: Times, scale: float) -> Times:
@@ -280,22 +282,29 @@ def bench_of(made: tuple[Lab, Any], steps: int, batch_size: int) -> Bench:
 
 def main() -> None:
     """Command line."""
-    chosen = arguments(__doc__, rounds=3, steps=20, quick=False)
+    chosen = arguments(__doc__, rounds=3, steps=20, quick=False, only="")
+    rows = []
     if chosen.quick:
         bench, peer = (bench_of(small(4), 4, 4) for _ in range(2))
+        sample = [(1, 1), (2, 4)]
         own = [(step, layer) for step in (1, 2) for layer in (1, 4)]
-        rows = rows_of("mini", bench, peer, [(1, 1), (2, 4)], {False: own, True: bench.grid}, 1)
-    else:
+        rows += rows_of("mini", bench, peer, {False: sample, True: sample}, {False: own, True: bench.grid}, 1)
+    quarter = chosen.steps // 4
+    if not chosen.quick and chosen.only in ("", "mini"):
         bench, peer = (bench_of(small(), chosen.steps, 16) for _ in range(2))
-        quarter = chosen.steps // 4
         steps = [quarter // 2 + quarter * k for k in range(4)]  # 2, 7, 12, 17 of 20: with the mean of all
         sample = [(step, layer) for step in steps for layer in (1, 4)]
-        rows = rows_of("mini", bench, peer, sample, {False: bench.grid, True: bench.grid}, chosen.rounds)
+        both = {False: sample, True: sample}
+        rows += rows_of("mini", bench, peer, both, {False: bench.grid, True: bench.grid}, chosen.rounds)
+    if not chosen.quick and chosen.only in ("", "medium"):
         bench, peer = (bench_of(medium(), chosen.steps, 8) for _ in range(2))
         low, high = quarter, chosen.steps - 1 - quarter  # 5 and 14: with the mean of all
         early = [(step, layer) for step in (low, high) for layer in range(bench.layers)]
-        finished = [(step, layer) for step in (low, high) for layer in (1, 6)]
-        rows += rows_of("medium", bench, peer, [(low, 1), (high, 6)], {False: finished, True: early}, 1)
+        some = [(step, layer) for step in (low, high) for layer in (1, 6)]
+        sampled = {False: [(high, 6)], True: [(low, 1), (high, 6)]}
+        rows += rows_of("medium", bench, peer, sampled, {False: some, True: early}, 1)
+    if chosen.only:
+        rows += [one for one in kept_rows("patching") if not one["case"].startswith(chosen.only)]
     publish("patching", rows, as_json=chosen.json, keep=not chosen.quick)
 
 

@@ -26,7 +26,7 @@ from interp.hooks import Clock, tapped
 from interp.instrument import innermost, replaced
 from interp.runspec import RunSpec
 from interp.sampler import Call, Plan, Step, prepare, run_steps, transformer_of
-from interp.selection import Selection
+from interp.selection import AddressSpace, Selection
 from interp.shared_text import sharing_text
 from interp.sites import layer_of
 from interp.trajectory import SolverState
@@ -45,12 +45,14 @@ class Recording:
         states: what every step began with.
         residuals: (step, layer, branch) to the residual stream entering that layer, [row, token, d_model]; what
             `record` was asked to keep. Layer L of a model of L layers is what leaves the last block.
+        space: addresses of the runs.
     """
 
     plan: Plan
     steps: tuple[Step, ...]
     states: tuple[SolverState, ...]
     residuals: dict[tuple[int, int, str], Tensor] = field(default_factory=dict, repr=False)
+    space: AddressSpace | None = field(default=None, repr=False)
 
     @property
     def specs(self) -> tuple[RunSpec, ...]:
@@ -97,7 +99,7 @@ class Recording:
         )
         specs = tuple(self.specs[row] for row in chosen)
         plan = Plan(specs, self.plan.settings, conditioning, self.plan.schedule, states[0])
-        return Recording(plan, steps, states, {at: taken(x) for at, x in self.residuals.items()})
+        return Recording(plan, steps, states, {at: taken(x) for at, x in self.residuals.items()}, self.space)
 
 
 _TENSORS = ("latents", "velocity_cond", "velocity_uncond", "velocity", "x0_hat", "next_latents")
@@ -124,20 +126,20 @@ class _Snapshots:
         return None
 
 
-def record(lab: Lab, runs: RunSpec | Sequence[RunSpec], keep: Collection[tuple[int, int]] = ()) -> Recording:
+def record(lab: Lab, runs: RunSpec | Sequence[RunSpec] | Plan, keep: Collection[tuple[int, int]] = ()) -> Recording:
     """Run a batch and keep every step's beginning.
 
     Args:
         lab: the pipeline.
-        runs: one run or several that share settings and size.
+        runs: one run or several that share settings and size, or what `interp.sampler.prepare` made of them.
         keep: (step, layer) at which the residual stream entering the layer is kept too, on the model's device, so that
             a replay can start there.
 
     Raises:
         InterpError: a step or layer that is not there.
     """
-    specs = [runs] if isinstance(runs, RunSpec) else list(runs)
-    plan = prepare(lab.pipe, specs)
+    plan = replace(runs) if isinstance(runs, Plan) else prepare(lab.pipe, [runs] if isinstance(runs, RunSpec) else runs)
+    specs = plan.specs
     layers = transformer_of(lab.pipe, "main").config.num_layers
     for step, layer in keep:
         if not (0 <= step < plan.schedule.steps and 1 <= layer <= layers):
@@ -160,7 +162,7 @@ def record(lab: Lab, runs: RunSpec | Sequence[RunSpec], keep: Collection[tuple[i
             steps = tuple(run_steps(lab.pipe, plan))
     finally:
         plan.editor = None
-    return Recording(plan, steps, tuple(snapshots.states), residuals)
+    return Recording(plan, steps, tuple(snapshots.states), residuals, lab.space(specs[0]))
 
 
 def unedited(lab: Lab, recording: Recording) -> list[EditedRun]:
@@ -213,7 +215,7 @@ def replay(
     )
     asked = len(specs) if asked is None else asked
     schedule = recording.plan.schedule
-    program = bind(wired, lab.space(specs[0]), len(specs), asked, range(schedule.steps))
+    program = bind(wired, recording.space or lab.space(specs[0]), len(specs), asked, range(schedule.steps))
     first, last = program.first_step(), program.last_step()
     if first is None or last is None:
         raise InterpError("there is no edit to replay; interp.replay.unedited gives the recorded runs")

@@ -8,13 +8,15 @@ prompt is computed once. A placebo is a change of the same size in a random dire
 from __future__ import annotations
 
 import itertools
-import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from interp.edits.graph import Edit, EditGraph, graph_of
 from interp.edits.mixing import Resample, Wire, WorldMean
@@ -22,14 +24,13 @@ from interp.edits.program import bind
 from interp.edits.random_change import RandomChange
 from interp.edits.run import EditedRun, run_with
 from interp.edits.sources import OtherRun, Stored
-from interp.errors import InterpError, OutputError
+from interp.errors import InterpError
 from interp.replay import Recording, first_layer, record, replay, unedited
 from interp.runspec import RunSpec
-from interp.selection import Selection, select
+from interp.selection import AddressSpace, Selection, select
+from interp.sweep_result import CellFile, Sweep, pooled
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from interp.lab import Lab
 
 Metric = Callable[[EditedRun], float]
@@ -55,50 +56,10 @@ class Cell:
     layer: int
     last: int
 
-    @property
+    @cached_property
     def key(self) -> str:
         """What the cell is called in a results file."""
         return f"{self.edits.key}/{self.draw}"
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """Results of a sweep.
-
-    Attributes:
-        table: polars, one row a cell: the axes, value, effect (value - clean), and, with placebos, placebo (their mean
-            effect), placebo_low, placebo_high, and p, the share of effects at least as large by chance.
-        clean: the metric of the unedited run.
-        axes: the axes, in order.
-    """
-
-    table: pl.DataFrame
-    clean: float
-    axes: tuple[str, ...]
-
-    def grid(self, column: str = "effect") -> np.ndarray:
-        """A column over the axes: float [len(axis) ...]."""
-        sizes = [self.table[axis].n_unique() for axis in self.axes]
-        return self.table[column].to_numpy().reshape(sizes)
-
-    def plot(self, path: str | Path, column: str = "effect") -> Path:
-        """A heatmap of the first two axes (a line for one)."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(6, 4), layout="constrained")
-        ax = figure.add_subplot()
-        values = self.grid(column)
-        if values.ndim == 1:
-            ax.plot(self.table[self.axes[0]].to_list(), values, marker="o")
-            ax.set(xlabel=self.axes[0], ylabel=column)
-        else:
-            values = values.reshape(*values.shape[:2], -1).mean(-1)
-            size = float(np.abs(values).max()) or 1.0
-            image = ax.imshow(values.T, origin="lower", aspect="auto", cmap="RdBu_r", vmin=-size, vmax=size)
-            ax.set(xlabel=self.axes[0], ylabel=self.axes[1])
-            figure.colorbar(image, label=column)
-        figure.savefig(path)
-        return Path(path)
 
 
 def sweep(
@@ -110,7 +71,7 @@ def sweep(
     *,
     early: bool = False,
     placebos: int = 0,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     to: str | Path | None = None,
     progress: bool = False,
 ) -> Sweep:
@@ -125,8 +86,9 @@ def sweep(
             reads ``result.x0_hat`` or ``result.early_frames``.
         early: stop there.
         placebos: changes of the same size in random directions, for each cell; needs an edit with a source.
-        batch_size: cells in one forward.
-        to: a file that results are appended to as they come; cells that are in it are not run again.
+        batch_size: cells in one forward; None takes what fits in half of the free memory, 16 at most.
+        to: a file that results are appended to as they come; cells that are in it are not run again. It belongs to one
+            run and one metric, which is known by its ``key`` or its name.
         progress: show a progress bar.
 
     Raises:
@@ -141,7 +103,8 @@ def sweep(
             )
         run = run.specs[0]
     cells = plan_cells(lab, run, template, over, placebos)
-    known = _Known(None if to is None else Path(to), f"{run.key}/{getattr(metric, '__qualname__', 'metric')}/{early}")
+    known = CellFile(None if to is None else Path(to), f"{run.key}/{_name_of(metric)}/{early}")
+    batch_size = batch_size or fitting(lab.pipe, lab.space(run))
     todo = [cell for cell in cells if cell.key not in known.values]
     recording = recording or record(lab, run, kept_at(lab, run, todo))
     sources = _Sources(lab, run, todo)
@@ -207,7 +170,8 @@ class _Sources:
 
     def __init__(self, lab: Lab, run: RunSpec, cells: Sequence[Cell]) -> None:
         wanted: dict[str, tuple[RunSpec, Selection]] = {}
-        for edit in (edit for cell in cells if cell.draw <= 0 for edit in cell.edits):
+        once = {cell.at: cell for cell in cells}.values()  # a cell and its placebos read the same
+        for edit in (edit for cell in once for edit in cell.edits):
             for source in edit.sources:
                 if isinstance(source, OtherRun):
                     spec = self._spec(source, run)
@@ -250,31 +214,13 @@ def _batches(cells: Sequence[Cell], size: int) -> Iterator[list[Cell]]:
         yield from (same[i : i + size] for i in range(0, len(same), size))
 
 
-class _Known:
-    """Values of cells, in memory and appended to a file."""
-
-    def __init__(self, path: Path | None, header: str) -> None:
-        self.path, self.values = path, dict[str, float]()
-        if path is None:
-            return
-        if path.exists():
-            lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
-            if not lines or lines[0].get("sweep") != header:
-                raise OutputError(f"{path} holds another sweep, or something else; give another file")
-            self.values = {line["cell"]: line["value"] for line in lines[1:]}
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({"sweep": header}) + "\n")
-
-    def add(self, key: str, value: float) -> None:
-        self.values[key] = value
-        if self.path is not None:
-            with self.path.open("a") as file:
-                file.write(json.dumps({"cell": key, "value": value}) + "\n")
+def _name_of(metric: Metric) -> str:
+    """What a results file calls a metric."""
+    return str(getattr(metric, "key", None) or getattr(metric, "__qualname__", type(metric).__qualname__))
 
 
 def _early_table(
-    lab: Lab, recording: Recording, cells: Sequence[Cell], known: _Known, metric: Metric, axes: tuple[str, ...]
+    lab: Lab, recording: Recording, cells: Sequence[Cell], known: CellFile, metric: Metric, axes: tuple[str, ...]
 ) -> Sweep:
     """Early effects are measured against the clean run stopped at the same step."""
     from interp.edits.run import results_of
@@ -284,28 +230,55 @@ def _early_table(
     return _table(cells, known, clean, axes, clean[ends[-1]])
 
 
-def _table(cells: Sequence[Cell], known: _Known, clean: dict[int, float], axes: tuple[str, ...], whole: float) -> Sweep:
+def _table(
+    cells: Sequence[Cell], known: CellFile, clean: dict[int, float], axes: tuple[str, ...], whole: float
+) -> Sweep:
     import polars as pl
 
     drawn: dict[Any, list[float]] = {}
+    rows, placebos = [], []
     for cell in cells:
         if cell.draw >= 0:
-            drawn.setdefault(cell.at, []).append(known.values[cell.key] - clean[cell.last])
-    rows = []
+            effect = known.values[cell.key] - clean[cell.last]
+            drawn.setdefault(cell.at, []).append(effect)
+            placebos.append({**_plain(cell), "draw": cell.draw, "effect": effect})
     for cell in cells:
         if cell.draw >= 0:
             continue
         value = known.values[cell.key]
         effect = value - clean[cell.last]
-        row = {axis: v if isinstance(v, int | float | str) else str(v) for axis, v in cell.at}
-        row |= {"value": value, "clean": clean[cell.last], "effect": effect}
+        row = _plain(cell) | {"value": value, "clean": clean[cell.last], "effect": effect}
         if chance := drawn.get(cell.at):
             low, high = np.quantile(chance, [0.025, 0.975])
             larger = sum(abs(one) >= abs(effect) for one in chance)
             row |= {"placebo": float(np.mean(chance)), "placebo_low": float(low), "placebo_high": float(high)}
             row |= {"p": (1 + larger) / (1 + len(chance))}
         rows.append(row)
-    return Sweep(pl.DataFrame(rows), whole, axes)
+    return Sweep(pl.DataFrame(rows), whole, axes, pl.DataFrame(placebos) if placebos else None)
+
+
+def _plain(cell: Cell) -> dict[str, Any]:
+    """The cell's place, as a table can hold it."""
+    return {axis: v if isinstance(v, int | float | str) else str(v) for axis, v in cell.at}
+
+
+def fitting(pipe: Any, space: AddressSpace) -> int:
+    """Rows of a batch that fit in half of the free memory, 1 to 16.
+
+    A row is taken to need, at once, its residual stream sixteen times over and the MLP's inside three times, in fp32.
+    """
+    device = pipe._execution_device
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory()
+    tokens, width = space.widths["blocks.0.hook_resid_post"]
+    row = 4 * tokens * (16 * width + 3 * space.widths["blocks.0.mlp.hook_post"][-1])
+    return int(min(16, max(1, free / 2 // row)))
+
+
+def _free_memory() -> float:
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, OSError, ValueError):  # not a system that says
+        return 2e9
 
 
 def _bar(batches: Iterator[list[Cell]], total: int, shown: bool) -> Iterator[list[Cell]]:
@@ -320,4 +293,4 @@ def _bar(batches: Iterator[list[Cell]], total: int, shown: bool) -> Iterator[lis
             bar.update(len(batch))
 
 
-__all__ = ["Cell", "Sweep", "kept_at", "plan_cells", "sweep"]
+__all__ = ["Cell", "Sweep", "fitting", "kept_at", "plan_cells", "pooled", "sweep"]

@@ -6,6 +6,7 @@ import ast
 import re
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +48,7 @@ def test_a_tutorial_runs(tutorial: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     variables: dict[str, object] = {"__name__": "__main__"}
     exec(compile(tutorial.read_text(), str(tutorial), "exec"), variables)
+    plt.close("all")
     assert list(tmp_path.glob("*.png"))
 
 

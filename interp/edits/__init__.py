@@ -6,6 +6,8 @@ Example:
 
 from __future__ import annotations
 
+from interp.edits.compare import GraphDiff, diff, draw
+from interp.edits.curve import Curve, curve
 from interp.edits.files import load, save
 from interp.edits.graph import Edit, EditGraph
 from interp.edits.make import (
@@ -20,12 +22,15 @@ from interp.edits.make import (
     mean_over_worlds,
     noise,
     patch,
+    picture,
     project_out,
+    prompt,
     random_change,
     resample,
     scale,
     set_to,
     swap,
+    use_expert,
     wire,
     zero,
 )
@@ -35,18 +40,23 @@ from interp.edits.sources import Constant, FromStore, OtherRun, Stored, World
 
 __all__ = [
     "Constant",
+    "Curve",
     "Edit",
     "EditGraph",
     "EditReceipt",
     "EditedRun",
     "Fired",
     "FromStore",
+    "GraphDiff",
     "OtherRun",
     "Stored",
     "World",
     "add",
     "block_update",
     "clamp",
+    "curve",
+    "diff",
+    "draw",
     "erase",
     "function",
     "interpolate",
@@ -56,7 +66,9 @@ __all__ = [
     "mean_over_worlds",
     "noise",
     "patch",
+    "picture",
     "project_out",
+    "prompt",
     "random_change",
     "resample",
     "run_with",
@@ -64,6 +76,7 @@ __all__ = [
     "scale",
     "set_to",
     "swap",
+    "use_expert",
     "wire",
     "zero",
 ]

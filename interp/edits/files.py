@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from interp.edits.curve import Curve
+from interp.edits.given import Picture, UseExpert
 from interp.edits.graph import Edit, EditGraph, graph_of
 from interp.edits.knockout import Knockout
 from interp.edits.mixing import Resample, Wire, WorldMean
@@ -26,7 +28,7 @@ OPS: dict[str, type[Op]] = {
     op.name: op
     for op in (
         Patch, Zero, TokenMean, Add, Scale, ProjectOut, Clamp, Interpolate, Noise, Wire, WorldMean, Resample, Knockout,
-        RandomChange, Erase,
+        RandomChange, Picture, UseExpert, Erase,
     )
 }  # fmt: skip
 SOURCES: dict[str, type[Any]] = {
@@ -113,6 +115,8 @@ def _encoded(value: Any, tensors: dict[str, Values]) -> Any:
         return {"tensor": value.digest}
     if isinstance(value, Selection):
         return {"selection": str(value)}
+    if isinstance(value, Curve):
+        return {"curve": _fields(value, tensors)}
     if isinstance(value, Activation):
         return {"activation": _fields(value, tensors)}
     if isinstance(value, tuple):
@@ -127,6 +131,8 @@ def _decoded(value: Any, tensors: dict[str, Values], where: str) -> Any:
         return value
     if "selection" in value:
         return Selection.parse(value["selection"])
+    if "curve" in value:
+        return _made(Curve, value["curve"], tensors, where)
     if "activation" in value:
         return _made(Activation, value["activation"], tensors, where)
     digest = value.get("tensor")

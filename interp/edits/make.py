@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from interp.edits.curve import Curve
+from interp.edits.given import Picture, UseExpert
 from interp.edits.graph import Edit, EditGraph
 from interp.edits.knockout import Knockout
 from interp.edits.mixing import Resample, Wire, WorldMean
@@ -47,7 +49,7 @@ def patch(sites: Sites, source: Any, *, rows: Any = None, **axes: Any) -> Edit:
 
 
 def random_change(
-    sites: Sites, source: Any, share: float = 1.0, *, seed: int = 0, rows: Any = None, **axes: Any
+    sites: Sites, source: Any, share: float | Curve = 1.0, *, seed: int = 0, rows: Any = None, **axes: Any
 ) -> Edit:
     """The placebo of a patch: as far as the patch would go (times ``share``), in a random direction."""
     return _edit(sites, RandomChange(share, seed), axes, rows, source)
@@ -97,17 +99,17 @@ def resample(sites: Sites, *, over: str = "world", seed: int = 0, rows: Any = No
     return _edit(sites, Resample(over, seed), axes, rows)
 
 
-def add(sites: Sites, direction: Any, strength: float = 1.0, *, rows: Any = None, **axes: Any) -> Edit:
-    """Add ``strength`` times a direction (or anything that `patch` takes as a source)."""
+def add(sites: Sites, direction: Any, strength: float | Curve = 1.0, *, rows: Any = None, **axes: Any) -> Edit:
+    """Add ``strength`` (a number or a `curve`) times a direction (or anything that `patch` takes as a source)."""
     return _edit(sites, Add(strength), axes, rows, direction)
 
 
-def scale(sites: Sites, factor: float, *, rows: Any = None, **axes: Any) -> Edit:
+def scale(sites: Sites, factor: float | Curve, *, rows: Any = None, **axes: Any) -> Edit:
     """Multiply."""
     return _edit(sites, Scale(factor), axes, rows)
 
 
-def project_out(sites: Sites, directions: Any, strength: float = 1.0, *, rows: Any = None, **axes: Any) -> Edit:
+def project_out(sites: Sites, directions: Any, strength: float | Curve = 1.0, *, rows: Any = None, **axes: Any) -> Edit:
     """Remove the component along directions [feature] or [direction, feature]; they need not be orthogonal."""
     constant = Values.of(directions)
     if constant.tensor.ndim not in (1, 2) or not bool(
@@ -153,9 +155,42 @@ def clamp(sites: Sites, low: float | None = None, high: float | None = None, *, 
     return _edit(sites, Clamp(low, high), axes, rows)
 
 
-def interpolate(sites: Sites, source: Any, share: float = 0.5, *, rows: Any = None, **axes: Any) -> Edit:
+def interpolate(sites: Sites, source: Any, share: float | Curve = 0.5, *, rows: Any = None, **axes: Any) -> Edit:
     """Go ``share`` of the way to the source; sources as in `patch`."""
     return _edit(sites, Interpolate(share), axes, rows, source)
+
+
+def prompt(source: Any, *, rows: Any = None, **axes: Any) -> Edit:
+    """Give the cond pass another run's prompt.
+
+    Args:
+        source: a run or a sample with that prompt (it joins the batch as another world), or a world's number.
+        rows, axes: see `patch`; ``step=slice(5, None)`` changes the prompt from step 5 on.
+    """
+    return _edit("text_embed.hook_in", Patch(), {"branch": "cond", **axes}, rows, source)
+
+
+def picture(source: Any, *, rows: Any = None, **axes: Any) -> Edit:
+    """Give the transformer another run's conditioning picture; the noisy latents stay.
+
+    Args:
+        source, rows, axes: see `prompt`. A model with an image encoder sees the picture there too; add
+            ``patch("image_embed.hook_in", source)`` for it.
+    """
+    return _edit("hook_latent_in", Picture(), axes, rows, source)
+
+
+def use_expert(expert: str, **axes: Any) -> Edit:
+    """Let one expert run these steps, whatever their noise level.
+
+    Args:
+        expert: "high" or "low".
+        axes: step= or sigma=.
+
+    Example:
+        ``use_expert("high", step=slice(0, 8)) | use_expert("low", step=slice(8, None))``: the boundary is at step 8.
+    """
+    return _edit("latents.hook_in", UseExpert(expert), axes, None)
 
 
 def function(sites: Sites, function: Callable[[Tensor], Tensor], *, rows: Any = None, **axes: Any) -> Edit:
@@ -169,7 +204,7 @@ def noise(
     sites: Sites = "latents.hook_in",
     *,
     kind: str = "add",
-    scale: float = 1.0,
+    scale: float | Curve = 1.0,
     relative: bool = False,
     seed: int = 0,
     rows: Any = None,

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from interp.edits.op import Moment, Op, number
+from interp.edits.curve import Curve, strength
+from interp.edits.op import Moment, Op
 from interp.errors import InterpError, suggest
 
 KINDS = ("add", "replace", "renoise")
@@ -30,7 +31,7 @@ class Noise(Op):
     """
 
     kind: str = "add"
-    scale: float = 1.0
+    scale: float | Curve = 1.0
     relative: bool = False
     seed: int = 0
 
@@ -39,16 +40,17 @@ class Noise(Op):
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InterpError(f"kind={self.kind!r} is not known{suggest(self.kind, KINDS)}; use {', '.join(KINDS)}")
-        object.__setattr__(self, "scale", number(self.scale, "scale"))
+        object.__setattr__(self, "scale", strength(self.scale, "scale"))
 
     def apply(self, part: Tensor, given: tuple[Tensor, ...], moment: Moment) -> Tensor:
         eps = self.draw(part, moment)
         x = part.float()
         if self.kind == "renoise":
             return self._renoise(eps, moment)
-        size: float | Tensor = self.scale
+        scale = moment.of(self.scale)
+        size: float | Tensor = scale
         if self.relative:
-            size = self.scale * x.flatten(1).std(1, correction=0).reshape(-1, *[1] * (x.ndim - 1))
+            size = scale * x.flatten(1).std(1, correction=0).reshape(-1, *[1] * (x.ndim - 1))
         return x + size * eps if self.kind == "add" else size * eps
 
     def draw(self, part: Tensor, moment: Moment) -> Tensor:
@@ -66,8 +68,8 @@ class Noise(Op):
                     f"renoising at step {moment.step} (sigma {moment.sigma:.3f}) needs x0_hat of the step before, "
                     "which a run that starts there does not have; start one step earlier"
                 )
-            return self.scale * moment.sigma * eps
-        return (1 - moment.sigma) * moment.x0_before.to(eps.device).float() + self.scale * moment.sigma * eps
+            return moment.of(self.scale) * moment.sigma * eps
+        return (1 - moment.sigma) * moment.x0_before.to(eps.device).float() + moment.of(self.scale) * moment.sigma * eps
 
 
 def _generator(seed: int, run: int, moment: Moment) -> torch.Generator:

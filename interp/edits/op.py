@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from interp.edits.curve import Curve
 from interp.errors import InterpError
 
 
@@ -36,6 +37,10 @@ class Moment:
     sigma: float
     seeds: tuple[int, ...]
     x0_before: Tensor | None = None
+
+    def of(self, strength: float | Curve) -> float:
+        """A strength here: the number, or the curve's value."""
+        return strength.at(self.step, self.sigma) if isinstance(strength, Curve) else strength
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from interp.edits.curve import Curve, strength
 from interp.edits.op import Moment, Op, number
 from interp.errors import InterpError
 
@@ -47,51 +48,51 @@ class TokenMean(Op):
 class Add(Op):
     """Adds ``strength`` times the source."""
 
-    strength: float = 1.0
+    strength: float | Curve = 1.0
 
     name = "add"
     sources = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "strength", number(self.strength, "strength"))
+        object.__setattr__(self, "strength", strength(self.strength, "strength"))
 
     def apply(self, part: Tensor, given: tuple[Tensor, ...], moment: Moment) -> Tensor:
-        return part.float() + self.strength * given[0].to(part.device).float()
+        return part.float() + moment.of(self.strength) * given[0].to(part.device).float()
 
 
 @dataclass(frozen=True)
 class Scale(Op):
     """Multiplies by a number."""
 
-    factor: float = 1.0
+    factor: float | Curve = 1.0
 
     name = "scale"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "factor", number(self.factor, "factor"))
+        object.__setattr__(self, "factor", strength(self.factor, "factor"))
 
     def apply(self, part: Tensor, given: tuple[Tensor, ...], moment: Moment) -> Tensor:
-        return part.float() * self.factor
+        return part.float() * moment.of(self.factor)
 
 
 @dataclass(frozen=True)
 class ProjectOut(Op):
     """Removes ``strength`` of the component in the span of the source's directions (its last axis is the feature)."""
 
-    strength: float = 1.0
+    strength: float | Curve = 1.0
 
     name = "project_out"
     sources = 1
     whole = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "strength", number(self.strength, "strength"))
+        object.__setattr__(self, "strength", strength(self.strength, "strength"))
 
     def apply(self, part: Tensor, given: tuple[Tensor, ...], moment: Moment) -> Tensor:
         directions = given[0].to(part.device).float().reshape(-1, part.shape[-1])
         basis = torch.linalg.qr(directions.T).Q  # [feature, direction]
         x = part.float()
-        return x - self.strength * (x @ basis) @ basis.T
+        return x - moment.of(self.strength) * (x @ basis) @ basis.T
 
 
 @dataclass(frozen=True)
@@ -142,16 +143,16 @@ class Clamp(Op):
 class Interpolate(Op):
     """``share`` of the way to the source; 0 and 1 are exact."""
 
-    share: float = 0.5
+    share: float | Curve = 0.5
 
     name = "interpolate"
     sources = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "share", number(self.share, "share"))
+        object.__setattr__(self, "share", strength(self.share, "share"))
 
     def apply(self, part: Tensor, given: tuple[Tensor, ...], moment: Moment) -> Tensor:
-        return torch.lerp(part.float(), given[0].to(part.device).float().expand(part.shape), self.share)
+        return torch.lerp(part.float(), given[0].to(part.device).float().expand(part.shape), moment.of(self.share))
 
 
 @dataclass(frozen=True)

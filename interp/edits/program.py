@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from interp.edits.given import Picture
 from interp.edits.graph import Edit, EditGraph
 from interp.edits.knockout import Knockout
 from interp.edits.op import Moment
@@ -194,6 +195,10 @@ def _check(number: int, edit: Edit, resolution: Resolution, worlds: int, asked: 
         site = site_named(name)
         if not site.writable:
             raise SelectionError(f"edit {number} cannot write {name}: it is {site.meaning}")
+        if edit.op.sites and name not in edit.op.sites:
+            raise SelectionError(f"edit {number}: {edit.op.name} is at {' or '.join(edit.op.sites)}, not at {name}")
+        if isinstance(edit.op, Picture):
+            edit.op.check_channels(resolution.space.widths[name][0])
         knocked, scores = isinstance(edit.op, Knockout), name.endswith("hook_attn_scores")
         if knocked and not scores:
             raise SelectionError(

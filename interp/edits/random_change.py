@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from interp.edits.op import Moment, Op, number
+from interp.edits.curve import Curve, strength
+from interp.edits.op import Moment, Op
 
 
 @dataclass(frozen=True)
@@ -20,18 +21,18 @@ class RandomChange(Op):
         seed: another seed, another direction.
     """
 
-    share: float = 1.0
+    share: float | Curve = 1.0
     seed: int = 0
 
     name = "random_change"
     sources = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "share", number(self.share, "share"))
+        object.__setattr__(self, "share", strength(self.share, "share"))
 
     def apply(self, part: Tensor, given: tuple[Tensor, ...], moment: Moment) -> Tensor:
         x = part.float()
-        size = self.share * (given[0].to(x.device).float() - x).norm(dim=-1, keepdim=True)
+        size = moment.of(self.share) * (given[0].to(x.device).float() - x).norm(dim=-1, keepdim=True)
         rows = []
         for run in moment.seeds:
             text = f"{self.seed}/{run}/{moment.site}/{moment.step}/{moment.branch}"

@@ -16,6 +16,7 @@ from torch import Tensor
 from interp.capture import MemorySink, Receipt, Recorder
 from interp.decode import frames_of
 from interp.edits.editor import Editor
+from interp.edits.given import UseExpert, rescheduled
 from interp.edits.graph import EditGraph, graph_of
 from interp.edits.program import Program, bind
 from interp.edits.receipt import EditReceipt
@@ -160,10 +161,16 @@ def execute(
         around: something more to be in place during the run, given the clock.
         program: ``wired`` bound to exactly these steps, if that was done already.
     """
+    if any(isinstance(edit.op, UseExpert) for edit in wired):
+        space = lab.space(plan.specs[0])
+        plan, program = dataclasses.replace(plan, schedule=rescheduled(wired, plan.schedule, space)), None
     steps = range(0 if start is None else start.step, plan.schedule.steps if stop is None else stop)
     if not steps:
         raise InterpError(f"there is no step from {steps.start} to before {steps.stop}")
-    program = program or bind(wired, lab.space(plan.specs[0]), len(plan.specs), asked, steps)
+    if program is None:
+        experts = plan.schedule.experts[: plan.schedule.steps]
+        space = dataclasses.replace(lab.space(plan.specs[0]), experts=experts)
+        program = bind(wired, space, len(plan.specs), asked, steps)
     space = program.space
     clock = Clock()
     x0_before = past[-1].x0_hat if past else None

@@ -55,13 +55,20 @@ class NamedProcessor:
         z = z.flatten(2, 3).type_as(query)
         if z_image is not None:
             z = z + z_image
-        return attn.to_out[1](self._by_head(attn, z, attn.to_out[0](z)))
+        return attn.to_out[1](self._projected(attn, z))
 
-    def _by_head(self, attn: Any, z: Tensor, out: Tensor) -> Tensor:
+    def _projected(self, attn: Any, z: Tensor) -> Tensor:
         """The output [batch, token, d_model] with what was asked of each head's share of it."""
         result = f"{self.prefix}.hook_result"
         if not self.points.wants(result):
-            return out
+            return attn.to_out[0](z)
+        given: list[Tensor] = []  # z as the projection gets it, edits of hook_z included
+        handle = attn.to_out[0].register_forward_pre_hook(lambda module, args: given.append(args[0]))
+        try:
+            out = attn.to_out[0](z)
+        finally:
+            handle.remove()
+        z = given[0]
         before = by_head(z.unflatten(2, (attn.heads, -1)), output_weight(attn.to_out[0], result))
         after = self.points.emit(result, before)
         changed = (after != before).any(-1).any(-1, keepdim=True)  # tokens that were not edited keep their output

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
+import interp
 from interp import edits
 from interp.errors import InterpError, OutputError, SelectionError
+from interp.metrics import Margin, Probability, Score
 from interp.replay import record, replay, unedited
-from interp.sweep import plan_cells, sweep
+from interp.sweep import fitting, plan_cells, pooled, sweep
+from interp.sweep_result import Sweep
 from tests.edits.labs import KINDS, lab_and_runs, results, state
 
 EDITS = {
@@ -122,9 +127,81 @@ def test_an_early_sweep_with_placebos_stops_at_the_step_and_resumes(
         assert row["p"] in (0.25, 0.5, 0.75, 1.0)
     monkeypatch.setattr("interp.sweep.replay", lambda *a, **k: pytest.fail("it ran again"))
     assert found().table.equals(first.table)
+    lines = to.read_text().splitlines(keepends=True)
+    to.write_text("".join(lines[:-1]) + lines[-1][:20])  # stopped while it wrote
+    monkeypatch.undo()
+    assert found().table.equals(first.table)
+    assert to.read_text().splitlines()[:-1] == [line.rstrip() for line in lines[:-1]]
+    assert len(to.read_text().splitlines()) == len(lines)
     to.write_text("{}\n")
     with pytest.raises(OutputError, match="another sweep"):
         found()
+
+
+def table(effects: list[float], draws: list[list[float]]) -> Sweep:
+    """A sweep over two layers, made up."""
+    frame = pl.DataFrame({"layer": [0, 1], "value": [e + 1 for e in effects], "clean": [1.0, 1.0], "effect": effects})
+    rows = [{"layer": i, "draw": k, "effect": e} for i, many in enumerate(draws) for k, e in enumerate(many)]
+    return Sweep(frame, 1.0, ("layer",), pl.DataFrame(rows))
+
+
+def test_sweeps_of_several_runs_are_pooled() -> None:
+    many = [table([1.0 + k, 0.1], [[0.5, -0.5, 0.2], [0.3 + k, -0.3, 0.0]]) for k in range(3)]
+    found = pooled(many).table
+    assert found["effect"].to_list() == pytest.approx([2.0, 0.1])
+    assert found["n"].to_list() == [3, 3]
+    assert 1.0 <= found["low"][0] < 2.0 < found["high"][0] <= 3.0
+    assert found["low"][1] == pytest.approx(found["high"][1]) == pytest.approx(0.1)
+    # by chance the means over runs are 0.5, -0.5, 0.2 in layer 0 and 1.3, -0.3, 0.0 in layer 1
+    assert found["p"].to_list() == [0.25, 0.75]
+    with pytest.raises(InterpError, match="two sweeps"):
+        pooled(many[:1])
+    other = Sweep(many[0].table.with_columns(layer=pl.Series([0, 2])), 1.0, ("layer",))
+    with pytest.raises(InterpError, match="different cells"):
+        pooled([many[0], other])
+
+
+def test_a_recording_is_swept_as_its_run_is() -> None:
+    lab, runs = lab_and_runs(steps=2, guidance=1.0)
+    template, over = edits.scale("blocks.*.hook_mlp_out", 2.0), {"step": [0, 1], "layer": [0, 1]}
+    recording = record(lab, runs[0])  # keeps no residual streams, so that rows are computed in common
+    first = sweep(lab, runs[0], template, over, last_frame).table
+    again = sweep(lab, recording, template, over, last_frame, batch_size=3).table
+    np.testing.assert_allclose(first["value"], again["value"], atol=1e-5)
+    one = sweep(lab, runs[0], template, over, last_frame, batch_size=1).table
+    for row in one.iter_rows(named=True):
+        edit = edits.scale(f"blocks.{row['layer']}.hook_mlp_out", 2.0, step=row["step"])
+        assert row["value"] == last_frame(lab.run(runs[0], edits=edit))  # to the bit
+    with pytest.raises(InterpError, match="of one run"):
+        sweep(lab, record(lab, runs[:2]), template, over, last_frame)
+
+
+def test_batches_fit_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    lab, runs = lab_and_runs(steps=1)
+    space = lab.space(runs[0])
+    row = 4 * 12 * (16 * 24 + 3 * 32)
+    for free, rows in ((2 * row * 5.5, 5), (0, 1), (1e15, 16)):
+        monkeypatch.setattr("interp.sweep._free_memory", lambda free=free: free)
+        assert fitting(lab.pipe, space) == rows
+
+
+def test_tasks_give_metrics() -> None:
+    task = interp.tasks.get("maze", size=4)
+    clean, corrupt = task.pair(seed=0)
+    routes = (task.answer(clean), task.answer(corrupt))
+    shown = SimpleNamespace(frames=task.render(clean), early_frames=task.render(corrupt))
+    run: Any = shown
+    early = {"candidates": routes, "early": True}
+    assert Margin(task, clean, routes)(run) == pytest.approx(task.margin(clean, shown.frames, routes))
+    assert Margin(task, clean, routes)(run) > 0.9 > -0.9 > Margin(task, clean, **early)(run)
+    assert Probability(task, clean, routes)(run) > 0.9
+    assert Probability(task, clean, **early)(run) < 0.1
+    assert (Score(task, clean)(run), Score(task, clean, early=True, what="shortest")(run)) == (1.0, 0.0)
+    assert len({m.key for m in (Margin(task, clean), Margin(task, corrupt), Margin(task, clean, routes))}) == 3
+    with pytest.raises(InterpError, match="no 'sloved'"):
+        Score(task, clean, what="sloved")(run)
+    with pytest.raises(InterpError, match="candidates="):
+        Margin(task, clean)(run)
 
 
 def test_sweeps_refuse_what_they_cannot_do() -> None:
