@@ -25,6 +25,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "text_dim": TEXT_DIM,
     },
 }
+TESTS = "tests/tracer/test_hook_points.py"
 VIDEOS = {"A14B": (81, 480, 832), "1.3B": (81, 480, 832), "mini": (17, 80, 80)}
 
 FAMILIES = {
@@ -59,9 +60,11 @@ Module paths are accepted as names: `blocks.3.ffn` is its output, `blocks.3.norm
 `blocks.3.attn1.to_out.0` is `blocks.3.attn.hook_z`. So are TransformerLens's short names:
 `get_act_name("z", 3, "cross_attn")`.
 
-Tests: `tests/address/test_sites.py` reads and writes each of the model's sites on tiny random transformers of every
-variant, and rebuilds the forward from them; `tests/tracer/test_hook_points.py` finds each, the sampler's too, firing
-exactly once per step, branch and expert in every pipeline.
+The last column names the tests of `tests/tracer/test_hook_points.py` that cover a hook point, each with its name as the
+parameter: `test_fires_once[blocks.{layer}.attn.hook_z]`. *test_fires_once* finds it firing exactly once in every step,
+branch and expert of every kind of pipeline; *test_is_written* sets it, sees the value in a capture and another video
+come out. `tests/tracer/test_reconstruction.py` rebuilds the model from captures alone, and `tests/address/` checks
+shapes and budgets on the meta device.
 """
 
 
@@ -89,7 +92,7 @@ def shape_in(model: str, site: Site) -> tuple[int, ...] | None:
 
 
 def _table(sites: list[Site]) -> list[str]:
-    head = ["hook point", "what it is", "axes", *CONFIGS, "read", "write", "module"]
+    head = ["hook point", "what it is", "axes", *CONFIGS, "read", "write", "module", "tests"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for site in sites:
         cells = [
@@ -100,6 +103,7 @@ def _table(sites: list[Site]) -> list[str]:
             site.tier,
             site.write,
             _where(site),
+            "`test_fires_once`" + ", `test_is_written`" * site.writable,
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return lines

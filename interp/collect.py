@@ -66,7 +66,10 @@ def capture_runs(
     """See `interp.Lab.capture`."""
     dtype_named(dtype)
     unique = list({run.key: run for run in runs}.values())
-    plans = {_kind(run): ViewPlan.of(selection.resolve(lab.space(run)), views, dtype) for run in unique}
+    kinds: dict[tuple[Any, ...], list[RunSpec]] = {}
+    for run in unique:
+        kinds.setdefault(_kind(run), []).append(run)
+    plans = {kind: ViewPlan.of(selection.resolve(lab.space(same)), views, dtype) for kind, same in kinds.items()}
     common = {"model": lab.name, "model_hash": lab.model_hash, "versions": versions()}
     if not all(plan.plain for plan in plans.values()):
         common["views"] = [view.name for view in views]
@@ -185,7 +188,17 @@ def _budget(runs: Sequence[RunSpec], plans: Mapping[tuple[Any, ...], ViewPlan]) 
     )
 
 
-SMALLER = ("grid_pool-4x4", "grid_pool-2x2", "random_projection-64", "frame_mean", "token_mean", "norm")
+SMALLER = (
+    "attention_top-8",
+    "attention_entropy",
+    "attention_mass-frames-to-frames",
+    "grid_pool-4x4",
+    "grid_pool-2x2",
+    "random_projection-64",
+    "frame_mean",
+    "token_mean",
+    "norm",
+)
 """Views offered where a capture is too large."""
 
 

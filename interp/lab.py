@@ -129,9 +129,16 @@ class Lab:
         """Sigmas, timesteps and experts that runs with these settings go through."""
         return schedule_of(self.pipe, build_scheduler(self.pipe, settings), settings)
 
-    def space(self, spec: RunSpec) -> AddressSpace:
-        """Every address of a run: what selections are resolved against."""
+    def space(self, runs: RunSpec | Sequence[RunSpec]) -> AddressSpace:
+        """Every address of a run: what selections are resolved against.
+
+        Args:
+            runs: a spec, or those of a batch. Where their samples differ, regions of the samples cannot be selected.
+        """
+        specs = [runs] if isinstance(runs, RunSpec) else runs
+        spec = specs[0]
         schedule, sample = self.schedule(spec.settings), spec.sample
+        alike = all(one.sample is sample or _problem(one.sample) == _problem(sample) for one in specs)
         return AddressSpace.of_model(
             transformer_of(self.pipe, "main").config,
             self.grid(sample),
@@ -141,6 +148,7 @@ class Lab:
             text_tokens=spec.settings.max_sequence_length,
             image_tokens=IMAGE_TOKENS * (1 if sample.last_image is None else 2),
             per_token_time=bool(self.pipe.config.get("expand_timesteps")),
+            sample=sample if alike else None,
         )
 
     def run(
@@ -173,7 +181,7 @@ class Lab:
         recorder = None
         sinks: list[MemorySink] = []
         if selection is not None and specs:
-            resolution = selection.resolve(self.space(specs[0]))
+            resolution = selection.resolve(self.space(specs))
             sinks = [MemorySink(resolution) for _ in specs]
             recorder = Recorder(resolution, sinks, dtype, views_of(views), [spec.sample for spec in specs])
         trajectories = self.run_batch(specs, recorder)
@@ -324,6 +332,11 @@ class Lab:
         return capture_runs(
             self, list(runs), chosen, Path(to), dtype, batch_size, limit, progress, views_of(views), background
         )
+
+
+def _problem(sample: Sample) -> tuple[Any, ...]:
+    """What says which problem a sample is."""
+    return sample.task, sample.key, sample.prompt, dict(sample.meta)
 
 
 def load(source: Any, **from_pretrained: Any) -> Lab:

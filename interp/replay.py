@@ -215,7 +215,9 @@ def replay(
     )
     asked = len(specs) if asked is None else asked
     schedule = recording.plan.schedule
-    program = bind(wired, recording.space or lab.space(specs[0]), len(specs), asked, range(schedule.steps))
+    here = lab.space(specs[:asked])
+    space = replace(recording.space or here, sample=here.sample)
+    program = bind(wired, space, len(specs), asked, range(schedule.steps))
     first, last = program.first_step(), program.last_step()
     if first is None or last is None:
         raise InterpError("there is no edit to replay; interp.replay.unedited gives the recorded runs")

@@ -8,9 +8,11 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from interp.address.picks import Picks
 from interp.errors import SelectionError
@@ -19,6 +21,14 @@ from interp.grid import TokenGrid
 _PIXELS = re.compile(r"\s*(-?[0-9]{1,9})\s*")
 _MASK = re.compile(r"((?:[0-9]{1,5}x){1,2}[0-9]{1,5}):([A-Za-z0-9_-]+)")
 LARGEST_MASK = 2**31  # pixels
+
+
+def _image_at(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("L")
+    except (OSError, ValueError) as error:
+        raise SelectionError(f"mask={path}: no image can be read there ({error})") from None
 
 
 @dataclass(frozen=True)
@@ -101,13 +111,16 @@ class PixelMask:
 
     @classmethod
     def of(cls, said: Any) -> PixelMask:
-        """From a `PixelMask`, its text, an array (not zero is inside) or an image (brighter than the middle is inside).
+        """From a `PixelMask`, its text, an array (not zero is inside), an image (brighter than the middle is inside) or
+        the `pathlib.Path` of one.
 
         Raises:
             SelectionError: not a mask, or one with nothing inside.
         """
         if isinstance(said, PixelMask):
             return said
+        if isinstance(said, Path):
+            return cls.of(_image_at(said))
         if isinstance(said, str):
             return cls.parse(said)
         if hasattr(said, "convert") and hasattr(said, "getbands"):
@@ -118,7 +131,9 @@ class PixelMask:
             except ValueError:
                 raise SelectionError("mask: the rows of the mask differ in length") from None
             if array.dtype.kind not in "biuf":
-                raise SelectionError(f"mask={type(said).__name__}: give an array of numbers or an image")
+                raise SelectionError(
+                    f"mask={type(said).__name__}: give an array of numbers, an image or the path of one"
+                )
             array = array != 0
         if array.ndim not in (2, 3):
             raise SelectionError(

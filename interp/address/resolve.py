@@ -158,10 +158,25 @@ def _tokens(term: Term, space: AddressSpace) -> dict[int, None] | None:
     if term.tokens is not None:
         sets.append(set(term.tokens.resolve(grid.tokens, "token", "the grid")))
     sets += [set(region.tokens(grid)) for region in (term.box, term.mask) if region is not None]
+    if term.region is not None:
+        sets.append({token for name in term.region for token in _region(name, space)})
     common = set.intersection(*sets)
     if not common:
         raise SelectionError(f"{term} selects nothing: its conditions on tokens have no token in common")
     return dict.fromkeys(sorted(common))
+
+
+def _region(name: str, space: AddressSpace) -> tuple[int, ...]:
+    """Tokens of a part of the sample's problem."""
+    if space.sample is None or not space.sample.task:
+        why = "runs of several samples have no region in common" if space.sample is None else "its sample is of no task"
+        raise SelectionError(
+            f"region={name} cannot be found: {why}; run one sample at a time, take a region_mean view, or say where it "
+            "is with tokens=, box= or mask="
+        )
+    from interp.tasks import get
+
+    return tuple(get(space.sample.task).region(space.sample, name, space.grid))
 
 
 def _heads(term: Term, size: int) -> dict[int, None] | None:

@@ -56,6 +56,11 @@ class Selection:
             raise SelectionError(f"{text!r} is not text; Selection.parse reads what str(selection) prints")
         return _Parser(text).selection()
 
+    @property
+    def of_sample(self) -> bool:
+        """Whether it lies elsewhere for another sample: it names regions of a task."""
+        return any(term.region is not None for terms in self.alternatives for term in terms)
+
     def resolve(self, space: AddressSpace) -> Resolution:
         """The addresses of a run that are selected.
 
@@ -100,6 +105,7 @@ def select(
     tokens: Any = None,
     box: Any = None,
     mask: Any = None,
+    region: Any = None,
 ) -> Selection:
     """Select addresses. What is not said is left free; conditions on one axis and on several all have to hold.
 
@@ -118,7 +124,10 @@ def select(
         frames, rows, cols: on the token grid.
         tokens: token numbers, row-major over (frame, row, col).
         box: pixels (top, left, bottom, right) or (frames, top, left, bottom, right); every token touched.
-        mask: image or array at the video's size in pixels, [row, col] or [pixel_frame, row, col]; every token touched.
+        mask: image, path of one, or array at the video's size in pixels, [row, col] or [pixel_frame, row, col]; every
+            token touched.
+        region: parts of the sample's problem by the names its task gives them ("goal" in a maze); or a list of them.
+            They lie where the sample has them, so runs of one batch have to be of one sample.
 
     Raises:
         SelectionError: something cannot be read, or no hook point has such a name.
@@ -129,6 +138,7 @@ def select(
     said = {
         "step": step, "sigma": sigma, "branch": branch, "expert": expert, "layer": layer, "head": head,
         "frames": frames, "rows": rows, "cols": cols, "tokens": tokens, "box": box, "mask": mask,
+        "region": region,
     }  # fmt: skip
     said = {axis: value for axis, value in said.items() if value is not None}
     if sites is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from interp.address.shapes import TEXT_TOKENS, axes_of, site_shape, sizes_of
 from interp.address.site import GUIDED
 from interp.errors import SelectionError
 from interp.grid import TokenGrid
+from interp.tasks.sample import Sample
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class AddressSpace:
         branches: passes of a step in call order; ("cond",) without guidance.
         grid: the token grid.
         widths: shape of each site without the batch.
+        sample: the problem, for selections of its regions; None where there is no one sample.
     """
 
     sites: tuple[str, ...]
@@ -36,6 +38,7 @@ class AddressSpace:
     branches: tuple[str, ...]
     grid: TokenGrid
     widths: Mapping[str, tuple[int, ...]]
+    sample: Sample | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.sigmas) < self.steps or len(self.experts) < self.steps:
@@ -58,6 +61,7 @@ class AddressSpace:
         text_tokens: int = TEXT_TOKENS,
         image_tokens: int = 257,
         per_token_time: bool = False,
+        sample: Sample | None = None,
     ) -> AddressSpace:
         """The space of a run with a transformer of this config.
 
@@ -70,6 +74,7 @@ class AddressSpace:
             text_tokens: text tokens after padding.
             image_tokens: tokens of the image encoder, ignored for models without one; 514 for first-last-frame.
             per_token_time: every token has its own timestep (TI2V).
+            sample: the problem, for selections of its regions.
         """
         sizes = sizes_of(
             config, grid, text_tokens=text_tokens, image_tokens=image_tokens, per_token_time=per_token_time
@@ -84,6 +89,7 @@ class AddressSpace:
             branches=tuple(branches),
             grid=grid,
             widths={site: site_shape(site_named(site), **sizes) for site in sites},
+            sample=sample,
         )
 
     @cached_property

@@ -78,7 +78,7 @@ def words_of(said: Any, what: str) -> tuple[str, ...]:
     return tuple(sorted(set(words)))
 
 
-_EXAMPLES = {"branch": "cond or uncond", "expert": "high, low or main"}
+_EXAMPLES = {"branch": "cond or uncond", "expert": "high, low or main", "region": "goal"}
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ class Term:
     tokens: Picks | None = None
     box: PixelBox | None = None
     mask: PixelMask | None = None
+    region: tuple[str, ...] | None = None
 
     @classmethod
     def of(cls, pattern: str | None, **said: Any) -> Term:
@@ -119,7 +120,7 @@ class Term:
     @property
     def on_tokens(self) -> bool:
         """Whether it asks for some tokens only."""
-        return any(getattr(self, axis) is not None for axis in ("frames", "rows", "cols", "tokens", "box", "mask"))
+        return any(getattr(self, axis) is not None for axis in ON_TOKENS)
 
     def __str__(self) -> str:
         said = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name != "pattern"]
@@ -145,7 +146,9 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "tokens": _picks("tokens"),
     "box": PixelBox.of,
     "mask": PixelMask.of,
+    "region": lambda said: words_of(said, "region"),
 }
+ON_TOKENS = ("frames", "rows", "cols", "tokens", "box", "mask", "region")
 
 
 def _text(value: Any) -> str:

@@ -169,7 +169,7 @@ def execute(
         raise InterpError(f"there is no step from {steps.start} to before {steps.stop}")
     if program is None:
         experts = plan.schedule.experts[: plan.schedule.steps]
-        space = dataclasses.replace(lab.space(plan.specs[0]), experts=experts)
+        space = dataclasses.replace(lab.space(plan.specs[:asked]), experts=experts)
         program = bind(wired, space, len(plan.specs), asked, steps)
     space = program.space
     clock = Clock()

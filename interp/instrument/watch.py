@@ -83,7 +83,7 @@ def watched_sites(
     for layer, part in needed(list(inner)):
         at = f"blocks.{layer}" if part == "block" else f"blocks.{layer}.{part}"
         found |= {f"{at}.hook_{op}" for op in _MADE[part]}
-    for site in inner:
+    for site in {name for name, _, _ in edited} & set(inner):
         if site_named(site).heavy:
             found.add(site)
         if site.endswith(".hook_attn_scores"):

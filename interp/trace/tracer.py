@@ -52,7 +52,7 @@ class LabTracer(InterleavingTracer):
         self.specs, self._single = ([runs], True) if isinstance(runs, RunSpec) else (list(runs), False)
         if not self.specs:
             raise InterpError("no runs were given to trace")
-        self.lab, self.space = lab, lab.space(self.specs[0])
+        self.lab, self.space = lab, lab.space(self.specs)
         self._capture: Resolution | None = None if capture is None else select(capture).resolve(self.space)
         self._dtype = dtype
         self._also = () if also is None else select(also).resolve(self.space).sites

@@ -8,11 +8,12 @@ what is stored: "blocks.3.hook_resid_post@frame_mean".
 from __future__ import annotations
 
 from interp.views.attention import attention_entropy, attention_mass, attention_top
+from interp.views.axes import reduce
 from interp.views.direction import project, random_projection
 from interp.views.names import kept_views, parse, view_of, views_of
 from interp.views.plan import Output, ViewPlan, stored_name
 from interp.views.pool import frame_mean, grid_pool, region_mean, token_mean
-from interp.views.reduce import covariance, moments, norm
+from interp.views.statistics import covariance, moments, norm
 from interp.views.view import Given, Made, View, full
 from interp.views.viewer import Viewer
 
@@ -36,6 +37,7 @@ __all__ = [
     "parse",
     "project",
     "random_projection",
+    "reduce",
     "region_mean",
     "stored_name",
     "token_mean",

@@ -7,9 +7,10 @@ from typing import Any
 
 from interp.errors import SelectionError, suggest
 from interp.views.attention import AttentionEntropy, AttentionMass, AttentionTop
+from interp.views.axes import Reduce, reduce
 from interp.views.direction import Project, RandomProjection
 from interp.views.pool import FrameMean, GridPool, RegionMean, TokenMean
-from interp.views.reduce import Covariance, Norm
+from interp.views.statistics import Covariance, Norm
 from interp.views.view import Full, View
 
 _ALL: tuple[type[View], ...] = (
@@ -19,6 +20,7 @@ _ALL: tuple[type[View], ...] = (
     RegionMean,
     GridPool,
     Norm,
+    Reduce,
     Covariance,
     Project,
     RandomProjection,
@@ -33,7 +35,8 @@ def parse(text: str, declared: Iterable[View] = ()) -> View:
     """The view of a name.
 
     Args:
-        text: as ``view.name`` gives it: "frame_mean", "norm-robust", "grid_pool-4x4".
+        text: as ``view.name`` gives it: "frame_mean", "norm-robust", "grid_pool-4x4"; or an axis pattern of which the
+            mean is meant, "(f h w) d -> f d".
         declared: views to look among first, for names that do not hold everything (given directions, given sets).
 
     Raises:
@@ -42,6 +45,8 @@ def parse(text: str, declared: Iterable[View] = ()) -> View:
     known = {view.name: view for view in declared}
     if text in known:
         return known[text]
+    if "->" in text:
+        return reduce(text)
     kind, *said = str(text).split("-")
     if kind not in KINDS:
         raise SelectionError(f"there is no view {text!r}{suggest(kind, KINDS)}; there are {', '.join(KINDS)}")

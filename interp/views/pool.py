@@ -17,7 +17,7 @@ from torch import Tensor
 from interp.errors import SelectionError
 from interp.tasks.sample import Sample
 from interp.views.sets import TokenSets, membership
-from interp.views.view import Compute, Given, Made, View, number
+from interp.views.view import Compute, Given, Made, View, frames_of, number
 
 CHUNK = 1 << 26  # numbers widened to fp32 at a time
 
@@ -63,8 +63,9 @@ class FrameMean(View):
     def _frames(self, given: Given) -> tuple[tuple[int, ...], list[list[int]]]:
         """Frames of which something is selected, and their selected tokens."""
         found: dict[int, list[int]] = {}
+        size = given.grid.rows * given.grid.cols
         for token in given.token_numbers:
-            found.setdefault(given.grid.coords(token)[0], []).append(token)
+            found.setdefault(token // size, []).append(token)
         return tuple(found), list(found.values())
 
 
@@ -180,8 +181,8 @@ class GridPool(View):
         grid = given.grid
         if self.rows > grid.rows or self.cols > grid.cols:
             raise SelectionError(f"{self.name} is finer than the {grid.rows} x {grid.cols} tokens of a frame")
-        frames = tuple(dict.fromkeys(grid.coords(token)[0] for token in given.token_numbers))
-        if len(frames) * grid.rows * grid.cols != len(given.token_numbers):
+        frames, whole = frames_of(given)
+        if not whole:
             raise SelectionError(
                 f"{self.name} of {given.site} needs whole frames, and {len(given.token_numbers)} tokens of "
                 f"{len(frames)} frames are selected; select by frames= alone"

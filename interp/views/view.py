@@ -171,6 +171,14 @@ def full() -> View:
     return Full()
 
 
+def frames_of(given: Given) -> tuple[tuple[int, ...], bool]:
+    """Latent frames of the tokens there are, and whether all tokens of each are there."""
+    grid = given.grid
+    size = grid.rows * grid.cols
+    frames = tuple(dict.fromkeys(token // size for token in given.token_numbers))
+    return frames, len(frames) * size == len(given.token_numbers)
+
+
 def number(said: str, what: str, least: int = 1) -> int:
     """A whole number in a view's name.
 

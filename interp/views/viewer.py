@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
-from interp.address.recompute import taken
-from interp.address.resolution import Part
+from interp.address.resolution import Part, Resolution
 from interp.sampler import Call
 from interp.sites import site_named
 from interp.tasks.sample import Sample
@@ -29,10 +29,8 @@ class Viewer:
 
     def __init__(self, plan: ViewPlan, samples: Sequence[Sample], keep: Keep) -> None:
         self.plan, self.resolution, self.keep = plan, plan.resolution, keep
-        self._parts = {
-            site: Part(self.resolution.tokens_of(site), self.resolution.heads_of(site))
-            for site in self.resolution.sites
-        }
+        sites = self.resolution.sites
+        self._picks = {site: _picks(self.resolution, site) for site in sites if not site_named(site).heavy}
         self._of_sampler = [s for s in self.resolution.sites if site_named(s).tier == "sampler"]
         self._direct: dict[str, list[_Taker]] = {}
         self._gathered: dict[str, list[_Taker]] = {}
@@ -50,7 +48,10 @@ class Viewer:
     @property
     def parts(self) -> dict[str, Part]:
         """Of sites too big to keep whole, the part that is selected: they come as that part."""
-        return {site: part for site, part in self._parts.items() if site_named(site).heavy}
+        whole = self.resolution
+        return {
+            site: Part(whole.tokens_of(site), whole.heads_of(site)) for site in whole.sites if site not in self._picks
+        }
 
     @property
     def of_sampler(self) -> list[str]:
@@ -74,10 +75,17 @@ class Viewer:
 
     def on_tensor(self, site: str, step: int, branch: str, tensor: Tensor) -> None:
         """A selected tensor: take every view that computes from this one alone."""
-        if not site_named(site).heavy:
-            tensor = taken(tensor, self.resolution.space.axes_of(site), self._parts[site])
+        for dimension, positions in self._picks.get(site, ()):
+            tensor = tensor.index_select(dimension, positions.to(tensor.device))
         for taker in self._direct[site]:
             self.keep(taker.output, step, branch, taker.compute(tensor))
+
+
+def _picks(resolution: Resolution, site: str) -> tuple[tuple[int, Tensor], ...]:
+    """What is selected of [batch, <site axes>]: (dimension, positions)."""
+    axes = resolution.space.axes_of(site)
+    chosen = {"token": resolution.tokens_of(site), "head": resolution.heads_of(site)}
+    return tuple((1 + axes.index(axis), torch.tensor(at)) for axis, at in chosen.items() if at is not None)
 
 
 @dataclass

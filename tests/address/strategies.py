@@ -65,13 +65,19 @@ FEW: dict[str, list[Any]] = {
     "frames": [0, -1, slice(1, None)],
     "cols": [[0, -1], slice(None, None, 2)],
     "head": [0, 1],
+    "sigma": [(0.3, 0.95), (None, 0.7), (0.4, None)],
+    "expert": ["high", "low"],
+    "layer": [0, slice(1, None)],
+    "rows": [0, -1],
+    "box": [(0, 0, 17, 40), (slice(1, None), 0, 16, 32, 64)],
+    "mask": [np.arange(32 * 64).reshape(32, 64) % 7 == 0, np.eye(32, 64, dtype=bool)],
 }
 
 
 @st.composite
 def mostly_there(draw: st.DrawFn) -> Said:
     """Arguments of selections most of which resolve, and many of which overlap."""
-    axes = draw(st.sets(st.sampled_from(sorted(FEW)), max_size=2))
+    axes = draw(st.sets(st.sampled_from(sorted(FEW)), max_size=3))
     return draw(patterns), {axis: draw(st.sampled_from(FEW[axis])) for axis in sorted(axes)}
 
 

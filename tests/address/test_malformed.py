@@ -51,7 +51,21 @@ odd = (
     | st.dictionaries(st.text(max_size=2), st.integers(), max_size=3)
     | st.sampled_from([np.zeros(0), np.zeros((2, 2, 2, 2)), np.array("x"), np.array([None, 1]), 1j, range(0), int])
 )
-AXES = ["step", "sigma", "branch", "expert", "layer", "head", "frames", "rows", "cols", "tokens", "box", "mask"]
+AXES = [
+    "step",
+    "sigma",
+    "branch",
+    "expert",
+    "layer",
+    "head",
+    "frames",
+    "rows",
+    "cols",
+    "tokens",
+    "box",
+    "mask",
+    "region",
+]
 
 
 def is_clear(error: SelectionError) -> bool:

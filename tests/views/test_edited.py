@@ -96,6 +96,15 @@ def test_looking_at_an_edited_run_changes_nothing(edit: Any) -> None:
         assert torch.equal(one.trajectory.latents, other.trajectory.latents)
 
 
+def test_a_knock_out_elsewhere_does_not_stand_in_the_way() -> None:
+    site = f"{ATTN}.hook_pattern"
+    edit = edits.knockout(ATTN, keys=select(frames=0), step=1)
+    got = run(select(site, step=0, tokens=[3, 7]), edit, ["full", "attention_entropy"])
+    clean = run(site)[site][:1, :, :, [3, 7]]
+    torch.testing.assert_close(got[site], clean)
+    torch.testing.assert_close(got[f"{site}@attention_entropy"], -(clean * clean.log()).sum(-1))
+
+
 def test_views_of_an_edited_site_are_of_the_edited_tensor() -> None:
     site = "blocks.1.hook_mlp_update"
     got = run(site, edits.zero(site, frames=-1), ["full", "frame_mean", "norm"])

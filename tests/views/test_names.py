@@ -35,6 +35,8 @@ PLAIN = [
 DECLARED = [
     views.region_mean("frames", goal=[3, 4, 5], late="frames=1:, rows=0"),
     views.project(np.eye(3)[:2], "probe", names=["left", "right"]),
+    views.reduce("(f h w) d -> f d"),
+    views.reduce("t (group c) -> t group", "max", group=4),
     views.attention_mass("goal", {"words": range(3, 9)}),
     views.attention_mass({f"set{i}": [i] for i in range(40)}, {f"set{i}": [i] for i in range(40)}),
     views.attention_entropy({"late": "frames=1:"}),
@@ -104,6 +106,28 @@ def test_a_changed_declaration_is_refused() -> None:
     declared = DECLARED[1].declaration() | {"names": ["right", "left"]}
     with pytest.raises(SelectionError, match="was changed"):
         views.view_of(declared)
+
+
+def test_a_pattern_is_read_as_the_mean() -> None:
+    assert views.parse("(f h w) d->f d") == views.reduce("(f h w)  d -> f d", "mean")
+    assert views.reduce("t d -> t").name != views.reduce("t d -> t", "max").name != views.reduce("t d -> d", "max").name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("t d",), "is no axis pattern"),
+        (("t d -> d -> t",), "is no axis pattern"),
+        (("t ... -> t",), "cannot be read at '.'"),
+        (("t () -> t",), "cannot be read at ''"),
+        (("batch t d -> t",), "the batch is left out"),
+        (("t d -> e",), "'e' on its right"),
+        (("t d -> t", "men"), "no operation 'men' .did you mean mean"),
+    ],
+)
+def test_a_malformed_pattern_is_one_clear_error(arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(SelectionError, match=message):
+        views.reduce(*arguments)
 
 
 @pytest.mark.parametrize("directions", [[[np.nan, 1.0]], np.ones((2, 2, 2)), [], [["a"]]], ids=str)

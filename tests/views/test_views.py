@@ -80,6 +80,10 @@ NAIVE: dict[str, tuple[View, Any]] = {
     ),
     "project": (views.project(DIRECTIONS, "probe"), lambda x: x @ torch.from_numpy(DIRECTIONS).T),
     "covariance": (views.covariance(), sums),
+    "reduce": (views.reduce("(f h w) d -> f d"), lambda x: split(x).mean((3, 4))),
+    "reduce max": (views.reduce("(f h w) d -> d h", "max"), lambda x: split(x).amax((2, 4)).transpose(2, 3)),
+    "reduce sum": (views.reduce("t (group c) -> t group", "sum", group=3), lambda x: x.unflatten(3, (3, 8)).sum(4)),
+    "reduce min": (views.reduce("token d -> token", "min"), lambda x: x.amin(3)),
     "random_projection": (
         views.random_projection(512, seed=3),
         lambda x: x @ views.parse("random_projection-512-3").directions(x.shape[-1]).T,  # type: ignore[attr-defined]
@@ -118,6 +122,8 @@ def test_axes_are_named_and_sized_before_the_run() -> None:
         "norm-robust": (("token", "head"), (12, 2)),
         "random_projection-5": (("token", "head", "component"), (12, 2, 5)),
         "covariance": (("head", "d_head", "d_head_2"), (2, 12, 12)),
+        views.reduce("(f h w) head d -> f w head", "max"): (("frame", "col", "head"), (3, 2, 2)),
+        views.reduce("t n (half c) -> n t half", half=2): (("head", "token", "half"), (2, 12, 2)),
         views.project(np.eye(12)[:4]): (("token", "head", "direction"), (12, 2, 4)),
     }
     lab, runs = tiny(1)
@@ -161,7 +167,7 @@ def test_chunks_make_no_difference(dtype: str, monkeypatch: pytest.MonkeyPatch) 
     given = views.Given(RESID, ("token", "d_model"), (12, 24), None, None, TokenGrid(*pipelines.GRID))
     for view in (views.frame_mean(), views.project(DIRECTIONS), views.covariance()):
         whole = view.computer(given, ())(x)
-        for module in ("pool", "direction", "reduce"):
+        for module in ("pool", "direction", "statistics"):
             monkeypatch.setattr(f"interp.views.{module}.CHUNK", 100)
         torch.testing.assert_close(view.computer(given, ())(x), whole)
         monkeypatch.undo()
@@ -178,6 +184,10 @@ def test_chunks_make_no_difference(dtype: str, monkeypatch: pytest.MonkeyPatch) 
         (views.region_mean(a="frames=0"), select(RESID, frames=1), "'a' has 4 tokens .* are not selected"),
         (views.region_mean("goal"), RESID, "belongs to no task"),
         (views.project(np.ones((1, 7))), RESID, "directions have 7 numbers, and its axis 'd_model' has 24"),
+        ("(f h w) d -> f d", select(RESID, rows=0), "parts of frames are selected"),
+        ("t d e -> t", RESID, "has 3 axes on its left, and .* has 2: token, d_model"),
+        (views.reduce("t (a b) -> t a", a=7), RESID, "does not fit blocks.1.hook_resid_post .token 12, d_model 24.: "),
+        (views.reduce("t (a b) -> t a"), RESID, "does not fit blocks.1.hook_resid_post"),
         ("frame_men", RESID, "no view 'frame_men' .did you mean frame_mean"),
         (["norm", "norm"], RESID, "named twice"),
     ],
