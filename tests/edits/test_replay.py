@@ -130,7 +130,7 @@ def test_an_early_sweep_with_placebos_stops_at_the_step_and_resumes(
     lines = to.read_text().splitlines(keepends=True)
     to.write_text("".join(lines[:-1]) + lines[-1][:20])  # stopped while it wrote
     monkeypatch.undo()
-    assert found().table.equals(first.table)
+    np.testing.assert_allclose(found().table.to_numpy(), first.table.to_numpy(), atol=1e-5)  # a batch of one cell now
     assert to.read_text().splitlines()[:-1] == [line.rstrip() for line in lines[:-1]]
     assert len(to.read_text().splitlines()) == len(lines)
     to.write_text("{}\n")
