@@ -177,7 +177,8 @@ class Bench:
 
     def hooked_in_file(self) -> None:
         """The same, written with h5py."""
-        self._write([torch.cat(self.hooked()[i :: len(self.blocks)]) for i in range(len(self.blocks))])
+        kept = self.hooked()
+        self._write([torch.cat(kept[i :: len(self.blocks)]) for i in range(len(self.blocks))])
 
     def hooked_as_means(self) -> list[Tensor]:
         """Means of what the modules behind the same hook points give, by torch hooks: [batch, frame, ...] each."""
@@ -341,7 +342,7 @@ def remember(owner: Any, name: str) -> None:
 
 def rows_of(name: str, bench: Bench, rounds: int) -> list[dict[str, Any]]:
     """Each case against the bare pipeline, and ours against the same by other means."""
-    times = interleaved(bench.cases(), rounds)
+    times = interleaved(bench.cases(), rounds, warmup=0)  # `agree` has run them
     rows = [compared(name, case, BARE, times, bench, AIMS.get((name, case))) for case in times if case != BARE]
     for what in (MEMORY, FILE):
         rows += [compared(name, f"ours, {what}", f"{peer}, {what}", times, bench, aim) for peer, aim in PEERS]
@@ -386,7 +387,7 @@ def compared(
 
 def main() -> None:
     """Command line."""
-    chosen = arguments(__doc__, rounds=9, steps=10, quick=False)
+    chosen = arguments(__doc__, rounds=4, steps=10, quick=False)
     if chosen.quick:
         plans = [("mini", small(4), 2, 2)]
     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +16,7 @@ from einops import rearrange
 from torch import Tensor
 
 from interp.errors import SelectionError
+from interp.grid import TokenGrid
 from interp.tasks.sample import Sample
 from interp.views.sets import TokenSets, membership
 from interp.views.view import Compute, Given, Made, View, frames_of, number
@@ -33,11 +35,21 @@ def pooled(tensor: Tensor, weights: Tensor, dim: int) -> Tensor:
     moved = tensor.movedim(dim, 1)
     flat = moved.flatten(2) if moved.ndim > 2 else moved.unsqueeze(2)
     weights = weights.to(flat.device)
-    total = flat.new_zeros((flat.shape[0], weights.shape[1], flat.shape[2]), dtype=torch.float32)
     size = max(1, CHUNK // max(1, flat.shape[0] * flat.shape[2]))
-    for start in range(0, flat.shape[1], size):
+    total = weights[:, :, :size] @ flat[:, :size].float()
+    for start in range(size, flat.shape[1], size):
         total += weights[:, :, start : start + size] @ flat[:, start : start + size].float()
     return total.reshape(total.shape[:2] + moved.shape[2:]).movedim(1, dim)
+
+
+@lru_cache(maxsize=8)  # the same for every site of a capture
+def _by_frame(tokens: tuple[int, ...], grid: TokenGrid) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+    """Frames of some tokens in the order of the tokens, and the tokens of each."""
+    found: dict[int, list[int]] = {}
+    size = grid.rows * grid.cols
+    for token in tokens:
+        found.setdefault(token // size, []).append(token)
+    return tuple(found), tuple(map(tuple, found.values()))
 
 
 @dataclass(frozen=True)
@@ -60,13 +72,9 @@ class FrameMean(View):
         dim = given.dim("token", self)
         return lambda tensor: pooled(tensor, weights, dim)
 
-    def _frames(self, given: Given) -> tuple[tuple[int, ...], list[list[int]]]:
+    def _frames(self, given: Given) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
         """Frames of which something is selected, and their selected tokens."""
-        found: dict[int, list[int]] = {}
-        size = given.grid.rows * given.grid.cols
-        for token in given.token_numbers:
-            found.setdefault(token // size, []).append(token)
-        return tuple(found), list(found.values())
+        return _by_frame(given.token_numbers, given.grid)
 
 
 @dataclass(frozen=True)

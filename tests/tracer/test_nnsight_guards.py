@@ -160,9 +160,6 @@ def test_an_edit_that_never_applies(setting: tuple[Any, Any]) -> None:
     def pattern(t: Any) -> None:
         _ = t["blocks.0.attn.hook_pattern", 0, "cond"]
 
-    def result(t: Any) -> None:
-        t["blocks.0.attn.hook_result", 0, "cond"] = torch.zeros(1)
-
     def kind(t: Any) -> None:
         t[FIRST, 0, "cond"] = 0.0
 
@@ -174,7 +171,6 @@ def test_an_edit_that_never_applies(setting: tuple[Any, Any]) -> None:
     refused(setting, read_only, "hook_context cannot be changed")
     refused(setting, inner, r"lab\.trace\(run, also='blocks\.0\.hook_resid_mid'\)")
     refused(setting, pattern, r"lab\.trace\(run, also='blocks\.0\.attn\.hook_pattern'\)")
-    refused(setting, result, r"write what it is made of: blocks\.0\.attn\.hook_z", also="blocks.0.attn.hook_result")
     refused(setting, kind, "was assigned a float")
     refused(setting, shape, r"is a tensor of \(1, 12, 24\), and the trace assigned \(3,\)")
 
