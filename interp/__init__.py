@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from interp import answers, edits, lenses, tasks
+    from interp import answers, edits, lenses, lora, tasks
     from interp.capture import Receipt
     from interp.errors import InterpError, ModelError, OutputError, SelectionError, StoreError, TaskError
     from interp.grid import TokenGrid
@@ -45,7 +45,7 @@ _HOMES = {
     "load": "interp.lab",
     "select": "interp.selection",
 }
-_ROOMS = ("answers", "edits", "lenses", "tasks")
+_ROOMS = ("answers", "edits", "lenses", "lora", "tasks")
 __all__ = [
     "AddressSpace",
     "InterpError",
@@ -71,6 +71,7 @@ __all__ = [
     "edits",
     "lenses",
     "load",
+    "lora",
     "select",
     "tasks",
 ]

@@ -6,6 +6,7 @@ pipeline does for one sample.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -56,7 +57,9 @@ def transformer_input(pipe: Any, model: Any, given: Conditioning, latents: Tenso
 
 def velocity_of(model: Any, given: Conditioning, branch: str, x: Tensor, timestep: Tensor) -> Tensor:
     """One forward of the transformer: the velocity of a branch, [batch, channel, latent_frame, row, col]."""
-    with model.cache_context(branch):
+    # Diffusers makes a hook registry to hold the context; without one there is nobody to tell, and none is left behind.
+    context = model.cache_context(branch) if hasattr(model, "_diffusers_hook") else contextlib.nullcontext()
+    with context:
         found: Tensor = model(
             hidden_states=x,
             timestep=timestep,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from interp.address.reading import pick, put, raw_of, value_of
@@ -69,11 +70,13 @@ def tapped(
 
     Raises:
         SelectionError: a site is the sampler's own, which no hook on the transformer can give.
-        InterpError: the transformer is compiled, cached or has fused projections, where hooks would miss silently.
+        InterpError: the transformer is compiled, cached, sharded or has fused projections, where hooks would miss
+            silently, or a hooked module was replaced meanwhile.
     """
     direct, derived = _by_tier(sites)
     handles: list[Any] = []
     gatherers: dict[bool, Gatherer] = {}
+    placed: list[tuple[nn.Module, dict[str, nn.Module]]] = []
 
     def feed(site: str, call: Call, tensor: Tensor) -> None:
         gatherers[call.expert == "low"].take(site, call, tensor)
@@ -88,14 +91,33 @@ def tapped(
             gatherer = Gatherer(model, derived, emit, wanted=wanted, parts=parts, fed=fed)
             handles += [_attach(model, name, clock, gatherer.take) for name in gatherer.sources]
             gatherers[expert == "low"] = gatherer
+            placed.append((model, _modules_of(model, [*direct, *gatherer.sources])))
         yield feed
+        for model, modules in placed:
+            _check_still_there(model, modules)
     finally:
         for handle in handles:
             handle.remove()
 
 
+_SHARDED = (
+    "the sequence is sharded over devices, so a hook sees only a part of the tokens; trace on one device, with data "
+    "parallel runs over the others"
+)
+_IN_THE_WAY = {
+    "a feature cache is enabled, so blocks are skipped in some steps; call transformer.disable_cache() first": (
+        "faster_cache first_block_cache mag_cache pyramid_attention_broadcast sea_cache taylorseer_cache text_kv_cache"
+    ),
+    "layers are skipped or changed by a guider in some passes; use a guider without skipped layers": (
+        "layer_skip smoothed_energy_guidance_utils"
+    ),
+    _SHARDED: "context_parallel tensor_parallel tensor_parallel_neuron",
+}
+"""Why not, and the modules of ``diffusers.hooks`` whose hooks do it."""
+
+
 def check_hookable(model: nn.Module) -> None:
-    """Refuse what would make module hooks miss without an error.
+    """Refuse what would make module hooks miss, or see half a tensor, without an error.
 
     Raises:
         InterpError: naming the feature and how to switch it off.
@@ -106,10 +128,15 @@ def check_hookable(model: nn.Module) -> None:
             "trace the module it was compiled from"
         )
     if getattr(model, "is_cache_enabled", False):
-        raise InterpError(
-            "a feature cache is enabled, so blocks are skipped in some steps; call transformer.disable_cache() first"
-        )
+        raise InterpError(next(iter(_IN_THE_WAY)))
     for name, module in model.named_modules():
+        if getattr(getattr(module, "processor", None), "_parallel_config", None) is not None:
+            raise InterpError(_SHARDED)
+        registry = getattr(module, "_diffusers_hook", None)
+        for hook in registry.hooks.values() if registry is not None else ():
+            for why, homes in _IN_THE_WAY.items():
+                if type(hook).__module__.rsplit(".", 1)[-1] in homes.split():
+                    raise InterpError(why)
         if getattr(module, "fused_projections", False):
             raise InterpError(
                 f"{name} has fused projections, so hooks on q, k and v never fire; "
@@ -131,12 +158,30 @@ def _by_tier(sites: Sequence[str]) -> tuple[list[str], list[str]]:
     return direct, derived
 
 
+def _modules_of(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
+    """The modules that hooks are on, by path."""
+    paths = {site_named(name).module_at(name) for name in names}
+    return {path: model.get_submodule(path) for path in paths}
+
+
+def _check_still_there(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
+    check_hookable(model)
+    for path, module in modules.items():
+        if model.get_submodule(path) is not module:
+            raise InterpError(
+                f"{path} was replaced while hooks were attached (a LoRA loaded in a callback?), so what was seen of it "
+                "is not what ran; load first, then trace"
+            )
+
+
 def _attach(model: nn.Module, name: str, clock: Clock, emit: Emit) -> Any:
     site = site_named(name)
     module = model.get_submodule(site.module_at(name))
 
     def report(raw: Any) -> Any:
         """The raw tensor's replacement, or None."""
+        if clock.call is None and torch._C._current_graph_task_id() != -1:
+            return None  # gradient checkpointing computes the block again, in the backward pass
         if clock.call is None:
             raise InterpError(f"{name} fired outside a traced forward; call the pipeline through the lab")
         value = value_of(site, raw, module, model)
@@ -157,3 +202,17 @@ def _attach(model: nn.Module, name: str, clock: Clock, emit: Emit) -> Any:
 
         return module.register_forward_pre_hook(before, with_kwargs=True)
     return module.register_forward_hook(lambda _, args, output: report(output))
+
+
+@contextlib.contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute on one instance for the length of the block."""
+    had, original = name in vars(owner), getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if had:
+            setattr(owner, name, original)
+        else:
+            delattr(owner, name)

@@ -25,7 +25,8 @@ from interp.decode import frames_of
 from interp.errors import InterpError, suggest
 from interp.grid import TokenGrid
 from interp.hooks import Clock
-from interp.model import check_pipeline, fingerprint, load_pipeline
+from interp.lora import adapters_of
+from interp.model import check_loop, check_pipeline, fingerprint, load_pipeline
 from interp.observe import Seen, observe
 from interp.presets import preset_named
 from interp.runspec import RunSpec, SamplerSettings
@@ -72,9 +73,9 @@ class Lab:
         self.pipe = check_pipeline(pipe)
         self.name = name
 
-    @cached_property
+    @property
     def model_hash(self) -> str:
-        """Fingerprint of the weights."""
+        """Fingerprint of the weights as they are now."""
         return fingerprint(self.pipe)
 
     def plan(
@@ -95,7 +96,9 @@ class Lab:
 
         Raises:
             InterpError: an unknown preset or setting, or a value that cannot be.
+            ModelError: a pipeline that can be observed only.
         """
+        check_loop(self.pipe)
         many = [samples] if isinstance(samples, Sample) else list(samples)
         numbers = range(seeds) if isinstance(seeds, int) else seeds
         known = [f.name for f in dataclasses.fields(SamplerSettings)]
@@ -107,8 +110,9 @@ class Lab:
         chosen = settings_for(self.pipe, SamplerSettings(**((preset_named(preset) if preset else {}) | settings)))
         config = build_scheduler(self.pipe, chosen).config
         described = json.dumps({k: v for k, v in config.items() if not k.startswith("_")}, sort_keys=True, default=str)
+        now, adapters = self.model_hash, adapters_of(self.pipe)
         return [
-            RunSpec(self.name, self.model_hash, sample, seed, chosen, described) for sample in many for seed in numbers
+            RunSpec(self.name, now, sample, seed, chosen, described, adapters) for sample in many for seed in numbers
         ]
 
     def grid(self, sample: Sample) -> TokenGrid:

@@ -10,11 +10,25 @@ from typing import Any
 import torch
 
 from interp.errors import ModelError, suggest
+from interp.lora import adapters_of
 
 SUPPORTED = ("WanImageToVideoPipeline", "WanPipeline", "WanVideoToVideoPipeline")
+"""Run by our own step loop, and observed."""
+_MODULAR = (
+    "modular pipelines run their own blocks and guiders; build the ordinary pipeline from its components to run it "
+    "step by step"
+)
+OBSERVED = {
+    "WanModularPipeline": _MODULAR,
+    "WanImage2VideoModularPipeline": _MODULAR,
+    "Wan22ModularPipeline": _MODULAR,
+    "Wan22Image2VideoModularPipeline": _MODULAR,
+    "WanVACEPipeline": "its control latents are not prepared by the step loop",
+}
+"""Observed only, and why the step loop does not run them."""
 REFUSED = {
     "WanAnimatePipeline": "it copies the Wan block classes and adds segments and face adapters",
-    "WanVACEPipeline": "its control blocks add to the residual stream between blocks",
+    "Wan22VaceModularPipeline": "diffusers calls it experimental; WanVACEPipeline can be observed",
 }
 TRAINED_HERE = {"wan-maze-mini": "make train-mini", "wan-puzzle-mini": "make train-puzzle"}
 _SAMPLED_BYTES = 4096
@@ -97,24 +111,38 @@ def check_pipeline(pipe: Any) -> Any:
     Raises:
         ModelError: it is another class, or one that is refused by name.
     """
-    kind = type(pipe).__name__
+    kind, known = type(pipe).__name__, ", ".join((*SUPPORTED, *OBSERVED))
     if kind in REFUSED:
-        raise ModelError(f"{kind} is not supported: {REFUSED[kind]}; supported are {', '.join(SUPPORTED)}")
-    if kind not in SUPPORTED:
+        raise ModelError(f"{kind} is not supported: {REFUSED[kind]}; supported are {known}")
+    if kind not in SUPPORTED and kind not in OBSERVED:
         raise ModelError(
-            f"{kind} is not a Wan pipeline this package can trace; supported are {', '.join(SUPPORTED)}; "
+            f"{kind} is not a Wan pipeline this package can trace; supported are {known}; "
             "give a pipeline object, a diffusers folder, a hub id or a bundled name"
         )
     return pipe
+
+
+def check_loop(pipe: Any) -> None:
+    """Refuse to run what can only be observed.
+
+    Raises:
+        ModelError: the step loop does not run this pipeline.
+    """
+    kind = type(pipe).__name__
+    if kind in OBSERVED:
+        raise ModelError(
+            f"{kind} can be watched, not run by the lab: {OBSERVED[kind]}; "
+            "or put your own call inside with lab.observe(...)"
+        )
 
 
 def fingerprint(pipe: Any) -> str:
     """Content hash of a pipeline's transformers, VAE and text encoder, 16 hexadecimal digits.
 
     Names, shapes, dtypes and 4 KiB of each tensor are hashed, so it costs the same for 2 M or 14 B parameters; a change
-    that leaves every sampled byte of every tensor alone is not seen.
+    that leaves every sampled byte of every tensor alone is not seen. LoRA weights and their factors count too.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256("\n".join(adapters_of(pipe)).encode())
     for part in ("transformer", "transformer_2", "vae", "text_encoder"):
         module = getattr(pipe, part, None)
         if not isinstance(module, torch.nn.Module):

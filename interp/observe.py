@@ -1,9 +1,7 @@
 """Watch any unmodified call of a pipeline: ``with lab.observe("blocks.3.hook_resid_post") as seen: lab.pipe(...)``.
 
-Where the call is, comes from facts. The branch is what diffusers says when it enters
-``cache_context("cond"|"uncond")``; the step advances when the first forward after a ``scheduler.step`` arrives, and is
-checked against the step that diffusers states where it does; the expert is the transformer that fired, checked against
-the boundary. Calls outside a pipeline (a bare ``transformer(...)``) are step 0 of a run of one.
+Where the call is, `interp.whereabouts` knows from facts. Calls outside a pipeline (a bare ``transformer(...)``) are
+step 0 of a run of one.
 """
 
 from __future__ import annotations
@@ -16,16 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.capture import DTYPES, dtype_named
+from interp.capture import DTYPES, dtype_named, of_step
 from interp.errors import InterpError, SelectionError
 from interp.grid import TokenGrid
 from interp.hooks import Clock, check_hookable, tapped
-from interp.sampler import Call, transformer_of
-from interp.schedule import boundary_timestep
-from interp.selection import AddressSpace, Resolution, Selection
+from interp.patches import patchify
+from interp.sampler import Call, Step
+from interp.selection import AddressSpace, Selection
 from interp.sites import site_named
 from interp.tasks.sample import Sample
 from interp.views import Output, View, Viewer, ViewPlan
+from interp.whereabouts import Whereabouts
 
 
 @dataclass(frozen=True)
@@ -75,20 +74,17 @@ def observe(
         SelectionError: nothing of the selection fired, or it names what this run does not have.
         InterpError: two sources disagree about where the call is.
     """
-    seen, clock = Seen(), Clock()
+    seen = Seen()
     with contextlib.ExitStack() as stack:
         dtype_named(dtype)
-        watcher = _Watcher(pipe, selection, dtype, views, samples, seen, clock, stack)
-        for expert in watcher.experts:
-            model = transformer_of(pipe, expert)
+        watcher = _Watcher(pipe, selection, dtype, views, samples, seen, stack)
+        for name, model in watcher.where.transformers.items():
             check_hookable(model)
-            stack.enter_context(_wrapped(model, "cache_context", watcher.wrap_context))
-            handle = model.register_forward_pre_hook(watcher.before(expert), with_kwargs=True)
+            handle = model.register_forward_pre_hook(watcher.before(name), with_kwargs=True)
             stack.callback(handle.remove)
             done = model.register_forward_hook(watcher.after, always_call=True)
             stack.callback(done.remove)
-        stack.enter_context(_wrapped(pipe.scheduler, "step", watcher.wrap_step))
-        stack.enter_context(_wrapped(pipe.scheduler, "set_timesteps", watcher.wrap_set_timesteps))
+        stack.enter_context(watcher.where.watching())
         yield seen
     if not seen.tensors:
         ran = f"{len(seen.calls)} forwards ran" if seen.calls else "no forward ran inside the with block"
@@ -106,93 +102,60 @@ class _Watcher:
         views: Sequence[View],
         samples: Sequence[Sample],
         seen: Seen,
-        clock: Clock,
         stack: contextlib.ExitStack,
     ) -> None:
-        self.pipe, self.selection, self.dtype = pipe, selection, dtype
+        self.pipe, self.selection, self.dtype, self.seen, self.stack = pipe, selection, dtype, seen, stack
         self.views, self.samples = views, samples
-        self.seen, self.clock, self.stack = seen, clock, stack
-        self.experts = ("main",) if getattr(pipe, "transformer_2", None) is None else ("main", "low")
-        self.context: tuple[str, dict[str, Any]] | None = None
-        self.step, self.in_step, self.pending = -1, 0, True
-        self.resolution: Resolution | None = None
+        self.where, self.clock = Whereabouts(pipe, self.on_step), Clock()
         self.viewer: Viewer | None = None
         self.direct: list[str] = []
-        self.scheduled = False
+        self.velocities: dict[str, Tensor] = {}
 
-    def wrap_context(self, original: Any) -> Any:
-        @contextlib.contextmanager
-        def cache_context(name: str, **facts: Any) -> Iterator[None]:
-            self.context = (name, facts)
-            try:
-                with original(name, **facts):
-                    yield
-            finally:
-                self.context = None
-
-        return cache_context
-
-    def wrap_step(self, original: Any) -> Any:
-        def step(*args: Any, **kwargs: Any) -> Any:
-            out = original(*args, **kwargs)
-            self.pending = True
-            return out
-
-        return step
-
-    def wrap_set_timesteps(self, original: Any) -> Any:
-        def set_timesteps(*args: Any, **kwargs: Any) -> Any:
-            if self.seen.tensors:
-                raise InterpError("one observe block watches one pipeline call; open another for the next call")
-            self.step, self.pending, self.scheduled = -1, True, True
-            return original(*args, **kwargs)
-
-        return set_timesteps
-
-    def before(self, expert: str) -> Any:
+    def before(self, name: str) -> Any:
         def hook(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if self.pending:
-                self.step, self.in_step, self.pending = self.step + 1, 0, False
-            branch = self._branch()
-            self.in_step += 1
-            name = "low" if expert == "low" else "high" if "low" in self.experts else "main"
             x, timestep = _argument(args, kwargs, 0, "hidden_states"), _argument(args, kwargs, 1, "timestep")
-            self._check(name, float(timestep.max()))
-            sigma = float(self.pipe.scheduler.sigmas[self.step]) if self.scheduled else float(timestep.max()) / 1000
-            call = Call(name, self.step, branch, sigma)
+            call = self.where.arrive(name, timestep)
             self.seen.calls.append(call)
-            if self.resolution is None:
-                self._resolve(call, x, timestep, _argument(args, kwargs, 2, "encoder_hidden_states"))
+            viewer = self.viewer or self._resolve(model, call, x, args, kwargs)
             self.clock.call = call
-            for site in self.direct:
-                assert self.viewer is not None
-                self.viewer.on_site(site, call, x if site == "hook_latent_in" else timestep)
+            for site, tensor in (("hook_latent_in", x), ("hook_timestep", timestep)):
+                if site in self.direct:
+                    viewer.on_site(site, call, tensor)
 
         return hook
 
-    def after(self, *_: Any) -> None:
-        self.clock.call = None
+    def after(self, model: Any, args: Any, output: Any) -> None:
+        call, self.clock.call = self.clock.call, None
+        if call is None or output is None or self.viewer is None:
+            return
+        if self.viewer.of_sampler:
+            self.velocities[call.branch] = output[0]
+        if "hook_velocity" in self.direct:
+            self.viewer.on_site("hook_velocity", call, output[0])
 
-    def _branch(self) -> str:
-        if self.context is not None:
-            return self.context[0]
-        return ("cond", "uncond")[self.in_step] if self.in_step < 2 else f"call{self.in_step}"
+    def on_step(self, last: Call, latents: Tensor, velocity: Tensor, following: Tensor) -> None:
+        """A step ended: keep the sampler's own sites, as patches [batch, token, feature]."""
+        if self.viewer is None or not self.viewer.of_sampler:
+            return
+        step = Step(
+            last.step, last.sigma, last.expert, latents,
+            velocity_cond=self.velocities["cond"],
+            velocity_uncond=self.velocities.get("uncond"),
+            velocity=velocity,
+            x0_hat=latents.float() - last.sigma * velocity.float(),
+            next_latents=following,
+        )  # fmt: skip
+        self.velocities = {}
+        resolution = self.viewer.resolution
+        for site in self.viewer.of_sampler:
+            branch = resolution.branches_of(site)[0]
+            left_out = branch == "uncond" and step.velocity_uncond is None  # by a guider, in some steps
+            if resolution.contains(site, step.index, branch) and not left_out:
+                self.viewer.on_tensor(site, step.index, branch, patchify(of_step(site, step), resolution.space.grid))
 
-    def _check(self, expert: str, timestep: float) -> None:
-        stated = None if self.context is None else self.context[1].get("step_index")
-        if stated is not None and stated != self.step:
-            raise InterpError(
-                f"diffusers says this is step {stated}, the scheduler says step {self.step}; "
-                "was the scheduler stepped outside the pipeline?"
-            )
-        boundary = boundary_timestep(self.pipe)
-        if boundary is not None and expert != ("high" if timestep >= boundary else "low"):
-            raise InterpError(f"the {expert}-noise expert ran at timestep {timestep}, beyond the boundary {boundary}")
-
-    def _resolve(self, call: Call, x: Tensor, timestep: Tensor, text: Tensor) -> None:
+    def _resolve(self, model: Any, call: Call, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Viewer:
         """The first forward: now the run's addresses are known, and the hooks can be placed."""
-        config = transformer_of(self.pipe, "main").config
-        patch = tuple(config.patch_size)
+        patch = tuple(model.config.patch_size)
         grid = TokenGrid(
             frames=x.shape[2] // patch[0],
             rows=x.shape[3] // patch[1],
@@ -201,26 +164,30 @@ class _Watcher:
             vae_spatial=self.pipe.vae_scale_factor_spatial,
             vae_temporal=self.pipe.vae_scale_factor_temporal,
         )
-        boundary = boundary_timestep(self.pipe)
-        timesteps = self.pipe.scheduler.timesteps if self.scheduled else timestep.flatten()[:1]
-        experts = tuple("main" if boundary is None else "high" if float(t) >= boundary else "low" for t in timesteps)
-        guided = self.context is not None and getattr(self.pipe, "do_classifier_free_guidance", False)
+        image = _argument(args, kwargs, 3, "encoder_hidden_states_image")
+        paired = getattr(model.condition_embedder.image_embedder, "pos_embed", None) is not None
+        sigmas, experts = self.where.schedule(call)
         space = AddressSpace.of_model(
-            config,
+            model.config,
             grid,
-            sigmas=[float(s) for s in self.pipe.scheduler.sigmas][: len(experts)] if self.scheduled else [call.sigma],
+            sigmas=sigmas,
             experts=experts,
-            branches=("cond", "uncond") if guided else ("cond",),
-            text_tokens=text.shape[1],
-            per_token_time=bool(self.pipe.config.get("expand_timesteps")),
+            branches=self.where.branches,
+            text_tokens=_argument(args, kwargs, 2, "encoder_hidden_states").shape[1],
+            image_tokens=0 if image is None else image.shape[1] * (1 + paired),
+            per_token_time=_argument(args, kwargs, 1, "timestep").ndim == 2,
         )
-        self.resolution = self.selection.resolve(space)
-        self.viewer = viewer = Viewer(ViewPlan.of(self.resolution, self.views, self.dtype), self.samples, self.keep)
-        self.direct = [s for s in viewer.hooked if (site_named(s).module, site_named(s).port) == ("", "input")]
-        hooked = [site for site in viewer.hooked + viewer.of_sampler if site not in self.direct]
+        plan = ViewPlan.of(self.selection.resolve(space), self.views, self.dtype)
+        self.viewer = viewer = Viewer(plan, self.samples, self.keep)
+        # The transformer's own inputs and output are at hand here, before its hooks and after them.
+        self.direct = [
+            site for site in viewer.hooked if not site_named(site).module and site_named(site).tier == "module"
+        ]
+        hooked = [site for site in viewer.hooked if site not in self.direct]
         self.stack.enter_context(
             tapped(self.pipe, hooked, self.clock, viewer.on_site, wanted=viewer.wanted, parts=viewer.parts)
         )
+        return viewer
 
     def keep(self, output: Output, step: int, branch: str, made: Tensor) -> None:
         key = (output.name, step, branch)
@@ -229,21 +196,6 @@ class _Watcher:
         self.seen.tensors[key] = made.detach().to("cpu", DTYPES[output.dtype], copy=True)
 
 
-def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name: str) -> Tensor:
-    """An argument of the transformer's forward, however it was passed."""
-    return kwargs[name] if name in kwargs else args[position]
-
-
-@contextlib.contextmanager
-def _wrapped(owner: Any, name: str, wrap: Any) -> Iterator[None]:
-    """Replace a method on one instance for the length of the block."""
-    had = name in vars(owner)
-    original = getattr(owner, name)
-    setattr(owner, name, wrap(original))
-    try:
-        yield
-    finally:
-        if had:
-            setattr(owner, name, original)
-        else:
-            delattr(owner, name)
+def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name: str) -> Any:
+    """An argument of the transformer's forward, however it was passed; None if it was not."""
+    return kwargs[name] if name in kwargs else args[position] if position < len(args) else None

@@ -76,6 +76,7 @@ class RunSpec:
         seed: of the CPU generator that draws the initial noise.
         settings: see `SamplerSettings`.
         scheduler_config: the configuration of the scheduler that will run, after ``settings`` were applied.
+        adapters: LoRA weights that were loaded, see `interp.lora`; ``model_hash`` counts them.
     """
 
     model: str
@@ -84,11 +85,12 @@ class RunSpec:
     seed: int
     settings: SamplerSettings = SamplerSettings()
     scheduler_config: str = "{}"
+    adapters: tuple[str, ...] = ()
 
     @cached_property
     def key(self) -> str:
         """Content hash, 16 hexadecimal digits. The model counts by its weights, not by where it was loaded from."""
-        content = {k: v for k, v in self.provenance().items() if k != "model"}
+        content = {k: v for k, v in self.provenance().items() if k not in ("model", "adapters")}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def provenance(self) -> dict[str, Any]:
@@ -110,6 +112,7 @@ class RunSpec:
             "seed": self.seed,
             "settings": settings,
             "scheduler_config": json.loads(self.scheduler_config),
+            **({"adapters": list(self.adapters)} if self.adapters else {}),
         }
 
 

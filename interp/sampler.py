@@ -19,6 +19,7 @@ from torch import Tensor
 
 from interp.conditioning import Conditioning, encode, transformer_input, velocity_of
 from interp.errors import InterpError
+from interp.model import fingerprint
 from interp.runspec import RunSpec, SamplerSettings
 from interp.schedule import build_scheduler, schedule_of
 from interp.trajectory import Schedule, SolverState
@@ -92,7 +93,7 @@ def prepare(pipe: Any, specs: Sequence[RunSpec]) -> Plan:
 
     Raises:
         InterpError: no runs, runs that cannot share a batch (other settings, size or number of frames), or a sample
-            that lacks what the pipeline needs.
+            that lacks what the pipeline needs, or a model that has changed since the runs were planned.
     """
     if not specs:
         raise InterpError("no runs were given")
@@ -102,6 +103,12 @@ def prepare(pipe: Any, specs: Sequence[RunSpec]) -> Plan:
         raise InterpError(
             f"{len(specs)} runs of {len(sizes)} kinds (settings, height, width, num_frames) cannot share one batch; "
             "group them by kind, as Lab.capture does"
+        )
+    now = fingerprint(pipe)
+    if any(spec.model_hash != now for spec in specs):
+        raise InterpError(
+            "the model is not the one these runs were planned with: its weights have changed since (a LoRA loaded?), "
+            "or it is another; plan the runs again with lab.plan(...)"
         )
     device = pipe._execution_device
     scheduler = build_scheduler(pipe, settings)

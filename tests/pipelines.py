@@ -15,12 +15,23 @@ import numpy as np
 import torch
 from diffusers import (
     AutoencoderKLWan,
+    ClassifierFreeGuidance,
     FlowMatchEulerDiscreteScheduler,
     UniPCMultistepScheduler,
     WanImageToVideoPipeline,
+    WanModularPipeline,
     WanPipeline,
     WanTransformer3DModel,
+    WanVACEPipeline,
+    WanVACETransformer3DModel,
     WanVideoToVideoPipeline,
+)
+from diffusers.modular_pipelines import (
+    Wan22Blocks,
+    Wan22Image2VideoBlocks,
+    WanBlocks,
+    WanImage2VideoAutoBlocks,
+    WanImage2VideoModularPipeline,
 )
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
@@ -37,7 +48,7 @@ PIXELS = 32
 GRID = (3, 2, 2)  # latent frames, rows, cols of tokens at FRAMES and PIXELS
 
 SchedulerName = Literal["euler", "unipc"]
-Pipeline = WanPipeline | WanImageToVideoPipeline | WanVideoToVideoPipeline
+Pipeline = WanPipeline | WanImageToVideoPipeline | WanVideoToVideoPipeline | WanVACEPipeline
 
 IMAGE_DIM = 16  # width of the tiny CLIP of Wan2.1
 IMAGE_TOKENS = 257  # diffusers' processor has "the last 512 tokens are text" built in; the rest is the image's
@@ -127,6 +138,39 @@ def tiny_v2v(
     )
 
 
+def tiny_vace(
+    *,
+    two_experts: bool = False,
+    scheduler: SchedulerName = "unipc",
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    layers: int = LAYERS,
+) -> WanVACEPipeline:
+    """VACE: control blocks beside the first block, whose hints join the residual stream after it."""
+    sizes: dict[str, Any] = {"in_channels": 16, "vace_layers": [0], "vace_in_channels": 96, "num_layers": layers}
+    experts = [_transformer(seed + 1 + k, dtype, WanVACETransformer3DModel, **sizes) for k in range(1 + two_experts)]
+    second = {"transformer_2": experts[1], "boundary_ratio": 0.9} if two_experts else {}
+    return WanVACEPipeline(**_shared(scheduler), vae=_vae(seed), transformer=experts[0], **second)
+
+
+def tiny_modular(of: Pipeline, *, guidance: float = 4.0) -> WanModularPipeline:
+    """The modular pipeline of the same components; guidance is a component there, not an argument."""
+    image = isinstance(of, WanImageToVideoPipeline)
+    two = getattr(of, "transformer_2", None) is not None
+    blocks = (
+        (Wan22Image2VideoBlocks if two else WanImage2VideoAutoBlocks) if image else Wan22Blocks if two else WanBlocks
+    )
+    pipe = blocks().init_pipeline()
+    names = pipe.components
+    of.text_encoder.to(of.transformer.dtype)  # whose dtype is that of everything in a modular pipeline
+    pipe.update_components(**{k: v for k, v in of.components.items() if k in names and v is not None})
+    guiders = [name for name in ("guider", "guider_2") if name in names]
+    pipe.update_components(**{name: ClassifierFreeGuidance(guidance_scale=guidance) for name in guiders})
+    if two:
+        pipe.update_components(boundary_ratio=of.config["boundary_ratio"])
+    return pipe
+
+
 def call_arguments(pipe: Pipeline, *, seed: int = 0, steps: int = 3, guidance: float = 1.0) -> dict[str, Any]:
     """Keyword arguments of a small call of ``pipe``; latents out, generator on CPU.
 
@@ -147,7 +191,9 @@ def call_arguments(pipe: Pipeline, *, seed: int = 0, steps: int = 3, guidance: f
     if isinstance(pipe, WanVideoToVideoPipeline):
         return arguments | {"video": [picture(k, pixels) for k in range(FRAMES)], "strength": 0.75}
     arguments["num_frames"] = FRAMES
-    if isinstance(pipe, WanImageToVideoPipeline):
+    if isinstance(pipe, WanVACEPipeline):
+        return arguments | {"video": [picture(k, pixels) for k in range(FRAMES)]}
+    if isinstance(pipe, WanImageToVideoPipeline | WanImage2VideoModularPipeline):
         arguments["image"] = picture(0, pixels)
         embedder = pipe.transformer.condition_embedder.image_embedder
         if embedder is not None and embedder.pos_embed is not None:
@@ -191,10 +237,12 @@ def _second_expert(wanted: bool, seed: int, dtype: torch.dtype, **config: int) -
     return {"transformer_2": _transformer(seed, dtype, **config), "boundary_ratio": 0.9}
 
 
-def _transformer(seed: int, dtype: torch.dtype, *, out_channels: int = 16, **config: int) -> WanTransformer3DModel:
+def _transformer(
+    seed: int, dtype: torch.dtype, kind: Any = WanTransformer3DModel, *, out_channels: int = 16, **config: Any
+) -> Any:
     sizes = {"num_layers": LAYERS} | config
     with _seeded(seed):
-        model = WanTransformer3DModel(
+        model = kind(
             patch_size=(1, 2, 2),
             num_attention_heads=HEADS,
             attention_head_dim=HEAD_DIM,

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from interp.address.site import Site
+from interp.errors import InterpError
 
 
 def value_of(site: Site, raw: Any, module: nn.Module, model: nn.Module) -> Tensor:
@@ -30,9 +32,9 @@ def value_of(site: Site, raw: Any, module: nn.Module, model: nn.Module) -> Tenso
         case "six":
             return raw.unflatten(-1, (6, -1))
         case "row":
-            return module.scale_shift_table[0, int(number)] + raw.float()[..., int(number), :]
+            return weight_of(module, "scale_shift_table", raw.device)[0, int(number)] + raw.float()[..., int(number), :]
         case "head_row":
-            return model.scale_shift_table[0, int(number)] + raw[0]
+            return weight_of(model, "scale_shift_table", raw[0].device)[0, int(number)] + raw[0]
         case "rope":
             return raw[int(number)][:, :, 0]
         case "sample":
@@ -63,7 +65,7 @@ def raw_of(site: Site, value: Tensor, raw: Any, module: nn.Module) -> Any:
             return value.transpose(1, 2).reshape(raw.shape)
         case "row":
             changed = raw.float().clone()
-            changed[..., int(number), :] = value - module.scale_shift_table[0, int(number)]
+            changed[..., int(number), :] = value - weight_of(module, "scale_shift_table", raw.device)[0, int(number)]
             return changed
         case "rope":
             return tuple(value.unsqueeze(2) if k == int(number) else table for k, table in enumerate(raw))
@@ -72,6 +74,26 @@ def raw_of(site: Site, value: Tensor, raw: Any, module: nn.Module) -> Any:
         case "image":
             return value.reshape(raw.shape)
     return value
+
+
+def weight_of(module: nn.Module, name: str, device: torch.device | None = None) -> Tensor:
+    """A module's own parameter, also while offloading keeps it elsewhere; moved to ``device`` if one is given.
+
+    Raises:
+        InterpError: it is offloaded in a way that cannot be looked into.
+    """
+    found: Tensor = getattr(module, name)
+    if (
+        isinstance(found, Tensor) and found.is_meta
+    ):  # accelerate puts the true one in its place only around the module's forward
+        hook = getattr(module, "_hf_hook", None)
+        for one in getattr(hook, "hooks", (hook,)):
+            weights = getattr(one, "weights_map", None)
+            if weights is not None and name in weights:
+                found = weights[name]
+                return found if device is None else found.to(device)
+        raise InterpError(f"the {name} of a {type(module).__name__} is offloaded to where it cannot be read")
+    return found if device is None else found.to(device)
 
 
 def pick(site: Site, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

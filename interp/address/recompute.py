@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.address.names import site_named
+from interp.address.reading import weight_of
 from interp.address.resolution import Part
 from interp.address.site import layer_of
 from interp.errors import InterpError
@@ -53,7 +54,7 @@ def recompute(name: str, values: Mapping[str, Tensor], model: nn.Module, part: P
         case "result":
             attention = "attn2" if ".cross_attn." in name else "attn1"
             weight = output_weight(model.blocks[layer_of(name)].get_submodule(attention).to_out[0], name)
-            weight = weight.unflatten(1, (given[0].shape[-2], -1))
+            weight = weight.to(given[0].device).unflatten(1, (given[0].shape[-2], -1))
             if queries_of.heads is not None:
                 weight = weight[:, list(queries_of.heads)]
             return by_head(taken(given[0], _BY_HEAD, queries_of), weight.flatten(1))
@@ -108,11 +109,11 @@ def output_weight(projection: nn.Module, site: str) -> Tensor:
     Raises:
         InterpError: the weight is offloaded, packed or has adapters beside it, so that it is not what the model uses.
     """
-    weight = projection.weight
     if hasattr(projection, "base_layer"):
         raise InterpError(f"{site} cannot be split by head while an adapter is loaded; fuse it and unload it first")
-    if not isinstance(weight, Tensor) or weight.is_meta or not weight.is_floating_point():
-        raise InterpError(f"{site} cannot be split by head: its weight is offloaded or packed; take hook_z instead")
+    weight = weight_of(projection, "weight")
+    if not isinstance(weight, Tensor) or not weight.is_floating_point():
+        raise InterpError(f"{site} cannot be split by head: its weight is packed; take hook_z instead")
     return weight
 
 

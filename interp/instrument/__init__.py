@@ -8,8 +8,9 @@ anything runs.
 
 from __future__ import annotations
 
+from interp.hooks import replaced
 from interp.instrument.attention import NamedProcessor
-from interp.instrument.block import innermost, named_forward, replaced
+from interp.instrument.block import innermost, named_forward
 from interp.instrument.known import source_is_known
 from interp.instrument.place import instrumented, needed, part_of
 from interp.instrument.points import Points

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -48,17 +47,3 @@ def innermost(block: nn.Module) -> tuple[Any, str]:
     if getattr(block, "_hf_hook", None) is not None and hasattr(block, "_old_forward"):
         return block, "_old_forward"
     return block, "forward"
-
-
-@contextlib.contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Set an attribute on one instance for the length of the block."""
-    had, original = name in vars(owner), getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        if had:
-            setattr(owner, name, original)
-        else:
-            delattr(owner, name)

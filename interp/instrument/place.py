@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from interp.errors import SelectionError
-from interp.hooks import check_hookable
+from interp.hooks import check_hookable, replaced
 from interp.instrument.attention import NamedProcessor
-from interp.instrument.block import innermost, named_forward, replaced
+from interp.instrument.block import innermost, named_forward
 from interp.instrument.known import same_attention, same_block, source_is_known
 from interp.instrument.points import Nobody, Points
 from interp.sampler import transformer_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -122,6 +123,7 @@ def test_a_module_that_was_replaced_after_wrapping(setting: tuple[Any, Any]) -> 
     with lab.trace(run) as t:  # a trace before does not make the next one stale either
         before = t["blocks.0.attn.hook_v", 0, "cond"].save()
     attn.to_v = Adapted(attn.to_v)
+    run = dataclasses.replace(run, model_hash=lab.model_hash)  # it was planned with another model
     with model.trace(run, fn=lab.run):
         stale = model.blocks[0].attn1.to_v.output.save()
     with lab.trace(run) as t:

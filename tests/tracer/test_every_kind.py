@@ -1,0 +1,110 @@
+"""Every pipeline, solver, guidance and precision, watched at every hook point.
+
+Not a bit changes, each hook point fires once a step, branch and expert, and the pipeline is given back as it was.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+
+from interp.errors import ModelError
+from interp.lab import Lab, load
+from interp.selection import select
+from interp.sites import DEFAULT_FAMILIES, SITES, concrete_sites, site_named
+from tests import pipelines
+from tests.tracer.runs import KINDS, OBSERVED, arguments_of, call, seeds_of, specs_of
+from tests.tracer.state import state_of
+
+EVERYTHING = select(["**", *(site.name.replace("{layer}", "*") for site in SITES if site.heavy)])
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+QUICK = (("euler", 5.0, "fp32"), ("unipc", 1.0, "fp32"), ("unipc", 5.0, "bf16"))
+"""What the quick suite tries of every pipeline; ``slow`` tries the rest."""
+SETTINGS = [
+    pytest.param(*setting, marks=() if setting in QUICK else pytest.mark.slow, id="-".join(map(str, setting)))
+    for setting in itertools.product(("euler", "unipc"), (1.0, 5.0), DTYPES)
+]
+
+
+@pytest.mark.parametrize(("scheduler", "guidance", "dtype"), SETTINGS)
+@pytest.mark.parametrize("kind", [*KINDS, *OBSERVED])
+def test_watching_every_hook_point_of_a_call(kind: str, scheduler: str, guidance: float, dtype: str) -> None:
+    pipe = (KINDS | OBSERVED)[kind](scheduler=scheduler, dtype=DTYPES[dtype])
+    arguments = arguments_of(kind, pipe, guidance=guidance)
+    expected = call(pipe, arguments, seeds_of(kind))
+    before = state_of(pipe)
+    with load(pipe).observe(EVERYTHING) as seen:
+        latents = call(pipe, arguments, seeds_of(kind))
+    assert torch.equal(latents, expected)
+    assert state_of(pipe) == before
+    branches = ["cond", "uncond"] if guidance > 1 else ["cond"]
+    steps = range(len(seen.calls) // len(branches))
+    assert [(c.step, c.branch) for c in seen.calls] == [(step, branch) for step in steps for branch in branches]
+    wanted = set()
+    image = {"image"} if pipe.transformer.config.image_dim is not None else set()
+    for name in concrete_sites(pipelines.LAYERS, DEFAULT_FAMILIES | image):
+        own = site_named(name).branch
+        there = branches if own is None else [own] if own in (*branches, "guided") else []
+        wanted |= {(name, step, branch) for step in steps for branch in there}
+    assert set(seen.tensors) == wanted
+    two = getattr(pipe, "transformer_2", None) is not None
+    assert {c.expert for c in seen.calls} == ({"high", "low"} if two else {"main"})
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *OBSERVED])
+def test_a_run_that_breaks_off_leaves_nothing_behind(kind: str) -> None:
+    pipe = (KINDS | OBSERVED)[kind](scheduler="unipc")
+    arguments = arguments_of(kind, pipe, guidance=5.0)
+    fired: list[int] = []
+
+    def explode(*_: Any) -> None:
+        fired.append(1)
+        if len(fired) == 3:
+            raise RuntimeError("boom")
+
+    def breaks_off(run: Any) -> dict[str, Any]:
+        fired.clear()
+        with pytest.raises(RuntimeError, match="boom"):
+            run()
+        return state_of(pipe)
+
+    def watched() -> None:
+        with load(pipe).observe(EVERYTHING):
+            call(pipe, arguments, [3])
+
+    pipe.transformer.blocks[1].ffn.register_forward_hook(explode)
+    breaks_off(lambda: call(pipe, arguments, [3]))  # diffusers' schedulers remember a call before
+    bare = breaks_off(lambda: call(pipe, arguments, [3]))
+    assert breaks_off(watched) == bare
+    if kind in KINDS:
+        lab = load(pipe)
+        (run,) = specs_of(lab, arguments, [3])
+        assert breaks_off(lambda: lab.run(run, EVERYTHING)) == bare
+
+
+@pytest.mark.parametrize("kind", ["i2v", "i2v two experts", "i2v last frame"])
+def test_a_run_of_the_lab_leaves_a_fresh_pipeline_as_it_was(kind: str) -> None:
+    pipe = KINDS[kind]()
+    pipe.vae.clear_cache()  # which it makes at its first call, whoever calls
+    before = state_of(pipe)
+    lab = load(pipe)
+    lab.run(specs_of(lab, arguments_of(kind, pipe, guidance=5.0), [3])[0], EVERYTHING)
+    assert state_of(pipe) == before
+
+
+@pytest.mark.parametrize("kind", ["modular t2v", "vace"])
+def test_what_is_observed_only_is_not_run(kind: str) -> None:
+    lab = load(OBSERVED[kind](scheduler="unipc"))
+    with pytest.raises(ModelError, match=r"watched, not run.*lab\.observe"):
+        lab.plan([], 1)
+
+
+@pytest.mark.parametrize("name", ["WanAnimatePipeline", "Wan22VaceModularPipeline", "FluxPipeline"])
+def test_what_is_not_supported_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ModelError, match=f"{name} is not"):
+        Lab(type(name, (), {})(), "stranger")
