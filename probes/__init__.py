@@ -4,8 +4,11 @@ Works on arrays and stores; knows nothing of models.
 """
 
 from probes.attention import AttentionProbe
+from probes.between import transfer_between
+from probes.calibration import Calibration, calibration
 from probes.classifiers import fit_estimator_grid
 from probes.compare import compare_grids, simultaneous_bands
+from probes.control import control_target
 from probes.controls import LinearSVM, MLPProbe
 from probes.errors import LeakageError, ProbeError
 from probes.estimators import LogisticProbe, RidgeProbe
@@ -16,6 +19,7 @@ from probes.transfer import TransferResult, fit_transfer
 
 __all__ = [
     "AttentionProbe",
+    "Calibration",
     "GridResult",
     "LeakageError",
     "LinearSVM",
@@ -25,10 +29,13 @@ __all__ = [
     "ProbeError",
     "RidgeProbe",
     "TransferResult",
+    "calibration",
     "compare_grids",
+    "control_target",
     "fit_estimator_grid",
     "fit_grid",
     "fit_transfer",
     "online_code",
     "simultaneous_bands",
+    "transfer_between",
 ]

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probes.discriminant import solve_discriminant
+from probes.errors import ProbeError
 from probes.logistic import Columns, solve_logistic
 from probes.plan import Plan
 from probes.ridge import RidgeFit, solve_ridge
 from probes.score import auc, class_sums, shuffled_scores, value_sums
-from probes.space import Block, blocks
+from probes.space import KERNEL_FROM, Block, blocks
 
 BATCH_BYTES = 256 * 2**20
 """Decision values of one cell solved at once; keeps the memory of token-level cells bounded."""
@@ -118,11 +119,38 @@ Fit = tuple[int, int, int]
 """Training set, label and place on the path."""
 
 
-def batch_size(plan: Plan, features: int) -> int:
-    """How many cells to fit at once."""
+def batch_size(plan: Plan, features: int, memory: float | None = None) -> int:
+    """How many cells to fit at once: as many as share the cost of a call well, within ``memory`` bytes.
+
+    Raises:
+        ProbeError: one cell needs more.
+    """
     rows = len(plan.y)
     fits = max(len(plan.pairs) * len(plan.path), plan.folds.k * plan.tensors.labels.shape[1])
-    return max(1, min(BATCH_VALUES // (rows * fits * plan.outputs), BATCH_FEATURES // (rows * max(features, 1))))
+    best = max(1, min(BATCH_VALUES // (rows * fits * plan.outputs), BATCH_FEATURES // (rows * max(features, 1))))
+    if memory is None:
+        return best
+    one = needed_bytes(plan, features)
+    if one > memory:
+        raise ProbeError(
+            f"One cell of {rows} rows and {features} features needs about {one / 1e6:.0f} MB, more than memory="
+            f"{memory / 1e6:.0f} MB. Raise memory=, thin the rows (max_rows=), keep a smaller view, or ask for fewer "
+            "shuffles."
+        )
+    # A third for fits: reading a store and what allocators keep of freed memory take the rest.
+    return max(1, min(best, int(memory // (3 * one))))
+
+
+def needed_bytes(plan: Plan, features: int) -> int:
+    """What reading and fitting one cell takes at its height, about."""
+    rows, sets = len(plan.y), len(plan.pairs) + plan.folds.k
+    fits = max(len(plan.pairs) * len(plan.path), plan.folds.k * plan.tensors.labels.shape[1]) * plan.outputs
+    item = torch.finfo(plan.dtype).bits // 8
+    unknowns = min(features, rows) + 1
+    matrices = (2 + 2 * len(plan.path)) * unknowns**2
+    kernels = sets * rows**2 if features > KERNEL_FROM * rows else 0
+    fits = min(fits, max(1, BATCH_BYTES // (rows * item)))
+    return item * (4 * rows * features + matrices + kernels + fits * (8 * rows + 24 * unknowns))
 
 
 def fit_cell(x: Float[Tensor, "row feature"], plan: Plan, *, keep_directions: bool = False) -> CellFit:

@@ -19,7 +19,7 @@ from probes.errors import ProbeError
 from probes.plan import Plan
 from probes.prepare import fit_each, prepare
 from probes.result import GridResult
-from probes.score import bootstrap, resample
+from probes.score import interval, resample
 from probes.source import Key, Pool, Source
 
 OWN_QUANTILE_FROM = 200
@@ -54,6 +54,7 @@ def fit_grid(
     level: float = 0.95,
     weights: Any = None,
     max_rows: int | None = None,
+    memory: float | None = None,
     seed: int = 0,
     dtype: str = "float32",
     device: str = "cpu",
@@ -91,12 +92,15 @@ def fit_grid(
         bootstrap, level: resamples of groups, and level of all intervals.
         weights: how much each run (or row) counts in the fit; scores count every row alike.
         max_rows: fit on at most so many rows, drawn evenly from the groups.
+        memory: bytes that features and fits may take at once; whatever the store's size, a cell is read at a time. By
+            default several small cells are, for speed.
         tol: relative error allowed to logistic coefficients.
         directions: keep the probes themselves, for `GridResult.direction`.
         progress: wraps the list of cells, as ``tqdm`` or ``rich.progress.track`` do.
 
     Raises:
-        LeakageError: a group would lie on both sides of a split.
+        LeakageError: a group would lie on both sides of a split, two groups hold one and the same run, or a feature is
+            the target.
         ProbeError: anything else that cannot be fitted honestly.
     """
     if tuple(over) != ("step", "layer"):
@@ -134,7 +138,7 @@ def fit_grid(
         (key, f"step {key[0]}, layer {key[1]}", partial(data.matrix, key, dtype=plan.dtype, device=device))
         for key in (progress(data.keys) if progress else data.keys)
     )
-    fits = fit_each(cells, plan, keep_directions=directions)
+    fits = fit_each(cells, plan, keep_directions=directions, run=data.run, memory=memory)
     draws = resample(plan.folds.groups, bootstrap, seed + 2)
     base = _fit_baselines(baselines or {}, source, data, plan, branch)
     return _assemble(data, plan, fits, base, draws, level, bootstrap, seed)
@@ -171,7 +175,7 @@ def _fit_baselines(
 
 
 def _chance(null: NDArray[np.float64], score: NDArray[np.float64], level: float) -> tuple[NDArray[np.float64], ...]:
-    """Mean, upper quantile and p-value of each cell from null scores [cell, shuffle].
+    """Mean, upper quantile, p-value and spread of each cell from null scores [cell, shuffle].
 
     With few shuffles a cell's own quantile is little more than its largest value. The spread of null scores hardly
     depends on the cell (same rows, same labels), so it is pooled over the grid, and quantiles are those of a normal
@@ -180,18 +184,40 @@ def _chance(null: NDArray[np.float64], score: NDArray[np.float64], level: float)
     cells, count = null.shape
     if count == 0:
         nothing = np.full(cells, np.nan)
-        return nothing, nothing, nothing
+        return nothing, nothing, nothing, np.zeros(cells)
     mean, upper = null.mean(axis=1), 1 - (1 - level) / 2
     if count >= OWN_QUANTILE_FROM:
         p = (1 + (null >= score[:, None]).sum(axis=1)) / (1 + count)
-        return mean, np.quantile(null, upper, axis=1), p
+        return mean, np.quantile(null, upper, axis=1), p, null.std(axis=1, ddof=1)
     spread = np.sqrt(null.var(axis=1, ddof=1).mean()) if count > 1 else np.nan
     spread *= np.sqrt(1 + 1 / count)  # the mean itself is known from `count` shuffles only
     return (
         mean,
         mean + norm.ppf(upper) * spread,
         norm.sf((score - mean) / spread) if spread > 0 else (score <= mean) * 1.0,
+        np.full(cells, np.nan_to_num(spread)),
     )
+
+
+def _refitted(
+    point: NDArray[np.float64],
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+    chance: NDArray[np.float64],
+    reach: NDArray[np.float64],
+    scheme: str,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Intervals that know that other rows would have given other probes.
+
+    Resampled groups hold the probes fixed. Yet probes of noise are made by the very rows that test the others, and
+    their scores vary by more. How much shows in scores on shuffled labels (``reach``); what is left of it at a score
+    falls, as the error that is left does, from all at chance to none at 1. Labels shuffled between groups vary in all
+    that scores at chance do, labels shuffled within groups in what resampled groups lack.
+    """
+    part = np.nan_to_num(1 - np.clip((point - chance) / np.maximum(1 - chance, 1e-12), 0, 1))
+    shown = 0.0 if scheme == "within" else ((high - low) / 2) ** 2
+    more = part**2 * np.maximum(reach**2 - shown, 0)
+    return point - np.sqrt((point - low) ** 2 + more), point + np.sqrt((high - point) ** 2 + more)
 
 
 def _assemble(
@@ -205,17 +231,15 @@ def _assemble(
     seed: int,
 ) -> GridResult:
     """Tables from fits."""
-    tail = (1 - level) / 2
 
     def summary(cells: Sequence[CellFit]) -> tuple[NDArray[np.float64], ...]:
         sums = np.stack([cell.sums for cell in cells])
-        point = plan.score.from_sums(sums.sum(axis=1))
-        low, high = np.nanquantile(bootstrap(sums, draws, plan.score), [tail, 1 - tail], axis=0)
-        return sums, point, low, high
+        return sums, *interval(sums, draws, plan.score, level)
 
     sums, point, low, high = summary(list(fits.values()))
     null = np.stack([fit.null for fit in fits.values()])
-    chance, chance_high, p = _chance(null, point, level)
+    chance, chance_high, p, spread = _chance(null, point, level)
+    low, high = _refitted(point, low, high, chance, norm.ppf(1 - (1 - level) / 2) * spread, plan.scheme)
     steps = [key[0] for key in fits]
     columns: dict[str, Any] = {
         "step": steps,

@@ -73,8 +73,10 @@ def minimise(form: Form, loss: Loss, *, tol: float = 1e-4, max_iter: int = 300) 
     """Minimise every fit.
 
     A fit has converged when its Newton decrement, measured with the curvature met so far, falls to ``tol`` times
-    ``sqrt(1 + |coef|^2)``; relative errors of coefficients are then about as large.
+    ``sqrt(1 + |coef|^2)``; relative errors of coefficients are then about as large. Less than eight units in the last
+    place cannot be asked.
     """
+    tol = max(tol, 8 * torch.finfo(loss.rows.dtype).eps)
     cells, n, d = form.size
     fits, outputs = form.c.shape[1], form.outputs
     v, z = (loss.rows.new_zeros(cells, fits * outputs, width) for width in (d, n))

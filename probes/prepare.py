@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from probes.cell import CellFit, batch_size, fit_cells
 from probes.errors import ProbeError
+from probes.leaks import check_target, check_twins
 from probes.plan import Plan, make_plan
 from probes.source import Key, Pool, Source, from_arrays, from_store
 from probes.space import check_finite
@@ -95,10 +96,20 @@ def prepare(
 
 
 def fit_each(
-    cells: Iterable[tuple[Key, str, Callable[[], torch.Tensor]]], plan: Plan, *, keep_directions: bool = False
+    cells: Iterable[tuple[Key, str, Callable[[], torch.Tensor]]],
+    plan: Plan,
+    *,
+    keep_directions: bool = False,
+    run: NDArray[np.int64] | None = None,
+    memory: float | None = None,
 ) -> dict[Key, CellFit]:
     """Fits by key, of cells given as (key, name, function that reads it). Small cells are fitted several at a time;
-    what goes wrong is said with the cell's name."""
+    what goes wrong is said with the cell's name.
+
+    ``run`` [row]: refuse runs that are the same to the bit, and features that are the target. A baseline may be both:
+    it shows what was given. ``memory``: bytes that features and fits may take.
+    """
+    look_for_twins = run is not None
     out: dict[Key, CellFit] = {}
     waiting: list[tuple[Key, str, torch.Tensor]] = []
 
@@ -114,12 +125,17 @@ def fit_each(
         x = read()
         try:
             check_finite(x)
+            if run is not None:
+                check_target(x, plan.y, len(plan.classes))
+            if look_for_twins and run is not None:
+                look_for_twins = not check_twins(x, run, plan.folds.group)
+            most = batch_size(plan, x.shape[1], memory)
         except ProbeError as error:
             raise type(error)(f"{name}: {error}") from error
         if waiting and x.shape != waiting[0][2].shape:
             flush()
         waiting.append((key, name, x))
-        if len(waiting) >= batch_size(plan, x.shape[1]):
+        if len(waiting) >= most:
             flush()
     if waiting:
         flush()

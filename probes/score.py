@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm
+from scipy.stats import t as student
 
 from probes.errors import ProbeError
 
@@ -121,6 +123,21 @@ def bootstrap(sums: Floats, draws: Floats, score: Metric) -> Floats:
     cells, groups, stats = sums.shape
     flat = np.ascontiguousarray(np.moveaxis(sums, 1, 0)).reshape(groups, cells * stats)
     return score.from_sums((draws @ flat).reshape(len(draws), cells, stats))
+
+
+def interval(sums: Floats, draws: Floats, score: Metric, level: float) -> tuple[Floats, Floats, Floats]:
+    """Score [cell] of group sums [cell, group, statistic], and its bounds.
+
+    Percentiles of resampled groups, each as far again from the score as few groups ask for: a bootstrap of G groups has
+    (G - 1) / G of the variance, and knows it no better than G - 1 degrees of freedom do.
+    """
+    groups, tail = sums.shape[1], (1 - level) / 2
+    point = score.from_sums(sums.sum(axis=1))
+    low, high = np.nanquantile(bootstrap(sums, draws, score), [tail, 1 - tail], axis=0)
+    if groups > 1:
+        wider = float(student.ppf(1 - tail, groups - 1) / norm.ppf(1 - tail) * np.sqrt(groups / (groups - 1)))
+        low, high = point - wider * (point - low), point + wider * (high - point)
+    return point, low, high if not score.classification else np.minimum(high, 1.0)
 
 
 def auc(decision: Floats, labels: NDArray[np.int64], fold: NDArray[np.int64], classes: int) -> float:

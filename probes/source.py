@@ -38,6 +38,11 @@ class Source:
     sigmas: Mapping[int, float] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def run(self) -> NDArray[np.int64]:
+        """Number of the run that each kept row is of."""
+        return np.flatnonzero(self.keep) // (self.tokens or 1)
+
     def per_row(self, value: Any, name: str) -> NDArray[Any]:
         """A number per run or per row, as numbers of the kept rows."""
         given = _per_row(value, self.runs, self.tokens)

@@ -22,7 +22,7 @@ from probes.cell import predict
 from probes.errors import ProbeError
 from probes.plan import Plan
 from probes.prepare import fit_each, prepare
-from probes.score import bootstrap, class_sums, resample, value_sums
+from probes.score import class_sums, interval, resample, value_sums
 from probes.source import Key
 
 
@@ -105,7 +105,7 @@ def fit_transfer(
 
     keys = progress(data.keys) if progress else data.keys
     cells = ((key, f"step {key[0]}, layer {key[1]}", partial(read, key)) for key in keys)
-    fits = fit_each(cells, plan, keep_directions=True)
+    fits = fit_each(cells, plan, keep_directions=True, run=data.run)
     rows, sums = [], []
     for test in progress(data.keys) if progress else data.keys:
         x = data.matrix(test, dtype=plan.dtype, device=plan.device)
@@ -116,8 +116,8 @@ def fit_transfer(
             else:
                 directions = fits[train].directions
                 assert directions is not None
-                decision = _apply(x, directions.coef, directions.intercept, plan, places[train], places[test])
-                sums.append(_sums(decision, plan))
+                decision = apply(x, directions.coef, directions.intercept, plan, places[train], places[test])
+                sums.append(group_sums(decision, plan))
             rows.append((*train, *test))
     stacked = np.stack(sums)
     point = plan.score.from_sums(stacked.sum(axis=1))
@@ -158,13 +158,13 @@ def _places(x: torch.Tensor, plan: Plan) -> tuple[NDArray[np.float64], NDArray[n
     return torch.stack(means).cpu().numpy(), torch.stack(deviations).cpu().numpy()
 
 
-def _apply(
+def apply(
     x: torch.Tensor,
     coef: NDArray[np.float32],
     intercept: NDArray[np.float64],
     plan: Plan,
-    there: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
-    here: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
+    there: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+    here: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
 ) -> NDArray[np.float64]:
     """Decision values [row, output] of another cell's probes, each row by the probe of the fold that left it out."""
     out = torch.empty(len(x), coef.shape[2], dtype=torch.float64, device=x.device)
@@ -180,18 +180,23 @@ def _apply(
     return out.cpu().numpy()
 
 
-def _sums(decision: NDArray[np.float64], plan: Plan) -> NDArray[np.float64]:
+def group_sums(decision: NDArray[np.float64], plan: Plan, rows: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
+    """What scores are made of [group, statistic], of all rows or some."""
+    groups = plan.folds.groups
+    keep = np.ones(len(plan.y), dtype=bool) if rows is None else rows
+    group = plan.folds.group[keep]
     if plan.classification:
-        return class_sums(predict(decision), plan.y.astype(np.int64), plan.folds.group, len(plan.classes))
-    return value_sums(decision[:, 0], plan.y, plan.folds.group)
+        found = class_sums(predict(decision[keep]), plan.y[keep].astype(np.int64), group, len(plan.classes))
+    else:
+        found = value_sums(decision[keep, 0], plan.y[keep], group)
+    return np.concatenate([found, np.zeros((groups - len(found), found.shape[1]))])
 
 
 def _interval(
     sums: NDArray[np.float64], plan: Plan, count: int, level: float, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Bounds [cell] of sums [cell, group, statistic], a few cells at a time: there may be many."""
-    draws, tail = resample(plan.folds.groups, count, seed + 2), (1 - level) / 2
-    parts = [sums[i : i + 512] for i in range(0, len(sums), 512)]
-    bounds = [np.nanquantile(bootstrap(part, draws, plan.score), [tail, 1 - tail], axis=0) for part in parts]
-    low, high = np.concatenate(bounds, axis=1)
+    draws = resample(plan.folds.groups, count, seed + 2)
+    parts = [interval(sums[i : i + 512], draws, plan.score, level)[1:] for i in range(0, len(sums), 512)]
+    low, high = (np.concatenate(bounds) for bounds in zip(*parts, strict=True))
     return low, high

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from scipy.stats import norm, t
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, r2_score
 from sklearn.pipeline import make_pipeline
@@ -76,7 +77,7 @@ def test_a_cell_equals_the_plain_way_of_doing_it():
 
 def test_the_interval_is_that_of_resampled_groups():
     x, y, group = rows(200, 6, groups=25)
-    grid = fit_grid({(0, 0): x}, y, groups=group, bootstrap=4000, score="accuracy")
+    grid = fit_grid({(0, 0): x}, y, groups=group, bootstrap=4000, score="accuracy", shuffles=0)
     right, total = grid.sums[0, :, :2].sum(axis=1), grid.sums[0, :, 2:].sum(axis=1)
     rng = np.random.default_rng(9)
     scores = []
@@ -84,6 +85,9 @@ def test_the_interval_is_that_of_resampled_groups():
         pick = rng.integers(0, 25, size=25)
         scores.append(right[pick].sum() / total[pick].sum())
     low, high = np.quantile(scores, [0.025, 0.975])
+    wider = t.ppf(0.975, 24) / norm.ppf(0.975) * np.sqrt(25 / 24)
+    point = right.sum() / total.sum()
+    low, high = point - wider * (point - low), point + wider * (high - point)
     assert grid.table["low"][0] == pytest.approx(low, abs=0.01)
     assert grid.table["high"][0] == pytest.approx(high, abs=0.01)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from probes import LogisticProbe, ProbeError, fit_grid, fit_transfer
+from probes import LogisticProbe, ProbeError, fit_grid, fit_transfer, transfer_between
 from probes.folds import draw_folds
 
 
@@ -86,3 +86,51 @@ def test_directions_point_at_what_was_planted():
         grid.direction(9, 0)
     with pytest.raises(ProbeError, match="directions=True"):
         fit_grid(data, y, groups=groups, shuffles=0, bootstrap=10, layers=(0,)).direction(0, 0)
+
+
+def kinds(seed=0):
+    """Runs of three sizes: the first two share a code, the third has it in another feature. [240, 6], 40 groups."""
+    rng = np.random.default_rng(seed)
+    y, size = rng.integers(0, 2, size=240), np.arange(240) // 2 % 3
+    x = rng.normal(size=(240, 6))
+    x[np.arange(240), np.where(size == 2, 4, 0)] += 3 * (y - 0.5)
+    return x, y, size, np.arange(240) // 6
+
+
+def test_between_kinds_of_runs():
+    x, y, size, groups = kinds()
+    table = transfer_between({(0, 0): x}, y, groups=groups, between=size, resamples=50, score="accuracy", path=0.1)
+    assert table.height == 9
+    score = {(a, b): s for a, b, s in table.select("train", "test", "score").iter_rows()}
+    assert min(score["0", "0"], score["0", "1"], score["1", "0"], score["2", "2"]) > 0.85
+    assert max(score["0", "2"], score["2", "1"]) < 0.65
+    assert (table["n"] == 80).all()
+    # The plain way: train on size 0 outside a fold, test on size 1 inside it.
+    fold = draw_folds(groups, 5, strata=y, seed=0).fold
+    right = 0
+    for f in range(5):
+        probe = LogisticProbe(C=0.1).fit(x[(fold != f) & (size == 0)], y[(fold != f) & (size == 0)])
+        test = (fold == f) & (size == 1)
+        right += (probe.predict(x[test]) == y[test]).sum()
+    plain = transfer_between(
+        {(0, 0): x}, y, groups=groups, between=size, path=0.1, class_weight=None, resamples=5, tol=1e-7
+    )
+    assert plain.filter(train="0", test="1")["score"][0] == pytest.approx(right / 80, abs=1 / 80 + 1e-9)
+
+
+def test_values_between_kinds_and_what_cannot_be_done():
+    x, y, size, groups = kinds()
+    values = x[:, 1] * 5 + 0.1 * x[:, 2]
+    table = transfer_between({(0, 0): x}, values, groups=groups, between=size, model="ridge", path=1.0, resamples=5)
+    assert (table["score"] > 0.95).all()
+    with pytest.raises(ProbeError, match="one kind of run only"):
+        transfer_between({(0, 0): x}, y, groups=groups, between=np.zeros(240))
+    with pytest.raises(ProbeError, match="lie in 1 of 5 folds"):
+        transfer_between({(0, 0): x}, y, groups=groups, between=(groups == 3).astype(int))
+
+
+def test_branches_of_the_same_runs_are_cells():
+    data, y, groups = cells()
+    result = fit_transfer({(0, 0): data[0, 0], (0, 1): data[3, 0]}, y, groups=groups, along="layer", resamples=5)
+    matrix, _ = result.matrix(step=0)
+    assert matrix[0, 1] < matrix[1, 1] - 0.1

@@ -1,0 +1,108 @@
+"""Does a probe of one kind of run read another? Train on one seed, size, prompt or style, test on every other.
+
+Folds are those of the whole: a row is only ever tested by probes whose training rows share no group with it, so a maze
+seen under one seed is not tested under another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from probes.cell import fit_cell
+from probes.errors import ProbeError
+from probes.plan import Plan, make_plan
+from probes.prepare import prepare
+from probes.score import interval, resample
+from probes.source import Key
+from probes.transfer import apply, group_sums
+
+SCHEMA = {
+    "train": pl.String, "test": pl.String, "step": pl.Int64, "layer": pl.Int64,
+    "score": pl.Float64, "low": pl.Float64, "high": pl.Float64, "n": pl.Int64,
+}  # fmt: skip
+
+
+def transfer_between(
+    source: Any,
+    target: Any,
+    *,
+    between: Any,
+    path: float = 0.03,
+    resamples: int = 500,
+    level: float = 0.95,
+    progress: Callable[[Iterable[Key]], Iterable[Key]] | None = None,
+    **options: Any,
+) -> pl.DataFrame:
+    """Fit a probe on each kind of run, in every cell, and test it on each kind.
+
+    Args:
+        source, target, options: as in `probes.fit_grid`, with one value of ``path`` (no baselines, no shuffles).
+        between: the kind of each run (or row): seeds, sizes, prompts; a label's name if ``source`` is a store.
+        resamples, level: of groups, and of the intervals.
+
+    Returns:
+        train, test (kinds, as text), step, layer, score, low, high, n (rows tested).
+
+    Branches, experts and stores of the same runs are other features of the same rows, so they are cells: give
+    `probes.fit_transfer` a mapping with one "layer" for each.
+
+    Raises:
+        ProbeError: fewer than two kinds, or a kind that lies in too few folds to be trained on without the tested one.
+    """
+    if isinstance(between, str):
+        between = source.labels(between)
+    data, plan = prepare(source, target, **{**options, "path": path, "shuffles": 0})
+    kind = data.per_row(np.asarray(between), "between")
+    names = np.unique(kind)
+    if len(names) < 2:
+        raise ProbeError(f"between= holds one kind of run only, {names[0]!r}; there is nothing to transfer between.")
+    plans = {name: _plan_of(kind == name, plan, str(name)) for name in names}
+    draws = resample(plan.folds.groups, resamples, int(options.get("seed", 0)) + 2)
+    rows = []
+    for key in progress(data.keys) if progress else data.keys:
+        x = data.matrix(key, dtype=plan.dtype, device=plan.device)
+        for train, own in plans.items():
+            probes = fit_cell(x[torch.from_numpy(kind == train).to(x.device)], own, keep_directions=True).directions
+            assert probes is not None
+            decision = apply(x, probes.coef, probes.intercept, plan)
+            for test in names:
+                sums = group_sums(decision, plan, kind == test)
+                point, low, high = interval(sums[None], draws, plan.score, level)
+                rows.append((str(train), str(test), *key, point[0], low[0], high[0], int((kind == test).sum())))
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+
+
+def _plan_of(mask: NDArray[np.bool_], plan: Plan, name: str) -> Plan:
+    """The plan of some rows, with the folds of all."""
+    fold = plan.folds.fold[mask]
+    if len(np.unique(fold)) < plan.folds.k:
+        raise ProbeError(
+            f"Runs of kind {name!r} lie in {len(np.unique(fold))} of {plan.folds.k} folds; there is no probe of them "
+            "for the others. Capture more of them, or ask for fewer folds."
+        )
+    _, group = np.unique(plan.folds.group[mask], return_inverse=True)
+    y = plan.y[mask]
+    if plan.classification and len(np.unique(y)) < len(plan.classes):
+        raise ProbeError(f"Runs of kind {name!r} lack a class of the target; a probe of them cannot know it.")
+    return make_plan(
+        y,
+        group.astype(np.int64),
+        model=plan.model,
+        task="classification" if plan.classification else "regression",
+        folds=fold,
+        path=plan.path,
+        score=plan.score.name,
+        shuffles=0,
+        class_weight="balanced" if plan.balanced else None,
+        standardise=plan.standardise,
+        dtype=plan.dtype,
+        device=plan.device,
+        tol=plan.tol,
+        weights=None if plan.weights is None else plan.weights[mask],
+    )

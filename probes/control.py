@@ -1,0 +1,51 @@
+"""Control tasks: random labels that a probe could only memorise, with the structure of the real ones.
+
+A probe with room enough learns by heart which label goes with which kind of row (Hewitt and Liang 2019). A control task
+gives every kind its own random label, the same in training and test. What a probe scores there is its own doing; the
+real score less that, its selectivity, is the representation's. Shuffles (`probes.shuffles`) ask something else: what
+the whole procedure scores when labels say nothing about new groups.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probes.errors import ProbeError
+
+
+def control_target(target: Any, *, kinds: Any = None, seed: int = 0) -> NDArray[Any]:
+    """A target of the same shape and about the same frequencies, constant for each kind of row.
+
+    Args:
+        target: [run, token], or [row] with ``kinds``; NaN stays NaN.
+        kinds: what a probe could go by, one for each token (the same in all runs) or one for each row; by default the
+            token's place in the video.
+
+    Raises:
+        ProbeError: a target per row without kinds, kinds that fit nothing, or fewer than two kinds.
+    """
+    values = np.asarray(target)
+    if kinds is None:
+        if values.ndim != 2:
+            raise ProbeError(
+                "A target per run has no token places to give labels to; say what a probe could go by: kinds=, one per "
+                "run (the prompt, the size of the maze ...)."
+            )
+        kinds = np.arange(values.shape[1])
+    given = np.asarray(kinds)
+    if given.shape not in (values.shape, values.shape[1:]) or given.ndim == 0:
+        raise ProbeError(f"kinds= needs one for each token or each row; got {given.shape} for a target {values.shape}.")
+    _, code = np.unique(given, return_inverse=True)
+    code = np.broadcast_to(code.reshape(given.shape), values.shape)
+    count = int(code.max()) + 1
+    if count < 2:
+        raise ProbeError("There is one kind of row only, so every control label would be the same.")
+    applies = ~np.isnan(values) if values.dtype.kind == "f" else np.ones(values.shape, dtype=bool)
+    # One draw a kind, spread evenly over the target's values so that few kinds keep its frequencies too.
+    ordered = np.sort(values[applies])
+    drawn = ordered[((np.arange(count) + 0.5) / count * len(ordered)).astype(np.int64)]
+    out = np.random.default_rng(seed).permutation(drawn)[code]
+    return np.where(applies, out, np.nan) if values.dtype.kind == "f" else out

@@ -1,0 +1,121 @@
+"""Ground truth that we made: do intervals cover it, and does noise stay without an onset?
+
+Rows of a group share part of their noise, as tokens of a video do. A probe's true score is known: decision values are
+normal within each class, so accuracy on new groups is a normal probability.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from probes import GridResult, fit_grid
+from probes.cell import fit_cell
+from probes.prepare import prepare
+
+GROUPS, ROWS, WIDTH, STEPS, ONSET = 40, 6, 4, 6, 3
+SHARED = 0.6
+"""Variance of the noise that rows of a group share; what is left is their own."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """One repetition: cells, labels and groups."""
+
+    cells: dict[tuple[int, int], np.ndarray]
+    y: np.ndarray
+    group: np.ndarray
+
+    @staticmethod
+    def of(seed: int, strength: float) -> Made:
+        rng = np.random.default_rng(seed)
+        group = np.repeat(np.arange(GROUPS), ROWS)
+        y = rng.integers(0, 2, size=len(group))
+        cells = {}
+        for s in range(STEPS):
+            noise = np.sqrt(SHARED) * rng.normal(size=(GROUPS, WIDTH))[group]
+            x = noise + np.sqrt(1 - SHARED) * rng.normal(size=(len(group), WIDTH))
+            x[:, 0] += (s >= ONSET) * strength * (2 * y - 1)
+            cells[s, 0] = x
+        return Made(cells, y, group)
+
+    def options(self) -> dict:
+        return {"groups": self.group, "model": "means", "standardise": False, "dtype": "float64"}
+
+    def truth(self, strength: float) -> np.ndarray:
+        """True balanced accuracy [step] of the probes of each step, mean over folds."""
+        data, plan = prepare(self.cells, self.y, **self.options(), shuffles=0)
+        out = []
+        for (s, _), x in self.cells.items():
+            probes = fit_cell(data.matrix((s, 0), dtype=plan.dtype), plan, keep_directions=True).directions
+            assert probes is not None
+            assert len(x) == len(self.y)
+            w, b = probes.coef[..., 0].astype(float), probes.intercept[:, 0]
+            gap, spread = (s >= ONSET) * strength * w[:, 0], np.linalg.norm(w, axis=1)
+            out.append(np.mean((norm.cdf((gap + b) / spread) + norm.cdf((gap - b) / spread)) / 2))
+        return np.array(out)
+
+
+def covered(repetitions: int, strength: float = 1.0, level: float = 0.95) -> np.ndarray:
+    """Share of repetitions [step] whose interval holds the true score."""
+    hits = np.zeros(STEPS)
+    for seed in range(repetitions):
+        made = Made.of(seed, strength)
+        table = fit_grid(
+            made.cells, made.y, **made.options(), shuffles=20, bootstrap=1000, level=level, seed=seed
+        ).table
+        truth = made.truth(strength)
+        hits += (table["low"].to_numpy() <= truth) & (truth <= table["high"].to_numpy())
+    return hits / repetitions
+
+
+def grid(seed: int, strength: float) -> GridResult:
+    made = Made.of(seed, strength)
+    return fit_grid(made.cells, made.y, **made.options(), shuffles=20, bootstrap=500, seed=seed)
+
+
+def onsets(repetitions: int, strength: float) -> list[tuple[int | None, int | None, int | None]]:
+    """Onset and its interval in every repetition."""
+    return [grid(seed, strength).onset().select("onset", "low", "high").row(-1) for seed in range(repetitions)]
+
+
+def test_intervals_hold_the_truth():
+    assert 0.85 <= covered(30).mean() <= 1.0
+
+
+def test_noise_seldom_has_an_onset():
+    assert sum(found is not None for found, _, _ in onsets(30, 0.0)) <= 4
+
+
+def test_a_planted_onset_is_found():
+    found = onsets(10, 1.2)
+    assert sum(at == ONSET for at, _, _ in found) >= 8
+    assert sum(low <= ONSET and (high is None or high >= ONSET) for _, low, high in found if low is not None) >= 9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0, 1.5])
+def test_95_of_100_intervals_hold_the_truth(strength):
+    share = covered(500, strength)
+    print(f"strength {strength}: covered {share.round(3).tolist()}, mean {share.mean():.3f}")
+    assert 0.93 <= share.mean() <= 0.97
+
+
+@pytest.mark.slow
+def test_noise_has_no_onset_in_95_of_100_repetitions():
+    found = onsets(500, 0.0)
+    share = np.mean([at is None for at, _, _ in found])
+    print(f"no onset in {share:.3f} of 500")
+    assert share >= 0.95
+
+
+@pytest.mark.slow
+def test_the_interval_of_an_onset_holds_the_planted_step():
+    found = onsets(500, 0.8)
+    at = np.mean([a == ONSET for a, _, _ in found])
+    held = np.mean([low is not None and low <= ONSET and (high is None or high >= ONSET) for _, low, high in found])
+    print(f"onset at the planted step in {at:.3f} of 500; its interval holds that step in {held:.3f}")
+    assert held >= 0.93

@@ -1,0 +1,106 @@
+"""A grid is fitted from a store many times larger than the memory it is given; the peak is measured from outside."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from interp.grid import TokenGrid
+from interp.store import RunLayout, SiteLayout, Store
+from probes import ProbeError, fit_grid
+
+FIT = """
+import json, sys
+from pathlib import Path
+from interp.store import Store
+from probes import fit_grid
+
+def held(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024
+
+store = Store.open(sys.argv[1])
+options = {"groups": "sample", "branch": "cond", "shuffles": 2, "path": 0.01, "bootstrap": 20}
+fit_grid(store, "mark", steps=(0,), layers=(0,), max_rows=100, **options)  # what imports and first calls take
+Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+before = held("VmRSS")
+grid = fit_grid(store, "mark", memory=float(sys.argv[2]), **options)
+print(json.dumps({"grew": held("VmHWM") - before, "cells": grid.table.height, "rows": grid.table["n"][0]}))
+"""
+
+
+def big_store(path: Path, *, runs: int, tokens: int, width: int, steps: int, layers: int) -> Store:
+    """Noise, with a token label to fit."""
+    store = Store.create(path, {"model": "noise"})
+    rng = np.random.default_rng(0)
+    for number in range(runs):
+        shape = (steps, 1, tokens, width)
+        sites = tuple(
+            SiteLayout(f"blocks.{layer}.hook_resid_post", ("step", "branch", "token", "feature"), shape, "float32")
+            for layer in range(layers)
+        )
+        layout = RunLayout(
+            run=f"run{number}",
+            sites=sites,
+            steps=tuple(range(steps)),
+            sigmas=tuple(1 - s / steps for s in range(steps)),
+            timesteps=tuple(1000.0 * (1 - s / steps) for s in range(steps)),
+            experts=("main",) * steps,
+            branches=("cond",),
+            grid=TokenGrid(frames=1, rows=1, cols=tokens),
+            provenance={"model": "noise", "sample": f"s{number}", "seed": number, "prompt": "", "task": "none"},
+        )
+        with store.writer(layout.run, layout) as writer:
+            for s in range(steps):
+                for site in sites:
+                    writer.write(site.site, s, 0, rng.normal(size=(tokens, width)).astype(np.float32))
+            writer.finish({"mark": (np.arange(tokens) % 2).astype(np.float32).reshape(1, 1, tokens)})
+    return store
+
+
+def fitted(path: Path, cap: float) -> dict[str, int]:
+    done = subprocess.run([sys.executable, "-c", FIT, str(path), str(cap)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def size_of(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def check(path: Path, cap: float) -> dict[str, int]:
+    assert size_of(path) >= 10 * cap
+    found = fitted(path, cap)
+    print(f"store {size_of(path) / 1e6:.0f} MB, cap {cap / 1e6:.0f} MB, grew by {found['grew'] / 1e6:.1f} MB")
+    assert 0 < found["grew"] <= cap
+    return found
+
+
+linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read from /proc")
+
+
+@linux
+def test_a_store_ten_times_larger_than_the_memory_it_is_given(tmp_path):
+    big_store(tmp_path / "s", runs=20, tokens=64, width=128, steps=20, layers=20)
+    found = check(tmp_path / "s", 25e6)
+    assert (found["cells"], found["rows"]) == (400, 1280)
+
+
+@linux
+@pytest.mark.slow
+def test_a_gigabyte_in_a_hundred_megabytes(tmp_path):
+    big_store(tmp_path / "s", runs=16, tokens=256, width=256, steps=16, layers=16)
+    assert check(tmp_path / "s", 100e6)["cells"] == 256
+
+
+def test_a_cell_that_does_not_fit_is_refused(tmp_path):
+    x = np.random.default_rng(0).normal(size=(200, 50))
+    with pytest.raises(ProbeError, match=r"200 rows and 50 features needs about \d+ MB, more than memory=0"):
+        fit_grid({(0, 0): x}, np.arange(200) % 2, groups=np.arange(200), memory=1e5)
+    grid = fit_grid({(0, 0): x, (1, 0): x}, np.arange(200) % 2, groups=np.arange(200), memory=5e8, shuffles=2)
+    assert grid.table.height == 2
