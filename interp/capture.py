@@ -61,6 +61,13 @@ class MemorySink:
         self.tensors[site][step_index, branch_index] = tensor
 
 
+class NoSink:
+    """Keeps nothing: a row that is there only for the company it keeps."""
+
+    def write(self, site: str, step_index: int, branch_index: int, tensor: Tensor) -> None:
+        """See `Sink`."""
+
+
 class Recorder:
     """Receives every hooked tensor of a batch and keeps views of what the selection names.
 

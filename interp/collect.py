@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from interp.capture import Recorder, dtype_named
+from interp.capture import NoSink, Recorder, dtype_named
 from interp.errors import InterpError, SelectionError
 from interp.runspec import RunSpec
 from interp.selection import Selection
@@ -62,6 +62,7 @@ def capture_runs(
     progress: bool,
     views: Sequence[View] = (),
     background: bool | None = None,
+    labels: bool = True,
 ) -> Store:
     """See `interp.Lab.capture`."""
     dtype_named(dtype)
@@ -73,8 +74,8 @@ def capture_runs(
     common = {"model": lab.name, "model_hash": lab.model_hash, "versions": versions()}
     if not all(plan.plain for plan in plans.values()):
         common["views"] = [view.name for view in views]
-    store = Store.create(to, common)
-    todo = [run for run in unique if run.key not in store]
+    there = Store.open(to).runs if (to / "store.json").is_file() else ()
+    todo = [run for run in unique if run.key not in there]
     budget = _budget(todo, plans)
     if budget.nbytes > limit:
         raise InterpError(
@@ -82,14 +83,17 @@ def capture_runs(
             f"{_that_fit(todo, plans, dtype, limit)}select fewer steps, layers or tokens (frames=-1 keeps the last "
             "latent frame), or raise limit="
         )
+    store = Store.create(to, common)
     if progress:
         print(f"capture to {to}: {budget}; {len(unique) - len(todo)} already there", flush=True)
     if background is None:
         background = budget.nbytes >= WORTH_A_PROCESS
     with _opened(store, background) as target, _Bar(len(todo), progress) as bar:
-        for batch in _batches(todo, batch_size):
-            _one_batch(lab, batch, plans[_kind(batch[0])], target, dtype)
-            bar.advance(len(batch))
+        for batch in _batches(unique, batch_size):
+            missing = [run for run in batch if run.key not in store]
+            if missing:
+                _one_batch(lab, batch, missing, plans[_kind(batch[0])], target, dtype, labels)
+                bar.advance(len(missing))
     return store
 
 
@@ -97,19 +101,34 @@ def _opened(store: Store, background: bool) -> AbstractContextManager[Store | Ba
     return store.background() if background else nullcontext(store)
 
 
-def _one_batch(lab: Lab, batch: Sequence[RunSpec], plan: ViewPlan, to: Store | BackgroundWriter, dtype: str) -> None:
+def _one_batch(
+    lab: Lab,
+    batch: Sequence[RunSpec],
+    missing: Sequence[RunSpec],
+    plan: ViewPlan,
+    to: Store | BackgroundWriter,
+    dtype: str,
+    labels: bool,
+) -> None:
+    """Run a batch and write the runs that are missing.
+
+    Finished runs of a batch that was broken off are run once more and not written: rounding depends on the size of a
+    batch, and a capture that went on is to hold the same bits as one that was never stopped.
+    """
     schedule = lab.schedule(batch[0].settings)
-    writers: list[ShardWriter | BackgroundShard] = []
+    writers: dict[str, ShardWriter | BackgroundShard] = {}
     try:
-        for run in batch:
-            writers.append(to.writer(run.key, _layout(run, plan, schedule)))
-        recorder = Recorder(plan.resolution, writers, dtype, plan.views, [run.sample for run in batch])
+        for run in missing:
+            writers[run.key] = to.writer(run.key, _layout(run, plan, schedule))
+        sinks = [writers.get(run.key, NoSink()) for run in batch]
+        recorder = Recorder(plan.resolution, sinks, dtype, plan.views, [run.sample for run in batch])
         trajectories = lab.run_batch(batch, recorder)
         recorder.receipt()
-        for run, writer, trajectory in zip(batch, writers, trajectories, strict=True):
-            writer.finish(labels=_labels(lab, run, trajectory))
+        for run, trajectory in zip(batch, trajectories, strict=True):
+            if run.key in writers:
+                writers[run.key].finish(labels=_labels(lab, run, trajectory) if labels else {})
     except BaseException:
-        for writer in writers:
+        for writer in writers.values():
             writer.abort()
         raise
 

@@ -304,6 +304,7 @@ class Lab:
         limit: float = 100e9,
         progress: bool = True,
         background: bool | None = None,
+        labels: bool = True,
     ) -> Any:
         """Run every spec and write what is selected to a store, one shard a run; finished runs are skipped.
 
@@ -319,6 +320,7 @@ class Lab:
             progress: print the byte budget and show a progress bar.
             background: let another process write, with 256 MiB of memory between the two; None: where there is much
                 to write. The files are the same.
+            labels: keep with each run what its task says of it.
 
         Returns:
             The `interp.store.Store`.
@@ -334,7 +336,7 @@ class Lab:
             raise InterpError("no runs were given to capture; make some with lab.plan(samples, seeds=...)")
         chosen = select(selection)
         return capture_runs(
-            self, list(runs), chosen, Path(to), dtype, batch_size, limit, progress, views_of(views), background
+            self, list(runs), chosen, Path(to), dtype, batch_size, limit, progress, views_of(views), background, labels
         )
 
 

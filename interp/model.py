@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from interp.address.reading import true_tensor
 from interp.errors import ModelError, suggest
 from interp.lora import adapters_of
 
@@ -147,8 +148,10 @@ def fingerprint(pipe: Any) -> str:
         module = getattr(pipe, part, None)
         if not isinstance(module, torch.nn.Module):
             continue
-        for name, tensor in sorted(module.state_dict().items()):
-            digest.update(f"{part}.{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        for name, found in sorted(module.state_dict().items()):
+            digest.update(f"{part}.{name}{tuple(found.shape)}{found.dtype}".encode())
+            owner, _, leaf = name.rpartition(".")
+            tensor = true_tensor(module.get_submodule(owner), leaf) if found.is_meta else found
             if tensor.device.type != "meta":
                 digest.update(_sample(tensor))
     return digest.hexdigest()[:16]

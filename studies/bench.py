@@ -89,14 +89,22 @@ class Bench:
         """Runs without edits, from the shared cache or sampled now: latents, velocity and x0_hat of every step."""
         return CleanRuns(self.lab, self.task, self.store("clean", specs, CLEAN_SITES), tuple(specs))
 
-    def store(self, name: str, specs: Sequence[RunSpec], what: Any, dtype: str = "float32", views: Any = None) -> Store:
+    def store(
+        self,
+        name: str,
+        specs: Sequence[RunSpec],
+        what: Any,
+        dtype: str = "float32",
+        views: Any = None,
+        labels: bool = False,
+    ) -> Store:
         """Capture runs of one kind to the shared cache; runs that are there already, from whichever study, stay.
 
         Args:
             name: of the store; what is kept, of which model and with which sampler settings, is added to it.
             specs: runs with the same settings.
             what: hook points, as ``lab.capture`` takes them.
-            dtype, views: see ``lab.capture``.
+            dtype, views, labels: see ``lab.capture``.
         """
         first = specs[0]
         kind = key_of(
@@ -106,10 +114,13 @@ class Bench:
             what=str(interp.select(what)),
             dtype=dtype,
             views=str(views),
+            labels=labels,
         )
         to = self.cache / f"{name}-{kind[:12]}"
         to.parent.mkdir(parents=True, exist_ok=True)
-        found: Store = self.lab.capture(specs, what, to=to, dtype=dtype, views=views, batch_size=self.given.batch_size)
+        found: Store = self.lab.capture(
+            specs, what, to=to, dtype=dtype, views=views, labels=labels, batch_size=self.given.batch_size
+        )
         return found
 
     def batches(self, items: Sequence[Any], size: int | None = None) -> Iterator[list[Any]]:

@@ -104,7 +104,7 @@ def answer(bench: Bench) -> Outcome:
     begun = time.perf_counter()
     sets = plan(bench, settings)
     specs = [spec for one in sets.values() for spec in one.specs]
-    store = bench.store("decodability", specs, selection(bench.lab, settings), dtype="bfloat16")
+    store = bench.store("decodability", specs, selection(bench.lab, settings), dtype="bfloat16", labels=True)
     captured = time.perf_counter()
     print("reading x0_hat ...", flush=True)
     readouts = {name: read_out(bench.lab, bench.task, store, one) for name, one in sets.items()}

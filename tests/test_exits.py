@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from studies.command import run_command
-from studies.decodability import main
+from studies.decodability import STUDY
 from tests.pipelines import tiny_i2v
 
 
@@ -23,7 +22,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fails_with_one_sentence(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    assert run_command(main, arguments) == 2
+    assert STUDY.main(arguments) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     said = [line for line in lines if line.startswith("error: ")]
     assert len(said) == 1, lines

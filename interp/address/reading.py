@@ -82,18 +82,26 @@ def weight_of(module: nn.Module, name: str, device: torch.device | None = None) 
     Raises:
         InterpError: it is offloaded in a way that cannot be looked into.
     """
+    found = true_tensor(module, name)
+    if found.is_meta and (device is None or device.type != "meta"):
+        raise InterpError(f"the {name} of a {type(module).__name__} is offloaded to where it cannot be read")
+    return found if device is None else found.to(device)
+
+
+def true_tensor(module: nn.Module, name: str) -> Tensor:
+    """A module's own parameter or buffer; on the meta device if it is offloaded to where it cannot be read.
+
+    While accelerate offloads a module it puts the true tensor in its place only around the module's forward.
+    """
     found: Tensor = getattr(module, name)
-    if (
-        isinstance(found, Tensor) and found.is_meta
-    ):  # accelerate puts the true one in its place only around the module's forward
+    if isinstance(found, Tensor) and found.is_meta:
         hook = getattr(module, "_hf_hook", None)
         for one in getattr(hook, "hooks", (hook,)):
             weights = getattr(one, "weights_map", None)
             if weights is not None and name in weights:
-                found = weights[name]
-                return found if device is None else found.to(device)
-        raise InterpError(f"the {name} of a {type(module).__name__} is offloaded to where it cannot be read")
-    return found if device is None else found.to(device)
+                kept: Tensor = weights[name]
+                return kept
+    return found
 
 
 def pick(site: Site, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

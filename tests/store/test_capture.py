@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from interp.errors import StoreError
+from interp.errors import InterpError, StoreError
 from interp.lab import Lab
 from interp.store import BackgroundWriter, Store
 from tests.pipelines import call_arguments, tiny_i2v
@@ -65,6 +65,30 @@ def test_either_way_the_same_files(tmp_path: Path) -> None:
     assert len(capture(lab, runs, tmp_path / "far", background=True)) == 3
     capture(lab, runs, tmp_path / "near", background=False)
     assert files(tmp_path / "far") == files(tmp_path / "near")
+
+
+@pytest.mark.parametrize("lost", [(0,), (1,), (2,), (0, 2), (1, 2)])
+def test_a_capture_that_goes_on_has_the_bits_of_one_that_was_never_stopped(
+    lost: tuple[int, ...], tmp_path: Path
+) -> None:
+    lab, runs = lab_and_runs()
+    go = {"batch_size": 2, "progress": False, "dtype": "float32"}
+    whole = lab.capture(runs, SITE, to=tmp_path / "whole", **go)
+    broken = lab.capture(runs, SITE, to=tmp_path / "broken", **go)
+    broken.drop([runs[k].key for k in lost])
+    assert len(broken) == 3 - len(lost)
+    again = lab.capture(runs, SITE, to=tmp_path / "broken", **go)
+    assert again.runs == whole.runs
+    for run in runs:
+        name = f"runs/{run.key}.h5"
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_refused_capture_makes_no_folder(tmp_path: Path) -> None:
+    lab, runs = lab_and_runs()
+    with pytest.raises(InterpError, match="limit"):
+        lab.capture(runs, SITE, to=tmp_path / "new", limit=1)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_writing_process_that_dies_is_told_before_more_is_computed(

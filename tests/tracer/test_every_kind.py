@@ -87,7 +87,7 @@ def test_a_run_that_breaks_off_leaves_nothing_behind(kind: str) -> None:
         assert breaks_off(lambda: lab.run(run, EVERYTHING)) == bare
 
 
-@pytest.mark.parametrize("kind", ["i2v", "i2v two experts", "i2v last frame"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "clip" not in kind])  # CLIP's modules note their first call
 def test_a_run_of_the_lab_leaves_a_fresh_pipeline_as_it_was(kind: str) -> None:
     pipe = KINDS[kind]()
     pipe.vae.clear_cache()  # which it makes at its first call, whoever calls
@@ -95,6 +95,22 @@ def test_a_run_of_the_lab_leaves_a_fresh_pipeline_as_it_was(kind: str) -> None:
     lab = load(pipe)
     lab.run(specs_of(lab, arguments_of(kind, pipe, guidance=5.0), [3])[0], EVERYTHING)
     assert state_of(pipe) == before
+
+
+@pytest.mark.parametrize("kind", [kind for kind in OBSERVED if "modular" in kind])
+def test_a_modular_call_has_the_tensors_of_the_ordinary_one(kind: str) -> None:
+    """In fp32; in bf16 modular pipelines round the timestep too."""
+    patterns = ["blocks.*.hook_resid_post", "latents.*", "hook_timestep"]
+    seen = []
+    for name in (kind, kind.removeprefix("modular ")):
+        pipe = (KINDS | OBSERVED)[name](scheduler="unipc")
+        with load(pipe).observe(patterns) as one:
+            call(pipe, arguments_of(name, pipe, guidance=5.0), [3])
+        seen.append(one)
+    assert seen[0].calls == seen[1].calls
+    assert set(seen[0].tensors) == set(seen[1].tensors)
+    for key, tensor in seen[0].tensors.items():
+        assert torch.equal(tensor, seen[1].tensors[key]), key
 
 
 @pytest.mark.parametrize("kind", ["modular t2v", "vace"])
