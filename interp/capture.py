@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -45,20 +45,74 @@ class Receipt:
         return len(self.fired)
 
 
-@dataclass
-class MemorySink:
-    """Keeps a run's tensors in memory: site to [step, branch, <site axes>]."""
+class Captured(Mapping[str, Tensor]):
+    """Tensors by site, [step, branch, <site axes>], put together when a site is first asked for.
 
-    resolution: Resolution
-    tensors: dict[str, Tensor] = field(default_factory=dict)
+    Until then each cell is kept as the model made it, without a copy, as long as nothing else lies in its memory.
+    """
+
+    def __init__(self) -> None:
+        self._cells: dict[str, dict[tuple[int, int], tuple[Tensor, int]]] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
+        self._whole: dict[str, Tensor] = {}
+
+    def put(self, site: str, sizes: tuple[int, int], place: tuple[int, int], tensor: Tensor, rows: int) -> None:
+        """Keep one cell.
+
+        Args:
+            site: name.
+            sizes: steps and branches of the site.
+            place: step and branch of the cell.
+            tensor: [<site axes>]; nobody may change it in place from now on, which is checked.
+            rows: how many such tensors share its memory: the rows of a batch.
+        """
+        if tensor.is_inference() or tensor.untyped_storage().nbytes() > rows * tensor.nbytes:
+            tensor = tensor.clone()
+        self._sizes[site] = sizes
+        version = 0 if tensor.is_inference() else tensor._version
+        self._cells.setdefault(site, {})[place] = (tensor, version)
+
+    def __getitem__(self, site: str) -> Tensor:
+        if site not in self._whole:
+            cells = self._cells[site]
+            first = next(iter(cells.values()))[0]
+            whole = first.new_empty((*self._sizes[site], *first.shape))
+            for place, (tensor, version) in cells.items():
+                if not tensor.is_inference() and tensor._version != version:
+                    raise InterpError(
+                        f"{site} was changed in place after it was captured; change a copy in the hook that did so"
+                    )
+                whole[place] = tensor
+            self._whole[site] = whole
+            del self._cells[site]
+        return self._whole[site]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sizes)
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+
+class MemorySink:
+    """Keeps a run's tensors in memory.
+
+    Args:
+        resolution: what is selected.
+        rows: of the batch.
+    """
+
+    def __init__(self, resolution: Resolution, rows: int = 1) -> None:
+        self.resolution, self.rows = resolution, rows
+        self.tensors = Captured()
+        self._sizes: dict[str, tuple[int, int]] = {}
 
     def write(self, site: str, step_index: int, branch_index: int, tensor: Tensor) -> None:
         """See `Sink`."""
-        if site not in self.tensors:
+        if site not in self._sizes:
             hook = site.partition("@")[0]
-            cells = (len(self.resolution.steps_of(hook)), len(self.resolution.branches_of(hook)))
-            self.tensors[site] = tensor.new_empty((*cells, *tensor.shape))
-        self.tensors[site][step_index, branch_index] = tensor
+            self._sizes[site] = (len(self.resolution.steps_of(hook)), len(self.resolution.branches_of(hook)))
+        self.tensors.put(site, self._sizes[site], (step_index, branch_index), tensor, self.rows)
 
 
 class NoSink:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -51,7 +51,7 @@ class RunResult:
 
     spec: RunSpec
     trajectory: Trajectory
-    captured: dict[str, Tensor]
+    captured: Mapping[str, Tensor]
     receipt: Receipt | None
     _pipe: Any = field(repr=False)
 
@@ -186,7 +186,7 @@ class Lab:
         sinks: list[MemorySink] = []
         if selection is not None and specs:
             resolution = selection.resolve(self.space(specs))
-            sinks = [MemorySink(resolution) for _ in specs]
+            sinks = [MemorySink(resolution, len(specs)) for _ in specs]
             recorder = Recorder(resolution, sinks, dtype, views_of(views), [spec.sample for spec in specs])
         trajectories = self.run_batch(specs, recorder)
         receipt = recorder.receipt() if recorder else None

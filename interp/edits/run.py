@@ -179,7 +179,7 @@ def execute(
     recorder = None
     if capture is not None:
         chosen = select(capture) if len(steps) == space.steps else select(capture) & select(step=list(steps))
-        sinks = [MemorySink(chosen.resolve(space)) for _ in plan.specs]
+        sinks = [MemorySink(chosen.resolve(space), len(plan.specs)) for _ in plan.specs]
         recorder = Recorder(sinks[0].resolution, sinks, dtype, views, [spec.sample for spec in plan.specs])
     with around(clock) if around else nullcontext():
         taken = drive(lab.pipe, plan, editor, recorder, start, steps.stop)

@@ -202,7 +202,7 @@ class LabTracer(InterleavingTracer):
         plan.on_call, plan.editor = points.on_call, points
         sinks, recorder = [], None
         if self._capture is not None:
-            sinks = [MemorySink(self._capture) for _ in self.specs]
+            sinks = [MemorySink(self._capture, len(self.specs)) for _ in self.specs]
             recorder = Recorder(self._capture, sinks, self._dtype)
         taken = []
         with ExitStack() as stack:

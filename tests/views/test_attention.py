@@ -45,7 +45,7 @@ def both_runs(kind: str, dtype: torch.dtype) -> tuple[dict[str, Tensor], bool]:
     same = [
         torch.equal(torch.stack([r.trajectory.result for r in some]), expected.float()) for some in (results, crossed)
     ]
-    return results[-1].captured | crossed[-1].captured | given[-1].captured, all(same)
+    return {**results[-1].captured, **crossed[-1].captured, **given[-1].captured}, all(same)
 
 
 def dense(queries: Tensor, keys: Tensor) -> Tensor:
