@@ -78,7 +78,7 @@ class AnswerTrajectories:
         Args:
             column: of ``steps``; "right", "wrong" and "none" stand for the shares of the solver's three states, and a
                 mode's name for its share.
-            options: ``groups``, ``draws``, ``seed``.
+            options: ``groups``, ``ends``, ``draws``, ``seed``.
         """
         table = self.steps
         if column not in table.columns:
@@ -86,6 +86,7 @@ class AnswerTrajectories:
             if column not in ("right", "wrong", "none", "one", "several", "blend", "empty", "unclear"):
                 raise InterpError(f"by_step({column!r}): there is no such column, state or mode")
             table = table.with_columns((pl.col(of) == column).alias(column))
+            options = {"ends": (0.0, 1.0), **options}
         return mean_by(table, column, by=("step",), **options)
 
     def agreement(self, **options: Any) -> pl.DataFrame:
@@ -105,6 +106,7 @@ class AnswerTrajectories:
             raise InterpError("agreement needs two seeds or more of some problem; plan runs with seeds=2")
         pairs = pl.DataFrame(rows, infer_schema_length=None)
         found = []
+        options = {"ends": (0.0, 1.0), **options}
         for measure in ("favourite", "answer", "overlap", "chance"):
             means = mean_by(pairs, measure, by=("step",), **options)
             found.append(means.with_columns(measure=pl.lit(measure)))

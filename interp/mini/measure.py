@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from interp.intervals import wilson
 from interp.lab import Lab, load
 from interp.mini.data import draw_training_maze
 from interp.mini.evaluate import held_out_samples, task_of
@@ -27,14 +28,6 @@ from interp.tasks.sample import Sample
 HELD_OUT_SEED = 20_000
 STOCK_STEPS = 20
 PUZZLES = ("maze-4", "maze-5", "maze-6", "maze-7", "maze-8", "grounding", "reappearance", "bounce")
-
-
-def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson 1927)."""
-    share, spread = successes / n, z * z / n
-    centre = share + spread / 2
-    half = z * np.sqrt(share * (1 - share) / n + spread / (4 * n))
-    return float((centre - half) / (1 + spread)), float((centre + half) / (1 + spread))
 
 
 def is_solved(sample: Sample, frames: np.ndarray) -> bool:
@@ -137,11 +130,11 @@ def cell_name(part: str, steps: int, guidance: float = 1.0) -> str:
 
 
 def _cell(solved: Sequence[bool], through_pipe: bool) -> dict[str, Any]:
-    low, high = wilson(sum(solved), len(solved))
+    share = wilson(sum(solved), len(solved))
     return {
-        "solved": sum(solved) / len(solved),
-        "low": low,
-        "high": high,
+        "solved": share.share,
+        "low": share.low,
+        "high": share.high,
         "n": len(solved),
         "through": "pipe(...)" if through_pipe else "lab.run_batch",
     }
