@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from studies.study import Study
 
-NAMES = ("decodability", "chain_of_steps", "noise", "ensemble", "frames", "distilled", "early_plan", "self_correction")
+NAMES = (
+    "decodability",
+    "chain_of_steps",
+    "noise",
+    "propagation",
+    "ensemble",
+    "frames",
+    "distilled",
+    "early_plan",
+    "self_correction",
+)
 
 
 def study_named(name: str) -> Study:

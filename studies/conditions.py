@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from interp import RunSpec
+from interp import RunSpec, Selection
 from interp.edits import EditedRun, EditGraph
 from interp.intervals import cluster_mean
 from interp.replay import Recording, record, replay, unedited
@@ -22,7 +22,8 @@ from studies.ledger import key_of
 CLEAN = "clean"
 """The condition without edits; `measure` adds it."""
 
-Reading = Mapping[str, float | int | str | None]
+Reading = Mapping[str, Any]
+"""JSON-ready: numbers, words, lists of numbers."""
 
 
 def measure(
@@ -33,6 +34,7 @@ def measure(
     *,
     early: bool = False,
     group: int = 1,
+    capture: Selection | None = None,
 ) -> pl.DataFrame:
     """Run every condition over every run.
 
@@ -44,6 +46,7 @@ def measure(
         read: from a finished run (its step ``first`` on) to numbers and words.
         early: stop after the first edited step, so that ``read`` sees x0_hat there.
         group: so many runs that follow one another stay in one batch.
+        capture: what ``read`` finds in a run with edits.
 
     Returns:
         One row per condition and run: condition, run, problem, seed, and what ``read`` says.
@@ -60,7 +63,7 @@ def measure(
                 key = key_of(runs=[s.key for s in batch], edits=None if graph is None else graph.key, early=early)
                 if key not in bench.ledger:
                     recording = recording or record(bench.lab, batch)
-                    runs = _run(bench, recording, graph, early)
+                    runs = _run(bench, recording, graph, early, capture)
                     bench.ledger.put(key, [dict(read(run)) for run in runs])
                 about = ({"condition": name, "run": s.key, "problem": s.sample.key, "seed": s.seed} for s in batch)
                 rows += [{**of, **said} for of, said in zip(about, bench.ledger[key], strict=True)]
@@ -68,13 +71,15 @@ def measure(
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def _run(bench: Bench, recording: Recording, graph: EditGraph | None, early: bool) -> list[EditedRun]:
+def _run(
+    bench: Bench, recording: Recording, graph: EditGraph | None, early: bool, capture: Selection | None
+) -> list[EditedRun]:
     if graph is None:
         return unedited(bench.lab, recording)
     stop = None
     if early:
         stop = first_step(bench, recording.specs[0], graph) + 1
-    return replay(bench.lab, recording, graph, stop=stop)
+    return replay(bench.lab, recording, graph, capture, stop=stop)
 
 
 def first_step(bench: Bench, spec: RunSpec, graph: EditGraph) -> int:

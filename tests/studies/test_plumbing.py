@@ -25,6 +25,7 @@ SHAPES: dict[str, Callable[[], Any]] = {
 SMALL = ["--size", "4", "--problems", "2", "--seeds", "1", "--steps", "3", "--batch-size", "2"]
 OWN = {
     "chain_of_steps": ["--ordinary"],
+    "propagation": ["--places", "1", "--kinds", "renoise", "--seeds", "2"],
     "frames": ["--counts", "1", "5"],
     "distilled": ["--counts", "1", "2", "--few", "1"],
     "self_correction": ["--places", "2", "--sizes", "1"],

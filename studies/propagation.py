@@ -1,0 +1,298 @@
+"""How does a disturbance at one step spread over later steps, and which step is most sensitive?
+
+At one step the latents are replaced by noise, or noised again to the step's level; then every later step is compared
+with the undisturbed run: latents, x0_hat, and the hidden states of one layer. Dissimilarity is 1 - CKA (linear,
+unbiased, rows are tokens): 0 for the same geometry, 1 for nothing in common. As a yardstick the same is measured
+between undisturbed runs of different seeds. Where a model has two experts, ``--boundaries`` moves the step at which they
+change: that tells a sensitivity of the denoising from one of the change.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from interp import RunSpec, Selection, select
+from interp.edits import EditedRun
+from interp.intervals import cluster_mean
+from interp.patches import patchify
+from probes.geometry import cka
+from studies.bench import Bench
+from studies.claim import NOT, OPEN, SHOWS, Claim, Estimate, above
+from studies.clean import X0_SITE, CleanRuns
+from studies.conditions import CLEAN, measure, spread
+from studies.figures import BLUE, GREEN, ORANGE, Series, points
+from studies.noise import disturb
+from studies.outcome import Outcome
+from studies.report import Picture, Section
+from studies.study import Parser, Study, positive
+
+PAPER_EARLY = "early noise propagates with almost no recovery"
+PAPER_PEAK = "sensitivity peaks at steps 20-30 of 50"
+MIDDLE = (0.4, 0.6)
+ROWS = 1024
+STATES = {
+    "latents": "noisy latents",
+    "x0": "x0_hat",
+    "hidden": "the residual stream after one block, last latent frame",
+}
+COLUMNS = {
+    "boundary": "share of the noise schedule at which the experts change; null for the model's own",
+    "kind": "replace or renoise; seeds: between undisturbed runs of one problem",
+    "at": "step that was disturbed; null for seeds",
+    "state": "; ".join(f"{name}: {text}" for name, text in STATES.items()),
+    "step": "step at which it is compared",
+    "sigma": "its noise level",
+    "value": "1 - CKA, mean over runs",
+    "low": "lower end of its 95 % interval (bootstrap over problems)",
+    "high": "upper end",
+    "n": "problems",
+}
+
+
+def options(parser: Parser) -> None:
+    """What only this study asks for."""
+    add = parser.add_argument
+    add("--kinds", nargs="+", choices=["replace", "renoise"], default=["replace", "renoise"], help="kinds of noise")
+    add("--places", type=positive, default=8, help="steps that are disturbed, spread evenly, the ends left out")
+    add("--layer", type=int, default=None, help="block whose output is compared; the middle one if not given")
+    add("--boundaries", type=float, nargs="*", default=[], help="boundary ratios to try beside the model's own")
+
+
+def answer(bench: Bench) -> Outcome:
+    """Run the study; see the module."""
+    samples = bench.samples()
+    rows: list[dict[str, Any]] = []
+    for boundary in (None, *bench.given.boundaries):
+        specs = bench.specs(samples, **({} if boundary is None else {"boundary_ratio": boundary}))
+        rows += [{"boundary": boundary, **row} for row in compared(bench, specs)]
+    table = summarised(pl.DataFrame(rows, infer_schema_length=None))
+    raw = pl.DataFrame(rows, infer_schema_length=None)
+    return Outcome(
+        table=table,
+        columns=COLUMNS,
+        claims=claims(raw, bench.given.kinds),
+        findings=findings(raw, bench.given.kinds),
+        sections=[_section(bench, table)],
+        n={"problems": len(samples), "runs": len(samples) * bench.given.seeds},
+        seeds=sorted({spec.seed for spec in bench.specs(samples)}),
+    )
+
+
+def compared(bench: Bench, specs: Sequence[RunSpec]) -> list[dict[str, Any]]:
+    """One row a run, disturbance, state and later step, and those between seeds."""
+    clean = bench.clean(specs)
+    layers = len(bench.lab.pipe.transformer.blocks)
+    layer = layers // 2 if bench.given.layer is None else bench.given.layer
+    hidden = select(f"blocks.{layer}.hook_resid_post", branch="cond", frames=-1)
+    reference = _Reference(bench, clean, hidden)
+    places = [step for step in spread(clean.steps, bench.given.places + 2) if 0 < step < clean.steps - 1]
+    conditions = {
+        f"{kind} {at}": disturb(kind, [at], range(bench.lab.grid(specs[0].sample).frames))
+        for kind in bench.given.kinds
+        for at in places
+    }
+    found = measure(bench, specs, conditions, reference.differences, capture=hidden)
+    rows = []
+    for row in found.filter(pl.col("condition") != CLEAN).to_dicts():
+        kind, at = row["condition"].split()
+        for state in STATES:
+            for offset, value in enumerate(row[state]):
+                step = int(at) + 1 + offset
+                about = {"kind": kind, "at": int(at), "state": state, "step": step, "sigma": clean.sigmas[step]}
+                rows.append({**about, "problem": row["problem"], "run": row["run"], "value": value})
+    return rows + reference.between_seeds(places)
+
+
+class _Reference:
+    """The undisturbed runs, and how far others are from them."""
+
+    def __init__(self, bench: Bench, clean: CleanRuns, hidden: Selection) -> None:
+        self.bench, self.clean = bench, clean
+        self.site = str(hidden.resolve(bench.lab.space(clean.specs[0])).sites[0])
+        self.store = bench.store("hidden", clean.specs, hidden)
+        self.number = {spec.key: k for k, spec in enumerate(clean.specs)}
+        self.grid = bench.lab.grid(clean.specs[0].sample)
+
+    def states(self, run: int, step: int) -> dict[str, np.ndarray]:
+        """By state: [token, feature] of an undisturbed run."""
+        key = self.clean.specs[run].key
+        return {
+            "latents": self.clean.tokens("latents.hook_in", step, [run])[0],
+            "x0": self.clean.tokens(X0_SITE, step, [run])[0],
+            "hidden": np.asarray(self.store.read(self.site, step=step, runs=[key]))[0],
+        }
+
+    def differences(self, run: EditedRun) -> dict[str, list[float]]:
+        """By state: 1 - CKA at every step after the first one that was run."""
+        if not run.edits.edits:
+            return {state: [] for state in STATES}
+        number, first = self.number[run.spec.key], run.first
+        found: dict[str, list[float]] = {state: [] for state in STATES}
+        for step in range(first + 1, self.clean.steps):
+            mine = {
+                "latents": patchify(run.trajectory.latents[step - first][None], self.grid)[0].numpy(),
+                "x0": patchify(run.trajectory.x0_hat[step - first][None], self.grid)[0].numpy(),
+                "hidden": run.captured[self.site][step - first, 0].numpy(),
+            }
+            for state, value in self.states(number, step).items():
+                found[state].append(dissimilarity(value, mine[state]))
+        return found
+
+    def between_seeds(self, steps: Sequence[int]) -> list[dict[str, Any]]:
+        """1 - CKA between the first two seeds of every problem."""
+        rows = []
+        runs: dict[str, list[int]] = {}
+        for spec in self.clean.specs:
+            runs.setdefault(spec.sample.key, []).append(self.number[spec.key])
+        for problem, (first, *others) in runs.items():
+            for step in steps if others else ():
+                one, two = self.states(first, step), self.states(others[0], step)
+                about = {"kind": "seeds", "at": None, "step": step, "sigma": self.clean.sigmas[step]}
+                rows += [
+                    {
+                        **about,
+                        "problem": problem,
+                        "run": problem,
+                        "state": state,
+                        "value": dissimilarity(one[state], two[state]),
+                    }
+                    for state in STATES
+                ]
+        return rows
+
+
+def dissimilarity(one: np.ndarray, other: np.ndarray) -> float:
+    """1 - linear unbiased CKA of [row, feature] and [row, feature]; every so many rows of long ones."""
+    every = max(1, len(one) // ROWS)
+    x, y = (torch.from_numpy(np.ascontiguousarray(v[::every], dtype=np.float32)) for v in (one, other))
+    return 1.0 - cka(x, y)
+
+
+def summarised(raw: pl.DataFrame) -> pl.DataFrame:
+    """Means with intervals over problems; columns as in `COLUMNS`."""
+    rows = []
+    keys = ["boundary", "kind", "at", "state", "step"]
+    for key, of in raw.group_by(keys, maintain_order=True):
+        mean, low, high = cluster_mean(of["value"].to_numpy()[:, None], of["problem"].to_numpy())
+        about = {**dict(zip(keys, key, strict=True)), "sigma": of["sigma"][0], "n": of["problem"].n_unique()}
+        rows.append({**about, "value": float(mean[0]), "low": float(low[0]), "high": float(high[0])})
+    schema: dict[str, Any] = {"boundary": pl.Float64, "at": pl.Int64}
+    return pl.DataFrame(rows, schema_overrides=schema, infer_schema_length=None).select(list(COLUMNS))
+
+
+def final_effects(raw: pl.DataFrame, kind: str, state: str = "x0") -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """At the last step, with the model's own boundary: 1 - CKA [run, place], problem of each run, disturbed steps."""
+    mine = raw.filter(pl.col("boundary").is_null() & (pl.col("kind") == kind) & (pl.col("state") == state))
+    last = mine.filter(pl.col("step") == mine["step"].max())
+    wide = last.pivot(on="at", index=["run", "problem"], values="value")
+    places = sorted(int(at) for at in last["at"].unique())
+    return wide.select([str(at) for at in places]).to_numpy(), wide["problem"].to_numpy(), places
+
+
+def peak(raw: pl.DataFrame, kind: str, steps: int) -> Estimate:
+    """Where the effect on the last x0_hat is largest, as a share of the steps, with a bootstrap over problems."""
+    values, problems, places = final_effects(raw, kind)
+    names, group = np.unique(problems, return_inverse=True)
+    sums = np.stack([values[group == g].sum(0) for g in range(len(names))])
+    drawn = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), size=2000) @ sums
+    where = np.array(places)[drawn.argmax(1)] / (steps - 1)
+    low, high = np.percentile(where, [2.5, 97.5])
+    return Estimate(places[int(sums.sum(0).argmax())] / (steps - 1), float(low), float(high), len(names))
+
+
+def claims(raw: pl.DataFrame, kinds: Sequence[str]) -> list[Claim]:
+    """Early noise stays, and the middle is most sensitive."""
+    steps = int(raw["step"].to_numpy().max()) + 1
+    stated = []
+    for kind in kinds:
+        values, problems, places = final_effects(raw, kind)
+        early = [i for i, at in enumerate(places) if at <= steps / 3] or [0]
+        late = [i for i in range(len(places)) if i not in early] or early
+        mean, low, high = cluster_mean(values[:, early].mean(1)[:, None], problems)
+        seeds = raw.filter((pl.col("kind") == "seeds") & (pl.col("state") == "x0"))["value"].to_numpy()
+        stated.append(
+            above(
+                f"{kind}: noise in the first third changes the final x0_hat more than noise later",
+                _difference(values, problems, early, late),
+                0.0,
+                matters=0.05,
+                paper=PAPER_EARLY,
+                measure=f"1 - CKA of the last x0_hat, steps {[places[i] for i in early]} minus later ones (here "
+                f"{float(mean[0]):.3f}, {float(low[0]):.3f} to {float(high[0]):.3f}; between seeds "
+                f"{float(seeds.mean()) if len(seeds) else float('nan'):.3f})",
+            )
+        )
+        found = peak(raw, kind, steps)
+        inside = MIDDLE[0] <= found.low and found.high <= MIDDLE[1]
+        outside = found.high < MIDDLE[0] or found.low > MIDDLE[1]
+        stated.append(
+            Claim(
+                f"{kind}: the final x0_hat is most sensitive to noise at the middle steps",
+                PAPER_PEAK,
+                found.value,
+                found.low,
+                found.high,
+                0.5,
+                None,
+                found.n,
+                SHOWS if inside else NOT if outside else OPEN,
+                f"{SHOWS}: the interval of the most sensitive step, as a share of the steps, lies within {MIDDLE[0]} "
+                f"to {MIDDLE[1]}; {NOT}: it lies outside; otherwise {OPEN}",
+            )
+        )
+    return stated
+
+
+def _difference(values: np.ndarray, problems: np.ndarray, first: list[int], second: list[int]) -> Estimate:
+    mean, low, high = cluster_mean((values[:, first].mean(1) - values[:, second].mean(1))[:, None], problems)
+    return Estimate(float(mean[0]), float(low[0]), float(high[0]), len(set(problems)))
+
+
+def findings(raw: pl.DataFrame, kinds: Sequence[str]) -> str:
+    """What was found, in numbers."""
+    parts = []
+    for kind in kinds:
+        values, _, places = final_effects(raw, kind)
+        curve = ", ".join(f"{v:.2f} (step {at})" for at, v in zip(places, values.mean(0), strict=True))
+        parts.append(f"{kind}: {curve}")
+    seeds = raw.filter((pl.col("kind") == "seeds") & (pl.col("state") == "x0"))["value"].to_numpy()
+    yardstick = f" Between seeds of one problem it is {seeds.mean():.2f}." if len(seeds) else ""
+    return f"1 - CKA of the last x0_hat after noise at one step. {'; '.join(parts)}.{yardstick}"
+
+
+def _section(bench: Bench, table: pl.DataFrame) -> Section:
+    own = table.filter(pl.col("boundary").is_null())
+    last = own["step"].to_numpy().max()
+    panels = []
+    for kind in bench.given.kinds:
+        series = []
+        for state, colour in (("latents", BLUE), ("x0", ORANGE), ("hidden", GREEN)):
+            of = own.filter((pl.col("kind") == kind) & (pl.col("state") == state) & (pl.col("step") == last)).sort("at")
+            series.append(Series(state, colour, *(of[name].to_list() for name in ("at", "value", "low", "high"))))
+        panels.append((kind, series))
+    with bench.folder.writing("sensitivity.png") as path:
+        points(path, panels, xlabel="disturbed at step", ylabel="1 - CKA at the last step", ylim=(0.0, 1.0))
+    n = own.row(0, named=True)["n"]
+    caption = f"Difference from the undisturbed run at the last step; bars: 95 % intervals over {n} problems."
+    return Section("Sensitivity", (), (Picture(bench.folder / "sensitivity.png", "Sensitivity by step", caption),))
+
+
+STUDY = Study(
+    name="propagation",
+    question="How does a disturbance at one step spread over later steps, and which step is most sensitive?",
+    needs="any task; two experts for --boundaries",
+    answer=answer,
+    options=options,
+    defaults={"problems": 12, "seeds": 2, "size": 5},
+    quick={"problems": 4, "places": 4},
+    minutes=(3, 0.7),
+)
+
+if __name__ == "__main__":
+    raise SystemExit(STUDY.main(sys.argv[1:]))
