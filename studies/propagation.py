@@ -3,8 +3,8 @@
 At one step the latents are replaced by noise, or noised again to the step's level; then every later step is compared
 with the undisturbed run: latents, x0_hat, and the hidden states of one layer. Dissimilarity is 1 - CKA (linear,
 unbiased, rows are tokens): 0 for the same geometry, 1 for nothing in common. As a yardstick the same is measured
-between undisturbed runs of different seeds. Where a model has two experts, ``--boundaries`` moves the step at which they
-change: that tells a sensitivity of the denoising from one of the change.
+between undisturbed runs of different seeds. Where a model has two experts, ``--boundaries`` moves the step at which
+they change: that tells a sensitivity of the denoising from one of the change.
 """
 
 from __future__ import annotations
@@ -129,16 +129,17 @@ class _Reference:
         }
 
     def differences(self, run: EditedRun) -> dict[str, list[float]]:
-        """By state: 1 - CKA at every step after the first one that was run."""
+        """By state: 1 - CKA at every step after the disturbed one."""
         if not run.edits.edits:
             return {state: [] for state in STATES}
-        number, first = self.number[run.spec.key], run.first
+        number, first, hidden = self.number[run.spec.key], run.first, run.captured[self.site]
+        disturbed = self.clean.steps - len(hidden)  # what is captured begins with the disturbed step
         found: dict[str, list[float]] = {state: [] for state in STATES}
-        for step in range(first + 1, self.clean.steps):
+        for step in range(disturbed + 1, self.clean.steps):
             mine = {
                 "latents": patchify(run.trajectory.latents[step - first][None], self.grid)[0].numpy(),
                 "x0": patchify(run.trajectory.x0_hat[step - first][None], self.grid)[0].numpy(),
-                "hidden": run.captured[self.site][step - first, 0].numpy(),
+                "hidden": hidden[step - disturbed, 0].numpy(),
             }
             for state, value in self.states(number, step).items():
                 found[state].append(dissimilarity(value, mine[state]))
