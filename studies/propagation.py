@@ -197,13 +197,18 @@ def final_effects(raw: pl.DataFrame, kind: str, state: str = "x0") -> tuple[np.n
 
 
 def peak(raw: pl.DataFrame, kind: str, steps: int) -> Estimate:
-    """Where the effect on the last x0_hat is largest, as a share of the steps, with a bootstrap over problems."""
+    """Where the effect on the last x0_hat is largest, as a share of the steps.
+
+    The interval is a bootstrap over problems, widened by half the distance between disturbed steps: the peak may lie
+    between them.
+    """
     values, problems, places = final_effects(raw, kind)
     names, group = np.unique(problems, return_inverse=True)
     sums = np.stack([values[group == g].sum(0) for g in range(len(names))])
     drawn = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), size=2000) @ sums
     where = np.array(places)[drawn.argmax(1)] / (steps - 1)
-    low, high = np.percentile(where, [2.5, 97.5])
+    apart = float(np.diff(places).max()) / (steps - 1) / 2 if len(places) > 1 else 1.0
+    low, high = np.percentile(where, [2.5, 97.5]) + [-apart, apart]
     return Estimate(places[int(sums.sum(0).argmax())] / (steps - 1), float(low), float(high), len(names))
 
 
