@@ -208,7 +208,7 @@ def peak(raw: pl.DataFrame, kind: str, steps: int) -> Estimate:
     drawn = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), size=2000) @ sums
     where = np.array(places)[drawn.argmax(1)] / (steps - 1)
     apart = float(np.diff(places).max()) / (steps - 1) / 2 if len(places) > 1 else 1.0
-    low, high = np.percentile(where, [2.5, 97.5]) + [-apart, apart]
+    low, high = np.percentile(where, [2.5, 97.5]) + np.array([-apart, apart])
     return Estimate(places[int(sums.sum(0).argmax())] / (steps - 1), float(low), float(high), len(names))
 
 
