@@ -108,7 +108,8 @@ class AnswerTrajectories:
         found = []
         options = {"ends": (0.0, 1.0), **options}
         for measure in ("favourite", "answer", "overlap", "chance"):
-            means = mean_by(pairs, measure, by=("step",), **options)
+            known = {"ends": None} if measure == "chance" else {}
+            means = mean_by(pairs, measure, by=("step",), **{**options, **known})
             found.append(means.with_columns(measure=pl.lit(measure)))
         return pl.concat(found, how="diagonal").sort("step", "measure", maintain_order=True)
 
