@@ -10,7 +10,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import interp
@@ -128,13 +127,6 @@ class Bench:
         step = size or self.given.batch_size
         for first in range(0, len(items), step):
             yield list(items[first : first + step])
-
-    def frames(self, latents: Sequence[torch.Tensor]) -> list[np.ndarray]:
-        """Videos of latents [channel, latent_frame, row, col]: uint8 [frame, row, col, rgb] each."""
-        found: list[np.ndarray] = []
-        for batch in self.batches(latents):
-            found += list(self.lab.frames(torch.stack(batch)))
-        return found
 
 
 @lru_cache(maxsize=2)

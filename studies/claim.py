@@ -142,26 +142,3 @@ def exceeds(
         f"{names[0]} is not greater than {names[1]}; otherwise {OPEN}"
     )
     return Claim(claim, paper, later.value, later.low, later.high, chance, placebo, later.n, verdict, rule)
-
-
-def below(
-    claim: str,
-    estimate: Estimate,
-    reference: float,
-    *,
-    matters: float,
-    paper: str | None = None,
-    placebo: float | None = None,
-    measure: str = "the number",
-) -> Claim:
-    """A claim that a number is smaller than a reference: `above` with the signs turned."""
-    turned = Estimate(-estimate.value, -estimate.high, -estimate.low, estimate.n)
-    found = above(claim, turned, -reference, matters=matters, placebo=None if placebo is None else -placebo)
-    also = "" if placebo is None else " and below the placebo"
-    rule = (
-        f"{SHOWS}: the interval of {measure} lies below {reference:g}{also}; {NOT}: it lies above "
-        f"{reference - matters:g}; otherwise {OPEN}"
-    )
-    return Claim(
-        claim, paper, estimate.value, estimate.low, estimate.high, reference, placebo, estimate.n, found.verdict, rule
-    )

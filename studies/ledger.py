@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +72,6 @@ class Ledger:
         self._whole += len(line)
         self._rows[key] = value
         return value
-
-    def each(self, keys: Iterable[str], measure: Callable[[str], Any]) -> dict[str, Any]:
-        """Values of all keys; ``measure`` is called for those that are not there yet."""
-        return {key: self[key] if key in self else self.put(key, measure(key)) for key in keys}
 
 
 def key_of(**parts: Any) -> str:

@@ -20,18 +20,6 @@ def test_what_was_put_is_there_for_the_next(tmp_path: Path) -> None:
     assert "c" not in again
 
 
-def test_each_measures_only_what_is_missing(tmp_path: Path) -> None:
-    ledger, asked = Ledger(tmp_path / "l.jsonl"), []
-
-    def measure(key: str) -> str:
-        asked.append(key)
-        return key.upper()
-
-    ledger.each("ab", measure)
-    assert ledger.each("abc", measure) == {"a": "A", "b": "B", "c": "C"}
-    assert asked == ["a", "b", "c"]
-
-
 @pytest.mark.parametrize("cut", range(1, 30))
 def test_a_line_that_was_cut_short_is_done_again(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "l.jsonl"
