@@ -92,16 +92,32 @@ def _render_pair(card: dict[str, Any]) -> str:
     )
     lines += [
         "",
-        f"{through} None of these problems was trained on. Measured with `{card['measure_command']}`.",
+        f"{through} None of these problems was trained on{_before(card)}. Measured with `{card['measure_command']}`.",
         "",
         "## Training",
         "",
-        f"{card['videos_seen']:,} videos ({card['data']}), in {card['training_minutes']} minutes on {card['device']}. "
+        f"{card['videos_seen']:,} videos ({card['data']}), in {card['training_minutes']} minutes on {card['device']}"
+        f"{_grown(recipe)}. "
         f"`{card['train_command']}` does it again; see [Training](training.md). The recipe:",
         "",
         *_ending(card),
     ]
     return "\n".join(lines)
+
+
+def _before(card: dict[str, Any]) -> str:
+    """What a model that was grown from another has to say of the other's training."""
+    if not card["recipe"].get("grown_from"):
+        return ""
+    return (
+        f" here; of the {card['held_out_mazes']} mazes {card['held_out_mazes_seen_in_training']} had been drawn in the "
+        "training of the model that it grew from"
+    )
+
+
+def _grown(recipe: dict[str, Any]) -> str:
+    source = recipe.get("grown_from")
+    return f", after those of [{source}]({source}.md), from whose blocks it was grown" if source else ""
 
 
 def _ending(card: dict[str, Any]) -> list[str]:

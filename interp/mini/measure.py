@@ -71,7 +71,7 @@ def solve_batched(
 
 
 def training_overlap(recipe: Recipe, keys: set[str]) -> int:
-    """How many of these mazes (walls, start and goal) were drawn in training."""
+    """How many of these mazes (walls, start and goal) were drawn in the maze model's training."""
     seen = (draw_training_maze(recipe, b, r)[0].key for b in range(recipe.batches) for r in range(recipe.batch))
     return len(keys & set(seen))
 
@@ -102,7 +102,7 @@ def measure(
     card: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"name": lab.name}
     rates = card.setdefault("solve_rates", {})
     for part in parts:
-        samples = held_out_samples(part, n, HELD_OUT_SEED) if held_out else task_of(part).sample(n, seed=HELD_OUT_SEED)
+        samples = problems(part, n, held_out)
         for count in steps:
             for scale in guidance:
                 cell = cell_name(part, count, scale)
@@ -116,6 +116,11 @@ def measure(
     card["held_out_seed"] = HELD_OUT_SEED
     path.write_text(json.dumps(card, indent=1) + "\n")
     return card
+
+
+def problems(part: str, n: int, held_out: bool) -> Sequence[Sample]:
+    """What is measured on."""
+    return held_out_samples(part, n, HELD_OUT_SEED) if held_out else task_of(part).sample(n, seed=HELD_OUT_SEED)
 
 
 def cell_name(part: str, steps: int, guidance: float = 1.0) -> str:
@@ -162,9 +167,10 @@ def main(argv: list[str] | None = None) -> None:
     steps = args.steps or ([20, 4] if puzzle else [20, 1, 2, 4, 8])
     scales = args.guidance or ([1.0, 2.0] if puzzle else [1.0])
     card = measure(lab, path, parts, steps, args.n, held_out=puzzle, guidance=scales, stock=not args.batched)
-    card["measure_command"] = f"python -m interp.mini.measure --model {card['name']}{'' if puzzle else ' --overlap'}"
+    card["measure_command"] = f"python -m interp.mini.measure --model {card['name']} --n {args.n} --overlap"
     if args.overlap:
-        keys = {s.problem.key for part in parts for s in task_of(part).sample(args.n, seed=HELD_OUT_SEED)}
+        mazes = [part for part in parts if part.startswith("maze-")]
+        keys = {sample.problem.key for part in mazes for sample in problems(part, args.n, puzzle)}
         card["held_out_mazes_seen_in_training"] = training_overlap(Recipe(), keys)
         card["held_out_mazes"] = len(keys)
     path.write_text(json.dumps(card, indent=1) + "\n")

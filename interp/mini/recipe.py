@@ -116,7 +116,7 @@ class Board:
     parts: tuple[tuple[str, float], ...]
 
 
-SCENES = Board((("maze-5", 0.25), ("grounding", 0.25), ("reappearance", 0.25), ("bounce", 0.25)))
+SCENES = Board((("maze-5", 0.1), ("grounding", 0.2), ("reappearance", 0.3), ("bounce", 0.4)))
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def mazes(size: int) -> Board:
 
 @dataclass(frozen=True)
 class PuzzleRecipe(Training):
-    """``wan-puzzle-mini`` on two CPU cores: one model at first, which then becomes two experts.
+    """``wan-puzzle-mini`` on two CPU cores: the maze model made deeper, trained as one, then as two experts.
 
     Sharing the first part of the training costs neither expert anything that it has to unlearn, and spares half of the
     samples. From ``split_at`` on each expert sees its own noise levels alone, batch by batch in turn. With shift 5 and
@@ -142,10 +142,13 @@ class PuzzleRecipe(Training):
     """
 
     name: str = "wan-puzzle-mini"
+    grown_from: str | None = (
+        "wan-maze-mini"  # a bundled model of this width, see `interp.mini.grow`; None: from nothing
+    )
     layers: int = 10
     stages: tuple[PuzzleStage, ...] = (
-        PuzzleStage((mazes(4), SCENES), 800),
-        PuzzleStage((SCENES, mazes(6), SCENES, mazes(4), SCENES, mazes(6), SCENES, mazes(8))),
+        PuzzleStage((SCENES, SCENES, SCENES, mazes(6)), 600),
+        PuzzleStage((SCENES, mazes(8), SCENES, mazes(6), SCENES, mazes(7), SCENES, mazes(4))),
     )
     batches: int = 4000  # without a time limit
     boundary: float = 0.9  # sigma from which the high-noise expert runs
@@ -189,6 +192,7 @@ class PuzzleRecipe(Training):
 
 ALL_MAZES = (mazes(8), SCENES, mazes(6), SCENES, mazes(7), SCENES, mazes(8), SCENES, mazes(4))
 PUZZLE_GPU = PuzzleRecipe(
+    grown_from=None,
     width=192,
     layers=12,
     ffn=768,

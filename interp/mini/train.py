@@ -24,6 +24,7 @@ from interp.mini import twin
 from interp.mini.data import Encoder, Rows, Statistics, draw_rows, latent_statistics
 from interp.mini.evaluate import Look, quick_look
 from interp.mini.expert import Expert, build_transformer
+from interp.mini.grow import grow, statistics_of
 from interp.mini.recipe import HIGH, LOW, MAIN, RECIPES, PuzzleRecipe, Recipe, recipe_named
 from interp.mini.text import MAX_TOKENS, build_text_encoder, build_tokenizer
 
@@ -35,6 +36,7 @@ _MALLOC = {  # without these, page faults of freshly mapped activations cost mor
     "MALLOC_TOP_PAD_": str(1 << 28),
 }
 _CHECKPOINT_SECONDS = 120
+_SUSPENDED_SECONDS = 90  # no batch takes longer: what is above that, the process was suspended
 
 
 def encode_prompts(recipe: Recipe | PuzzleRecipe) -> list[Tensor]:
@@ -108,7 +110,7 @@ class Trainer:
         out.mkdir(parents=True, exist_ok=True)
         saved = self._saved()
         if saved is None:
-            self.statistics = latent_statistics(recipe)
+            self.statistics = self._start(getattr(recipe, "grown_from", None))
         else:
             self.statistics = Statistics(*(saved["statistics"][name].numpy() for name in ("mean", "std")))
             self.experts = {name: self.experts[MAIN].twin() for name in saved["experts"]}
@@ -119,6 +121,15 @@ class Trainer:
         self.encoder = Encoder(self.statistics, self.device)
         self.text = twin.pack_text(encode_prompts(recipe), self.device)
         self.block = _compiled() if compile_blocks else None
+
+    def _start(self, grown_from: str | None) -> Statistics:
+        """The first weights, and the statistics of latents that go with them."""
+        if grown_from is None:
+            return latent_statistics(self.recipe)
+        expert = self.experts[MAIN]
+        for model in (expert.model, expert.ema):
+            grow(model, grown_from)
+        return statistics_of(grown_from)
 
     def _saved(self) -> dict[str, Any] | None:
         if not self.path.exists():
@@ -243,18 +254,19 @@ def train(
     """
     start = time.perf_counter()
     trainer = Trainer(recipe, out, device=device, minutes=minutes, compile_blocks=compile_blocks, workers=workers)
-    first, earlier = trainer.batch, trainer.seconds
+    first = trainer.batch
     say(
         f"{recipe.name}: from batch {first}, {100 * trainer.done:.0f} % done, {trainer.dtype} on {trainer.device}, "
         f"{torch.get_num_threads()} threads, {workers} workers"
     )
-    saved = printed = start
+    saved = printed = before = start
     since, total, losses = first, 0, torch.zeros((), device=trainer.device)
     look = int(trainer.done * looks)
     source = trainer.rows()
     while True:
         now = time.perf_counter()
-        trainer.seconds = earlier + now - start
+        trainer.seconds += min(now - before, _SUSPENDED_SECONDS)
+        before = now
         here = trainer.batch - first
         if trainer.done >= 1 or here == stop_after or (session_minutes and now - start >= 60 * session_minutes):
             break

@@ -26,6 +26,7 @@ from interp.tasks.blocks import PALETTE
 from interp.tasks.sample import is_held_out
 
 TINY = PuzzleRecipe(
+    grown_from=None,
     width=24,
     layers=2,
     head_dim=12,
