@@ -18,6 +18,7 @@ NAMES = (
     "distilled",
     "early_plan",
     "self_correction",
+    "blog_claims",
 )
 
 

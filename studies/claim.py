@@ -142,3 +142,35 @@ def exceeds(
         f"{names[0]} is not greater than {names[1]}; otherwise {OPEN}"
     )
     return Claim(claim, paper, later.value, later.low, later.high, chance, placebo, later.n, verdict, rule)
+
+
+def between(
+    claim: str,
+    estimate: Estimate,
+    low: float,
+    high: float,
+    *,
+    paper: str | None = None,
+    chance: float = float("nan"),
+    measure: str = "the number",
+) -> Claim:
+    """A claim that a number lies within bounds, such as those around a published one.
+
+    It shows when the whole interval lies within them, and does not show when it lies outside. Otherwise these runs
+    cannot tell.
+
+    Args:
+        claim: in one sentence.
+        estimate: the number.
+        low, high: the bounds.
+        paper, chance: see `Claim`.
+        measure: what the number is, for the rule.
+    """
+    if low <= estimate.low and estimate.high <= high:
+        verdict = SHOWS
+    elif estimate.high < low or estimate.low > high:
+        verdict = NOT
+    else:
+        verdict = OPEN
+    rule = f"{SHOWS}: the interval of {measure} lies within {low:g} to {high:g}; {NOT}: outside; otherwise {OPEN}"
+    return Claim(claim, paper, estimate.value, estimate.low, estimate.high, chance, None, estimate.n, verdict, rule)

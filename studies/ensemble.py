@@ -168,23 +168,22 @@ def with_choices(found: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([found, pl.DataFrame(rows, schema=found.schema)])
 
 
-def gain(found: pl.DataFrame, condition: str, *, first: bool = False) -> Estimate:
-    """Share right under a condition minus that of the clean runs, problem by problem.
+def gain(found: pl.DataFrame, condition: str, *, over: str = CLEAN, first: bool = False) -> Estimate:
+    """Share right under a condition minus that under another, problem by problem.
 
     Args:
         found: of `with_choices`.
         condition: which.
+        over: the other; the clean runs if not given.
         first: only the first seed of each problem counts under the condition.
     """
     mine = found.filter(condition=condition)
     if first:
         mine = mine.group_by("problem", maintain_order=True).first()
-    return _difference(mine, found.filter(condition=CLEAN))
-
-
-def _difference(first: pl.DataFrame, second: pl.DataFrame) -> Estimate:
-    """Share right in some rows minus that in others, paired by problem."""
-    one, other = (rows.group_by("problem", maintain_order=True).agg(pl.col("right").mean()) for rows in (first, second))
+    one, other = (
+        rows.group_by("problem", maintain_order=True).agg(pl.col("right").mean())
+        for rows in (mine, found.filter(condition=over))
+    )
     both = one.join(other, on="problem", suffix="_other")
     difference = (both["right"] - both["right_other"]).to_numpy()
     mean, low, high = cluster_mean(difference[:, None], np.arange(len(difference)), ends=(-1, 1))
@@ -242,7 +241,7 @@ def claims(found: pl.DataFrame, table: pl.DataFrame) -> list[Claim]:
         ),
         above(
             "the ensemble at the middle window beats the majority vote of the same seeds",
-            _difference(found.filter(condition=middle["condition"]), found.filter(condition="majority")),
+            gain(found, middle["condition"], over="majority"),
             0.0,
             matters=MATTERS,
             measure="the share of right answers with the average minus that of the majority's answer",

@@ -212,13 +212,23 @@ def points(
     cols = min(len(panels), 3)
     rows = -(-len(panels) // cols)
     with _figure(path, (3.6 * cols + 0.4, 2.9 * rows + 0.2), rows, cols, sharey=True) as axes:
-        for axis, (title, series) in zip(axes.flat, panels, strict=False):
+        for place, (axis, (title, series)) in enumerate(zip(axes.flat, panels, strict=False)):
+            joined = "none" if place in (ticks or {}) else "-"  # places with names have no order
             for number, one in enumerate(series):
                 at = np.asarray(one.at, dtype=float) + 0.12 * (number - (len(series) - 1) / 2)
                 values = np.asarray(one.values)
                 bars = np.clip([values - np.asarray(one.low), np.asarray(one.high) - values], 0, None)
                 axis.errorbar(
-                    at, values, bars, color=one.colour, label=one.name, lw=1.2, marker="o", ms=3.2, elinewidth=0.9
+                    at,
+                    values,
+                    bars,
+                    color=one.colour,
+                    label=one.name,
+                    ls=joined,
+                    lw=1.2,
+                    marker="o",
+                    ms=3.2,
+                    elinewidth=0.9,
                 )
             if level is not None:
                 axis.axhline(level, color=FAINT, ls=(0, (4, 2)), lw=1.2)

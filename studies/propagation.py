@@ -23,7 +23,7 @@ from interp.intervals import cluster_mean
 from interp.patches import patchify
 from probes.geometry import cka
 from studies.bench import Bench
-from studies.claim import NOT, OPEN, SHOWS, Claim, Estimate, above
+from studies.claim import Claim, Estimate, above, between
 from studies.clean import X0_SITE, CleanRuns
 from studies.conditions import CLEAN, measure, spread
 from studies.figures import BLUE, GREEN, ORANGE, Series, points
@@ -234,22 +234,14 @@ def claims(raw: pl.DataFrame, kinds: Sequence[str]) -> list[Claim]:
                 f"{float(seeds.mean()) if len(seeds) else float('nan'):.3f})",
             )
         )
-        found = peak(raw, kind, steps)
-        inside = MIDDLE[0] <= found.low and found.high <= MIDDLE[1]
-        outside = found.high < MIDDLE[0] or found.low > MIDDLE[1]
         stated.append(
-            Claim(
+            between(
                 f"{kind}: the final x0_hat is most sensitive to noise at the middle steps",
-                PAPER_PEAK,
-                found.value,
-                found.low,
-                found.high,
-                0.5,
-                None,
-                found.n,
-                SHOWS if inside else NOT if outside else OPEN,
-                f"{SHOWS}: the interval of the most sensitive step, as a share of the steps, lies within {MIDDLE[0]} "
-                f"to {MIDDLE[1]}; {NOT}: it lies outside; otherwise {OPEN}",
+                peak(raw, kind, steps),
+                *MIDDLE,
+                paper=PAPER_PEAK,
+                chance=0.5,
+                measure="the most sensitive step, as a share of the steps,",
             )
         )
     return stated

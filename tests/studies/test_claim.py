@@ -7,7 +7,7 @@ import math
 import pytest
 
 from interp.errors import InterpError
-from studies.claim import NOT, OPEN, SHOWS, VERDICTS, Estimate, above, exceeds
+from studies.claim import NOT, OPEN, SHOWS, VERDICTS, Estimate, above, between, exceeds
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,16 @@ def test_exceeds() -> None:
     assert exceeds("c", vague, weak, chance=0.5).verdict == OPEN
     assert exceeds("c", weak, vague, chance=0.5).verdict == NOT
     assert exceeds("c", weak, weak, chance=0.5).verdict == NOT
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(0.25, 0.35, SHOWS), (0.2, 0.4, SHOWS), (0.1, 0.3, OPEN), (0.1, 0.9, OPEN), (0.5, 0.6, NOT), (0.0, 0.1, NOT)],
+)
+def test_between(low: float, high: float, verdict: str) -> None:
+    found = between("c", Estimate((low + high) / 2, low, high, 9), 0.2, 0.4)
+    assert found.verdict == verdict
+    assert all(word in found.rule for word in VERDICTS)
 
 
 def test_what_matters_has_to_be_said() -> None:
