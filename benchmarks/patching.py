@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -29,13 +29,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.capture import medium, small
 from benchmarks.harness import Times, arguments, interleaved, kept_rows, publish, row
 from interp import edits
-from interp.edits.run import execute
 from interp.edits.sources import Stored
 from interp.lab import Lab
 from interp.replay import Recording, record, replay
 from interp.runspec import RunSpec
 from interp.sampler import prepare, run_steps
-from interp.sweep import kept_at, plan_cells, sweep
+from interp.sweep import kept_at, kept_source, plan_cells, sweep
 
 SITE = "blocks.{}.hook_resid_post"
 CLOSE = 1e-4
@@ -143,9 +142,9 @@ class Bench:
 
     def prepared(self) -> tuple[Recording, Stored]:
         """What a sweep does once: the source run with what cells read, and the clean run with where cells begin."""
-        none = edits.EditGraph()
-        source = execute(self.lab, replace(self.source_plan), 1, none, none, self.where)
-        return record(self.lab, self.plan, self.kept), Stored.of(source)
+        share = self.batch_size > 1
+        recording = record(self.lab, self.plan, self.kept, share_text=share)
+        return recording, kept_source(self.lab, self.source_plan, self.where, share_text=share)
 
     def over(self, cells: Sequence[Cell] | None = None) -> dict[str, list[int]]:
         """The axes of a sweep over all cells, or over the product that these are."""
@@ -166,10 +165,10 @@ class Bench:
         # cells come by step, then layer; the last values of the metric are those of the clean run
         return dict(zip(sorted(cells), taken, strict=False))
 
-    def same_bits(self, ready: tuple[Recording, Stored], cell: Cell, expected: Tensor) -> bool:
-        """Whether one replay at equal batch size gives the naive run's bits."""
-        patch = edits.patch(SITE.format(cell[1]), ready[1], step=cell[0], frames=-1)
-        return torch.equal(replay(self.lab, ready[0], patch)[0].trajectory.result, expected)
+    def same_bits(self, kept: Stored, cell: Cell, expected: Tensor) -> bool:
+        """Whether one replay of an exact recording gives the naive run's bits."""
+        patch = edits.patch(SITE.format(cell[1]), kept, step=cell[0], frames=-1)
+        return torch.equal(replay(self.lab, record(self.lab, self.plan), patch)[0].trajectory.result, expected)
 
 
 def flops(work: Callable[[], Any]) -> float:
@@ -217,7 +216,7 @@ def rows_of(
     cases: dict[str, Callable[[], Any]] = {"source": bench.naive_source, "fixed": prepare_ours}
     cases |= {f"{way} {early}": partial(run, way, early) for early in (False, True) for way in (*ways, "ours")}
     times = interleaved(cases, rounds, warmup=0)
-    bounds = flop_bounds(bench, ready[0])
+    bounds, exact = flop_bounds(bench, ready[0]), kept_source(bench.lab, bench.source_plan, bench.where)
     count, rows = len(bench.grid), []
     for early in (False, True):
         mine = _whole(times["fixed"], times[f"ours {early}"], count / len(own[early]))
@@ -229,7 +228,7 @@ def rows_of(
             if apart > CLOSE:
                 raise SystemExit(f"{name}: ours and {way} differ by {apart}")
             at = sample[early][-1]
-            same = None if early else bench.same_bits(ready[0], at, reference[at])
+            same = None if early else bench.same_bits(exact, at, reference[at])
             if same is False:
                 raise SystemExit(f"{name}: a replay at equal batch size is not equal to {way} to the bit")
             aim = AIMS[name][early] if way == "naive" else None

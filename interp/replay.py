@@ -27,7 +27,7 @@ from interp.instrument import innermost, replaced
 from interp.runspec import RunSpec
 from interp.sampler import Call, Plan, Step, prepare, run_steps, transformer_of
 from interp.selection import AddressSpace, Selection
-from interp.shared_text import sharing_text
+from interp.shared_text import keeping_text, no_sharing, sharing_text
 from interp.sites import layer_of
 from interp.trajectory import SolverState
 
@@ -126,7 +126,13 @@ class _Snapshots:
         return None
 
 
-def record(lab: Lab, runs: RunSpec | Sequence[RunSpec] | Plan, keep: Collection[tuple[int, int]] = ()) -> Recording:
+def record(
+    lab: Lab,
+    runs: RunSpec | Sequence[RunSpec] | Plan,
+    keep: Collection[tuple[int, int]] = (),
+    *,
+    share_text: bool = False,
+) -> Recording:
     """Run a batch and keep every step's beginning.
 
     Args:
@@ -134,6 +140,7 @@ def record(lab: Lab, runs: RunSpec | Sequence[RunSpec] | Plan, keep: Collection[
         runs: one run or several that share settings and size, or what `interp.sampler.prepare` made of them.
         keep: (step, layer) at which the residual stream entering the layer is kept too, on the model's device, so that
             a replay can start there.
+        share_text: see `replay`.
 
     Raises:
         InterpError: a step or layer that is not there.
@@ -156,12 +163,14 @@ def record(lab: Lab, runs: RunSpec | Sequence[RunSpec] | Plan, keep: Collection[
 
     clock, snapshots = Clock(), _Snapshots()
     sites = [f"blocks.{layer - 1}.hook_resid_post" for layer in sorted({layer for _, layer in keep})]
-    plan.editor, plan.on_call = snapshots, clock.enter
-    try:
-        with tapped(lab.pipe, sites, clock, emit) if sites else contextlib.nullcontext():
-            steps = tuple(run_steps(lab.pipe, plan))
-    finally:
-        plan.editor = None
+    given, around = sharing_text(lab.pipe, plan, (), least=1) if share_text else (plan, no_sharing)
+    given = replace(given, editor=snapshots, on_call=clock.enter)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(around(clock))
+        stack.enter_context(keeping_text(lab.pipe, lab.grid(specs[0].sample).tokens))
+        if sites:
+            stack.enter_context(tapped(lab.pipe, sites, clock, emit))
+        steps = tuple(run_steps(lab.pipe, given))
     return Recording(plan, steps, tuple(snapshots.states), residuals, lab.space(specs[0]))
 
 
@@ -215,8 +224,9 @@ def replay(
     )
     asked = len(specs) if asked is None else asked
     schedule = recording.plan.schedule
-    here = lab.space(specs[:asked])
-    space = replace(recording.space or here, sample=here.sample)
+    space = recording.space
+    if space is None or any(spec.sample is not space.sample for spec in specs[:asked]):
+        space = lab.space(specs[:asked])
     program = bind(wired, space, len(specs), asked, range(schedule.steps))
     first, last = program.first_step(), program.last_step()
     if first is None or last is None:

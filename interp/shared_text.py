@@ -1,4 +1,4 @@
-"""Cross-attention to one prompt for a whole batch: keys and values once, padding once.
+"""Cross-attention to one prompt: keys and values once for a whole run, or for a whole batch with its padding once.
 
 Wan pads every prompt with zeros to 512 tokens, and rows of a sweep have the same prompt. Equal text tokens have equal
 keys and values, so a softmax over n of them is a softmax over one whose score is raised by log n: the same sum in
@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from interp.address.shapes import TEXT_TOKENS
 from interp.hooks import Clock
 from interp.instrument import replaced, source_is_known
 from interp.sampler import Plan, transformer_of
@@ -55,6 +56,50 @@ class SharedText:
         return attn.to_out[1](attn.to_out[0](z.transpose(1, 2).reshape(hidden_states.shape)))
 
 
+@contextlib.contextmanager
+def keeping_text(pipe: Any, tokens: int) -> Iterator[None]:
+    """Keys and values of the prompt are computed in the first step and kept for the others: the same bits.
+
+    A module gives again what it gave when it is handed the very same tensor; nothing may be edited on that way. Nothing
+    is kept where the video has far more tokens than the prompt, so that little would be saved.
+
+    Args:
+        pipe: the pipeline; both experts are changed inside the block.
+        tokens: of the video's grid.
+    """
+    with contextlib.ExitStack() as stack:
+        for expert in ("main", "low"):
+            model = transformer_of(pipe, expert)
+            if model is None or tokens > 8 * TEXT_TOKENS:
+                continue
+            attention = [block.attn2 for block in model.blocks]
+            modules = [model.condition_embedder.text_embedder]
+            modules += [module for attn in attention for module in (attn.to_k, attn.to_v, attn.norm_k)]
+            for module in modules:
+                stack.enter_context(replaced(module, "forward", _once(module.forward)))
+        yield
+
+
+def _once(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The function, computed once for each of the last two tensors that it was given: cond's and uncond's."""
+    known: list[tuple[Tensor, Tensor]] = []
+
+    def remembered(given: Tensor) -> Tensor:
+        for seen, made in known:
+            if seen is given:
+                return made
+        made = forward(given)
+        known[:] = [*known[-1:], (given, made)]
+        return made
+
+    return remembered
+
+
+def no_sharing(clock: Clock) -> contextlib.AbstractContextManager[None]:
+    """Nothing is put in place."""
+    return contextlib.nullcontext()
+
+
 def distinct(text: Tensor) -> tuple[Tensor, Tensor]:
     """Text states [1, text_token, d_text] with padding once, and the logarithm of the counts [text_token]."""
     padding = (text[0] == 0).all(-1)
@@ -70,17 +115,18 @@ def distinct(text: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sharing_text(
-    pipe: Any, plan: Plan, sites: Sequence[str]
+    pipe: Any, plan: Plan, sites: Sequence[str], *, least: int = 2
 ) -> tuple[Plan, Callable[[Clock], contextlib.AbstractContextManager[None]]]:
     """A plan whose text is one row without repeated padding, and what has to be in place while it runs.
 
-    Nothing changes, and nothing is put in place, where it would not be the same computation: one row, different texts,
-    models with image keys, a processor that is not diffusers' own, edits of text or of cross-attention's keys.
+    Nothing changes, and nothing is put in place, where it would not be the same computation: different texts, models
+    with image keys, a processor that is not diffusers' own, edits of text or of cross-attention's keys.
 
     Args:
         pipe: the pipeline.
         plan: the batch.
-        sites: hook points that are edited.
+        sites: hook points that are edited or read.
+        least: rows that it is done from.
     """
     texts = {"cond": plan.conditioning.prompt}
     if plan.conditioning.negative is not None:
@@ -99,8 +145,8 @@ def sharing_text(
         for model in models
         for block in model.blocks
     )
-    if len(plan.specs) < 2 or touched or not same or not plain:
-        return plan, lambda clock: contextlib.nullcontext()
+    if len(plan.specs) < least or touched or not same or not plain:
+        return plan, no_sharing
     found = {branch: distinct(text[:1]) for branch, text in texts.items()}
     negative = found["uncond"][0] if "uncond" in found else None
     shared = replace(plan, conditioning=replace(plan.conditioning, prompt=found["cond"][0], negative=negative))
@@ -117,4 +163,4 @@ def sharing_text(
     return shared, place
 
 
-__all__ = ["SharedText", "distinct", "sharing_text"]
+__all__ = ["SharedText", "distinct", "keeping_text", "no_sharing", "sharing_text"]

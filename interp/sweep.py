@@ -2,11 +2,13 @@
 
 Cells that start at the same step share one recording of the clean run; each is a row of a batch. In its first step a
 row joins the batch at the first layer that it edits, from the recorded residual stream. What all rows have of one
-prompt is computed once. A placebo is a change of the same size in a random direction.
+prompt is computed once, and values are then those of a full rerun to rounding; with ``batch_size=1`` they are equal to
+the bit. A placebo is a change of the same size in a random direction.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,12 +24,15 @@ from interp.edits.graph import Edit, EditGraph, graph_of
 from interp.edits.mixing import Resample, Wire, WorldMean
 from interp.edits.program import bind
 from interp.edits.random_change import RandomChange
-from interp.edits.run import EditedRun, run_with
+from interp.edits.run import EditedRun, execute, results_of
 from interp.edits.sources import OtherRun, Stored
 from interp.errors import InterpError
-from interp.replay import Recording, first_layer, record, replay, unedited
+from interp.hooks import Clock
+from interp.replay import Recording, first_layer, record, replay
 from interp.runspec import RunSpec
+from interp.sampler import Plan, prepare
 from interp.selection import AddressSpace, Selection, select
+from interp.shared_text import keeping_text, no_sharing, sharing_text
 from interp.sweep_result import CellFile, Sweep, pooled
 
 if TYPE_CHECKING:
@@ -47,6 +52,7 @@ class Cell:
         draw: -1 for the effect itself, else the number of a placebo.
         step, layer: where the run starts to differ.
         last: the last step that is edited.
+        number: its place among the cells and placebos.
     """
 
     at: tuple[tuple[str, Any], ...]
@@ -55,10 +61,11 @@ class Cell:
     step: int
     layer: int
     last: int
+    number: int
 
     @cached_property
     def key(self) -> str:
-        """What the cell is called in a results file."""
+        """What the cell is called in a results file; a cell with a function has no such name."""
         return f"{self.edits.key}/{self.draw}"
 
 
@@ -70,6 +77,7 @@ def sweep(
     metric: Metric,
     *,
     early: bool = False,
+    capture: str | Selection | Sequence[str | Selection] | None = None,
     placebos: int = 0,
     batch_size: int | None = None,
     to: str | Path | None = None,
@@ -85,6 +93,8 @@ def sweep(
         metric: an `EditedRun` to a number; with ``early`` it sees a run that stopped after its last edited step, and
             reads ``result.x0_hat`` or ``result.early_frames``.
         early: stop there.
+        capture: what the metric reads as ``result.captured``, such as a probe's input: the steps that a cell ran, the
+            last one last. Rows are then computed whole, which takes longer.
         placebos: changes of the same size in random directions, for each cell; needs an edit with a source.
         batch_size: cells in one forward; None takes what fits in half of the free memory, 16 at most.
         to: a file that results are appended to as they come; cells that are in it are not run again. It belongs to one
@@ -105,22 +115,27 @@ def sweep(
     cells = plan_cells(lab, run, template, over, placebos)
     known = CellFile(None if to is None else Path(to), f"{run.key}/{_name_of(metric)}/{early}")
     batch_size = batch_size or fitting(lab.pipe, lab.space(run))
-    todo = [cell for cell in cells if cell.key not in known.values]
-    recording = recording or record(lab, run, kept_at(lab, run, todo))
-    sources = _Sources(lab, run, todo)
+    names = {cell.number: str(cell.number) if to is None else cell.key for cell in cells}
+    todo = [cell for cell in cells if names[cell.number] not in known.values]
+    share = batch_size > 1  # cells of several rows are equal to a rerun to rounding anyway
+    recording = recording or record(lab, run, kept_at(lab, run, todo), share_text=share)
+    sources = _Sources(lab, run, todo, share)
     for batch in _bar(_batches(todo, batch_size), len(todo), progress):
         given = [sources.given(cell.edits) for cell in batch]
         graph = EditGraph(tuple(replace(e, rows=(i,)) for i, g in enumerate(given) for e in g))
         base = recording.rows([0] * len(batch))
-        enter = [cell.layer for cell in batch]
+        enter = [cell.layer for cell in batch] if capture is None else None
         stop = batch[0].last + 1 if early else None
-        results = replay(lab, base, graph, stop=stop, enter=enter, share_text=len(batch) > 1, history=not early)
+        results = replay(
+            lab, base, graph, capture, stop=stop, enter=enter, share_text=len(batch) > 1, history=not early
+        )
         for cell, result in zip(batch, results, strict=True):
-            known.add(cell.key, float(metric(result)))
-    whole = unedited(lab, recording)[0]
-    if early:
-        return _early_table(lab, recording, cells, known, metric, tuple(over))
-    return _table(cells, known, {cell.last: float(metric(whole)) for cell in cells}, tuple(over), float(metric(whole)))
+            known.add(names[cell.number], float(metric(result)))
+    values = [known.values[names[cell.number]] for cell in cells]
+    ends = sorted({cell.last for cell in cells}) if early else [len(recording.steps) - 1]
+    found = {end: float(metric(_clean(lab, recording, end, capture, early))) for end in ends}
+    clean = {cell.last: found[cell.last if early else ends[-1]] for cell in cells}
+    return _table(cells, values, clean, tuple(over), found[ends[-1]])
 
 
 def plan_cells(
@@ -135,7 +150,7 @@ def plan_cells(
     for edit in graph:
         if edit.rows is not None or isinstance(edit.op, Wire | WorldMean | Resample):
             raise InterpError(f"{edit} is about worlds of a batch, and a sweep makes its own; sweep edits of one run")
-    cells = []
+    cells: list[Cell] = []
     for values in itertools.product(*over.values()):
         at = dict(zip(over, values, strict=True))
         here = EditGraph(tuple(replace(e, selection=e.selection & select(**at)) for e in graph))
@@ -145,8 +160,9 @@ def plan_cells(
         assert first is not None
         assert last is not None
         where = (first, first_layer(program, first), last)
-        cells.append(Cell(tuple(at.items()), here, -1, *where))
-        cells += [Cell(tuple(at.items()), _placebo(here, k), k, *where) for k in range(placebos)]
+        graphs = [here, *(_placebo(here, draw) for draw in range(placebos))]
+        number = len(cells)
+        cells += [Cell(tuple(at.items()), one, i - 1, *where, number + i) for i, one in enumerate(graphs)]
     return cells
 
 
@@ -168,9 +184,9 @@ def _placebo(graph: EditGraph, draw: int) -> EditGraph:
 class _Sources:
     """Runs that cells read from, each run once and kept at exactly the addresses that cells need."""
 
-    def __init__(self, lab: Lab, run: RunSpec, cells: Sequence[Cell]) -> None:
+    def __init__(self, lab: Lab, run: RunSpec, cells: Sequence[Cell], share_text: bool) -> None:
         wanted: dict[str, tuple[RunSpec, Selection]] = {}
-        once = {cell.at: cell for cell in cells}.values()  # a cell and its placebos read the same
+        once = {cell.number - cell.draw: cell for cell in cells}.values()  # a cell and its placebos read the same
         for edit in (edit for cell in once for edit in cell.edits):
             for source in edit.sources:
                 if isinstance(source, OtherRun):
@@ -178,7 +194,8 @@ class _Sources:
                     before = wanted.get(source.identity)
                     wanted[source.identity] = (spec, edit.selection if before is None else before[1] | edit.selection)
         self.stored = {
-            identity: Stored.of(run_with(lab, spec, (), selection)) for identity, (spec, selection) in wanted.items()
+            identity: kept_source(lab, prepare(lab.pipe, [spec]), selection, share_text=share_text)
+            for identity, (spec, selection) in wanted.items()
         }
 
     @staticmethod
@@ -196,6 +213,27 @@ class _Sources:
             return self.stored[source.identity] if isinstance(source, OtherRun) else source
 
         return EditGraph(tuple(replace(e, sources=tuple(known(s) for s in e.sources)) for e in graph))
+
+
+def kept_source(lab: Lab, plan: Plan, selection: Selection, *, share_text: bool = False) -> Stored:
+    """What cells read of another run.
+
+    Args:
+        lab: the pipeline.
+        plan: that run, prepared; it is left as it is.
+        selection: the addresses that are read.
+        share_text: see `interp.replay.replay`.
+    """
+    tokens, none = lab.grid(plan.specs[0].sample).tokens, EditGraph()
+    read = selection.resolve(lab.space(plan.specs[0])).sites
+    given, sharing = sharing_text(lab.pipe, replace(plan), read, least=1) if share_text else (replace(plan), no_sharing)
+
+    @contextlib.contextmanager
+    def around(clock: Clock) -> Iterator[None]:
+        with sharing(clock), keeping_text(lab.pipe, tokens):
+            yield
+
+    return Stored.of(execute(lab, given, 1, none, none, selection, around=around))
 
 
 def kept_at(lab: Lab, run: RunSpec, cells: Sequence[Cell]) -> set[tuple[int, int]]:
@@ -219,36 +257,29 @@ def _name_of(metric: Metric) -> str:
     return str(getattr(metric, "key", None) or getattr(metric, "__qualname__", type(metric).__qualname__))
 
 
-def _early_table(
-    lab: Lab, recording: Recording, cells: Sequence[Cell], known: CellFile, metric: Metric, axes: tuple[str, ...]
-) -> Sweep:
-    """Early effects are measured against the clean run stopped at the same step."""
-    from interp.edits.run import results_of
-
-    ends = sorted({cell.last for cell in cells})
-    clean = {end: float(metric(results_of(lab, recording.plan, 1, recording.steps[: end + 1])[0])) for end in ends}
-    return _table(cells, known, clean, axes, clean[ends[-1]])
+def _clean(lab: Lab, recording: Recording, end: int, capture: Any, early: bool) -> EditedRun:
+    """The clean run up to a step, which cells that end there are measured against."""
+    if capture is None:
+        return results_of(lab, recording.plan, 1, recording.steps[: end + 1])[0]
+    none, first = EditGraph(), end if early else 0
+    start, past = recording.states[first], recording.steps[:first]
+    return execute(lab, replace(recording.plan), 1, none, none, capture, start=start, stop=end + 1, past=past)[0]
 
 
 def _table(
-    cells: Sequence[Cell], known: CellFile, clean: dict[int, float], axes: tuple[str, ...], whole: float
+    cells: Sequence[Cell], values: list[float], clean: dict[int, float], axes: tuple[str, ...], whole: float
 ) -> Sweep:
     import polars as pl
 
-    drawn: dict[Any, list[float]] = {}
+    effects = [value - clean[cell.last] for cell, value in zip(cells, values, strict=True)]
+    draws = max(cell.draw for cell in cells) + 1  # a cell, then its placebos, then the next
     rows, placebos = [], []
-    for cell in cells:
+    for cell, value, effect in zip(cells, values, effects, strict=True):
         if cell.draw >= 0:
-            effect = known.values[cell.key] - clean[cell.last]
-            drawn.setdefault(cell.at, []).append(effect)
             placebos.append({**_plain(cell), "draw": cell.draw, "effect": effect})
-    for cell in cells:
-        if cell.draw >= 0:
             continue
-        value = known.values[cell.key]
-        effect = value - clean[cell.last]
         row = _plain(cell) | {"value": value, "clean": clean[cell.last], "effect": effect}
-        if chance := drawn.get(cell.at):
+        if chance := effects[cell.number + 1 : cell.number + 1 + draws]:
             low, high = np.quantile(chance, [0.025, 0.975])
             larger = sum(abs(one) >= abs(effect) for one in chance)
             row |= {"placebo": float(np.mean(chance)), "placebo_low": float(low), "placebo_high": float(high)}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from interp.address.pattern import Pattern
 from interp.address.resolution import Box, Part, Resolution
@@ -32,9 +33,9 @@ def resolve(alternatives: Sequence[Sequence[Term]], space: AddressSpace, text: s
 
 def _boxes(terms: Sequence[Term], space: AddressSpace) -> list[Box]:
     """The products in an intersection of terms; several, as sites differ in axes and branches."""
-    sites = _common([_sites(term, space) for term in terms], "hook point", terms)
+    sites = _common([_once(_sites, term, space) for term in terms], "hook point", terms)
     steps = _common([_steps(term, space) for term in terms], "step", terms)
-    tokens = _common_or_all([_tokens(term, space) for term in terms], "token", terms)
+    tokens = _common_or_all([_once(_tokens, term, space) for term in terms], "token", terms)
     branches = None
     if any(term.branch for term in terms):
         named = [dict.fromkeys(term.branch) for term in terms if term.branch]
@@ -54,6 +55,14 @@ def _boxes(terms: Sequence[Term], space: AddressSpace) -> list[Box]:
     if not groups:
         raise SelectionError(f"{_joined(terms)} has no branch in common, so it selects nothing")
     return [Box(tuple(names), steps, own, part) for (own, part), names in groups.items()]
+
+
+def _once(find: Callable[[Term, AddressSpace], Any], term: Term, space: AddressSpace) -> Any:
+    """``find(term, space)``, remembered by the space."""
+    key = (find, term)
+    if key not in space.found:
+        space.found[key] = find(term, space)
+    return space.found[key]
 
 
 def _sites(term: Term, space: AddressSpace) -> dict[str, None]:

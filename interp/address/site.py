@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 Tier = Literal["module", "recompute", "processor", "block", "sampler"]
@@ -76,6 +77,7 @@ class Site:
         return self.sources if layer is None else tuple(s.replace("{layer}", str(layer)) for s in self.sources)
 
 
+@cache
 def layer_of(name: str) -> int | None:
     """The layer in a concrete name, or None."""
     parts = name.split(".")

@@ -98,6 +98,11 @@ class AddressSpace:
         return layer_counts(self.sites)
 
     @cached_property
+    def found(self) -> dict[Any, Any]:
+        """What resolving has found so far: selections of a sweep have most of their terms in common."""
+        return {}
+
+    @cached_property
     def _axes(self) -> dict[str, tuple[str, ...]]:
         return {site: self._axes_of(site) for site in self.sites}
 

@@ -138,6 +138,35 @@ def test_an_early_sweep_with_placebos_stops_at_the_step_and_resumes(
         found()
 
 
+def probe(run: Any) -> float:
+    """A metric of a hidden state: a fixed direction of the last block's stream in the last step that was run."""
+    return float(run.captured["blocks.1.hook_resid_post"][-1, 0].mean(0) @ torch.linspace(-1, 1, 24))
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_sweep_is_read_by_a_probe_of_a_hidden_state(early: bool) -> None:
+    lab, runs = lab_and_runs(steps=3, guidance=1.0)
+    seen, over = "blocks.1.hook_resid_post", {"step": [0, 1], "layer": [0, 1]}
+    template = edits.patch("blocks.*.hook_mlp_out", runs[1])
+    found = sweep(lab, runs[0], template, over, probe, early=early, capture=seen)
+    for row in found.table.iter_rows(named=True):
+        stop = row["step"] + 1 if early else None
+        edit = edits.patch(f"blocks.{row['layer']}.hook_mlp_out", runs[1], step=row["step"])
+        assert abs(row["value"] - probe(edits.run_with(lab, runs[0], edit, seen, stop=stop))) < 1e-5
+        assert abs(row["clean"] - probe(edits.run_with(lab, runs[0], (), seen, stop=stop))) < 1e-5
+    assert found.table["effect"].abs().min() > 1e-4  # type: ignore[operator]  # numbers
+
+
+def test_functions_are_swept_too_but_not_into_a_file(tmp_path: Path) -> None:
+    lab, runs = lab_and_runs(steps=2, guidance=1.0)
+    template, over = edits.function("blocks.*.hook_mlp_out", torch.zeros_like), {"layer": [0, 1]}
+    found = sweep(lab, runs[0], template, over, last_frame)
+    zeros = sweep(lab, runs[0], edits.zero("blocks.*.hook_mlp_out"), over, last_frame)
+    assert found.table.equals(zeros.table)
+    with pytest.raises(InterpError, match="cannot be saved"):
+        sweep(lab, runs[0], template, over, last_frame, to=tmp_path / "cells.jsonl")
+
+
 def table(effects: list[float], draws: list[list[float]]) -> Sweep:
     """A sweep over two layers, made up."""
     frame = pl.DataFrame({"layer": [0, 1], "value": [e + 1 for e in effects], "clean": [1.0, 1.0], "effect": effects})

@@ -10,7 +10,7 @@ import torch
 
 from interp import edits
 from interp.hooks import Clock
-from interp.replay import record, replay
+from interp.replay import record, replay, unedited
 from interp.shared_text import distinct, sharing_text
 from tests.edits.labs import lab_and_runs, results, state
 
@@ -25,6 +25,24 @@ def test_sharing_the_text_changes_rounding_only(kind: str) -> None:
     assert state(lab.pipe) == before
     assert not torch.equal(plain, shared)  # it was shared
     torch.testing.assert_close(plain, shared, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["i2v two experts", "t2v", "ti2v image"])
+def test_keeping_the_text_over_steps_changes_no_bit(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reference: the plain run, and how often each key projection computes."""
+    lab, runs = lab_and_runs(kind, "unipc", steps=3)
+    plain, before, computed = results(lab.run(runs)), state(lab.pipe), []
+    for block in lab.pipe.transformer.blocks:
+        own = block.attn2.to_k.forward
+        monkeypatch.setattr(block.attn2.to_k, "forward", lambda x, own=own: computed.append(1) or own(x))
+    kept = record(lab, runs)
+    monkeypatch.undo()
+    assert torch.equal(results(unedited(lab, kept)), plain)
+    assert len(computed) == 2 * len(lab.pipe.transformer.blocks)  # cond and uncond, once each
+    assert state(lab.pipe) == before
+    lab.pipe.transformer.blocks[0].attn2.to_k.bias.data.add_(0.1)  # nothing is remembered after the run
+    changed = results(lab.run(lab.plan(runs[0].sample, [1, 2, 3], steps=3, guidance_scale=4.0)))
+    assert not torch.equal(changed, plain)
 
 
 def test_padding_is_kept_once_and_counted() -> None:
