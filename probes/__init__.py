@@ -3,15 +3,12 @@
 Works on arrays and stores; knows nothing of models.
 """
 
-from probes.attention import AttentionProbe
 from probes.between import transfer_between
 from probes.calibration import Calibration, calibration
-from probes.classifiers import fit_estimator_grid
 from probes.compare import compare_grids, simultaneous_bands
-from probes.control import control_target
-from probes.controls import LinearSVM, MLPProbe
+from probes.control_task import control_target
 from probes.errors import LeakageError, ProbeError
-from probes.estimators import LogisticProbe, RidgeProbe
+from probes.estimators import AttentionProbe, LinearSVM, LogisticProbe, MLPProbe, RidgeProbe
 from probes.grid import fit_grid
 from probes.mdl import OnlineCode, online_code
 from probes.result import GridResult
@@ -32,7 +29,6 @@ __all__ = [
     "calibration",
     "compare_grids",
     "control_target",
-    "fit_estimator_grid",
     "fit_grid",
     "fit_transfer",
     "online_code",

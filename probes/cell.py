@@ -6,20 +6,17 @@ Labels are columns: column 0 is the real labelling, the rest are shuffles, fitte
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
 from torch import Tensor
 
+from probes.cell_fit import CellFit, Directions, score_cell
 from probes.discriminant import solve_discriminant
 from probes.errors import ProbeError
 from probes.logistic import Columns, solve_logistic
 from probes.plan import Plan
 from probes.ridge import RidgeFit, solve_ridge
-from probes.score import auc, class_sums, shuffled_scores, value_sums
 from probes.space import KERNEL_FROM, Block, blocks
 
 BATCH_BYTES = 256 * 2**20
@@ -32,28 +29,6 @@ BATCH_FEATURES = 2**22
 """Features held at once by stacked cells."""
 
 
-@dataclass(frozen=True)
-class Directions:
-    """The probes of a cell, for raw features: ``coef`` [fold, feature, output], ``intercept`` [fold, output]."""
-
-    coef: NDArray[np.float32]
-    intercept: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class CellFit:
-    """``sums`` [group, statistic]; ``null`` [shuffle] scores; ``decision`` [row, output] out of fold; ``chosen`` [fold]
-    regularisation values; ``unconverged`` number of fits that met the iteration limit."""
-
-    sums: NDArray[np.float64]
-    null: NDArray[np.float64]
-    auc: float
-    decision: NDArray[np.float32]
-    chosen: tuple[float, ...]
-    unconverged: int
-    directions: Directions | None = None
-
-
 class _Work:
     """What fitting a cell has found so far."""
 
@@ -64,6 +39,8 @@ class _Work:
         shape = (self.choosers, plan.folds.k, len(plan.path))
         self.loss = torch.zeros(shape, dtype=torch.float64, device=plan.device)
         self.decision = torch.zeros(n, self.count, plan.outputs, dtype=plan.dtype, device=plan.device)
+        k, statistics = plan.folds.k, max(1, len(plan.classes))
+        self.paired = torch.zeros(k, k, len(plan.path), statistics, dtype=torch.float64, device=plan.device)
         self.directions: dict[int, tuple[Tensor, Tensor]] | None = {} if keep_directions else None
         self.unconverged = 0
 
@@ -78,6 +55,8 @@ class _Work:
 
         Log loss (balanced, if the fits are, by classes outside the tested fold) or squared error.
         """
+        if len(self.plan.path) == 1:
+            return
         sets, labels, c = (torch.tensor(v, device=decision.device) for v in zip(*todo, strict=True))
         codes = self.t.codes
         if codes is None or self.plan.model == "ridge":
@@ -99,6 +78,25 @@ class _Work:
                     part = (self.t.member @ (each * (codes[:, labels] == k))).to(torch.float64)[validated, at]
                     lost += part * self.t.cost[tested, labels, k]
             self.loss.index_put_((labels, tested, c), lost, accumulate=True)
+
+    def pair(self, todo: Sequence[Fit], decision: Float[Tensor, "row column output"]) -> None:
+        """Book what fits to the real labels that left out two folds score on each of them: rows right by class, or
+        squared error."""
+        real = [j for j, (_, label, _) in enumerate(todo) if label == 0]
+        decision, y, k = decision[:, real], self.t.labels[:, 0], len(self.plan.classes)
+        if k:
+            predicted = decision.argmax(dim=2) if decision.shape[2] > 1 else (decision[..., 0] > 0).to(torch.int64)
+            right = (predicted == y[:, None]).to(self.plan.dtype)
+            kinds = torch.nn.functional.one_hot(y.to(torch.int64), k).to(self.plan.dtype)
+        else:
+            right, kinds = (
+                (decision[..., 0] - y[:, None]).square().to(self.plan.dtype),
+                torch.ones_like(decision[:, :1, 0]),
+            )
+        found = torch.stack([(self.t.member * kind) @ right for kind in kinds.T], dim=2)  # [fold, column, statistic]
+        for column, j in enumerate(real):
+            a, b = self.plan.pairs[todo[j][0]]
+            self.paired[a, b, todo[j][2]], self.paired[b, a, todo[j][2]] = found[a, column], found[b, column]
 
     def coded(self) -> Float[Tensor, "row label output"]:
         """Targets of ridge: centred values, or +-1 for each class."""
@@ -218,6 +216,7 @@ def _iterative(plan: Plan, jobs: Sequence[tuple[_Work, Block]], *, inner: bool) 
             work.unconverged += int((~fitted.converged).sum())
             if inner:
                 work.validate(todo, fitted.decision)
+                work.pair(todo, fitted.decision)
                 continue
             folds = [s - pairs for s in block.sets]
             work.keep(folds, slice(some.start, some.stop), fitted.decision.unflatten(1, (len(folds), len(some))))
@@ -256,6 +255,9 @@ def _closed_form(work: _Work, block: Block, *, inner: bool) -> None:
     if inner:
         todo = [(s, lab, c) for s in block.sets for c in range(len(plan.path)) for lab in range(count)]
         work.validate(todo, decision.flatten(1, 3))
+        for i, s in enumerate(block.sets):
+            shifted = decision[:, i, :, 0] + _shift(work, decision[:, i, :, 0], s, label=0)
+            work.pair([(s, 0, c) for c in range(len(plan.path))], shifted)
         return
     coef, intercept = (v.unflatten(-1, (count, plan.outputs)) for v in (fitted.coef, fitted.intercept))
     chosen = work.choice()  # [label, fold]
@@ -269,10 +271,12 @@ def _closed_form(work: _Work, block: Block, *, inner: bool) -> None:
             work.directions[f] = block.raw(coef[:, i, pick[0], 0], intercept[i, pick[0], 0] + shift[0])
 
 
-def _shift(work: _Work, decision: Float[Tensor, "row label output"], s: int) -> Float[Tensor, "label output"]:
-    """What is added to ridge decisions: the mean that values were centred by; or, for balanced classes, minus the point
-    half-way between the classes' mean decision on the training rows (the threshold if classes were equally
-    frequent)."""
+def _shift(
+    work: _Work, decision: Float[Tensor, "row column output"], s: int, *, label: int | None = None
+) -> Float[Tensor, "column output"]:
+    """What is added to ridge decisions, one column a labelling or all of labelling ``label``: the mean that values were
+    centred by; or, for balanced classes, minus the point half-way between the classes' mean decision on the training
+    rows (the threshold if classes were equally frequent)."""
     plan, t = work.plan, work.t
     nothing = torch.zeros(decision.shape[1:], dtype=decision.dtype, device=decision.device)
     if plan.model != "ridge":
@@ -281,12 +285,13 @@ def _shift(work: _Work, decision: Float[Tensor, "row label output"], s: int) -> 
         return nothing + t.labels[:, 0].mean().to(decision.dtype)
     if not plan.balanced:
         return nothing
+    codes = t.codes if label is None else t.codes[:, label : label + 1]
     weight = t.train[:, s].to(torch.float64) if t.weights is None else t.train[:, s] * t.weights
     value = decision[..., 0].to(torch.float64)
     middle = torch.zeros(decision.shape[1], dtype=torch.float64, device=decision.device)
     both = torch.ones_like(middle, dtype=torch.bool)
     for k in (0, 1):
-        part = weight[:, None] * (t.codes == k)
+        part = weight[:, None] * (codes == k)
         mass = part.sum(dim=0)
         both &= mass > 0
         middle += (part * value).sum(dim=0) / mass.clamp_min(1e-300) / 2
@@ -294,29 +299,19 @@ def _shift(work: _Work, decision: Float[Tensor, "row label output"], s: int) -> 
 
 
 def _score(work: _Work) -> CellFit:
-    plan = work.plan
-    decision = work.decision.to(torch.float64).cpu().numpy()
-    chosen = tuple(plan.path[int(i)] for i in work.choice()[0])
-    group = plan.folds.group
-    if plan.classification:
-        predicted = predict(decision)
-        labels = plan.y.astype(np.int64)
-        sums = class_sums(predicted[:, 0], labels, group, len(plan.classes))
-        area = auc(decision[:, 0], labels, plan.folds.fold, len(plan.classes))
-        null = shuffled_scores(predicted[:, 1:].astype(np.float64), plan.shuffled, plan.score, len(plan.classes))
-    else:
-        sums, area = value_sums(decision[:, 0, 0], plan.y, group), float("nan")
-        null = shuffled_scores(decision[:, 1:, 0], plan.shuffled, plan.score, 0)
+    plan, choice = work.plan, work.choice()[0]
+    folds = torch.arange(plan.folds.k, device=choice.device)
+    paired = work.paired[folds, :, choice] if plan.pairs else work.paired[:0]
     directions = None
     if work.directions is not None:
         parts = [work.directions[f] for f in range(plan.folds.k)]
         coef = torch.stack([p[0] for p in parts]).to(torch.float32).cpu().numpy()
         directions = Directions(coef, torch.stack([p[1] for p in parts]).to(torch.float64).cpu().numpy())
-    return CellFit(sums, null, area, decision[:, 0].astype(np.float32), chosen, work.unconverged, directions)
-
-
-def predict(decision: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Class numbers [...] from decision values [..., output]."""
-    if decision.shape[-1] == 1:
-        return (decision[..., 0] > 0).astype(np.int64)
-    return np.asarray(decision.argmax(axis=-1), dtype=np.int64)
+    return score_cell(
+        plan,
+        work.decision.to(torch.float64).cpu().numpy(),
+        paired.cpu().numpy(),
+        tuple(plan.path[int(i)] for i in choice),
+        work.unconverged,
+        directions,
+    )

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from scipy.stats import norm
+from scipy.stats import t as student
 
 from probes.errors import ProbeError
-from probes.score import METRICS, bootstrap, resample
+from probes.score import METRICS, between_folds, bootstrap, resample
 
 if TYPE_CHECKING:
     from probes.result import GridResult
@@ -23,14 +25,19 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 
-def max_deviation(draws: Floats, point: Floats) -> tuple[Floats, Floats]:
-    """Error [cell] of each cell, and the largest studentised deviation [resample] over cells.
+def max_deviation(draws: Floats, point: Floats, groups: int, between: Floats) -> tuple[Floats, Floats, Floats]:
+    """Error [cell] of each cell, each resample's studentised deviation [resample, cell], the largest [resample].
 
-    ``draws`` [resample, cell] scatter around ``point`` [cell]. Cells that do not vary count as exact.
+    ``draws`` [resample, cell] scatter around ``point`` [cell]; ``between`` [cell] is the variance that they lack
+    (`probes.score`). Deviations are as wide as a t distribution's with one degree of freedom less than groups. Cells
+    that do not vary count as exact.
     """
-    error = draws.std(axis=0, ddof=1)
-    scaled = np.divide(np.abs(draws - point), error, out=np.zeros_like(draws), where=error > 0)
-    return error, scaled.max(axis=1)
+    own = draws.std(axis=0, ddof=1)
+    scaled = np.divide(np.abs(draws - point), own, out=np.zeros_like(draws), where=own > 0)
+    if groups > 1:
+        scaled *= student.ppf(0.975, groups - 1) / norm.ppf(0.975)
+        own = own * np.sqrt(groups / (groups - 1))
+    return np.sqrt(own**2 + between), scaled, scaled.max(axis=1)
 
 
 def simultaneous_bands(grid: GridResult, level: float = 0.95) -> pl.DataFrame:
@@ -38,7 +45,7 @@ def simultaneous_bands(grid: GridResult, level: float = 0.95) -> pl.DataFrame:
     if not 0 < level < 1:
         raise ProbeError(f"level={level}: need 0 < level < 1.")
     point = grid.table["score"].to_numpy()
-    error, largest = max_deviation(grid.resamples(), point)
+    error, _, largest = max_deviation(grid.resamples(), point, grid.sums.shape[1], between_folds(grid.effects))
     reach = float(np.quantile(largest, level))
     return grid.table.select("step", "layer", "score").with_columns(
         low=pl.Series(point - reach * error), high=pl.Series(point + reach * error)
@@ -83,18 +90,19 @@ def compare_grids(
     draws = bootstrap(sums[0], first, metric) - bootstrap(sums[1], second, metric)
     scores = [metric.from_sums(s.sum(axis=1)) for s in sums]
     difference = scores[0] - scores[1]
-    error, largest = max_deviation(draws, difference)
+    effects = [np.stack([grid.effects[grid.cell(*key)] for key in keys.iter_rows()]) for grid in (a, b)]
+    first_between, second_between = map(between_folds, effects)
+    between = between_folds(effects[0] - effects[1]) if paired else first_between + second_between
+    error, own, largest = max_deviation(draws, difference, min(s.shape[1] for s in sums), between)
     scaled = np.divide(np.abs(difference), error, out=np.where(difference == 0, 0.0, np.inf), where=error > 0)
-    own = np.divide(np.abs(draws - difference), error, out=np.zeros_like(draws), where=error > 0)
     reach = float(np.quantile(largest, level))
-    tail = (1 - level) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
+    alone = np.quantile(own, level, axis=0) * error
     return keys.with_columns(
         score_a=pl.Series(scores[0]),
         score_b=pl.Series(scores[1]),
         difference=pl.Series(difference),
-        low=pl.Series(low),
-        high=pl.Series(high),
+        low=pl.Series(difference - alone),
+        high=pl.Series(difference + alone),
         band_low=pl.Series(difference - reach * error),
         band_high=pl.Series(difference + reach * error),
         p=pl.Series((1 + (own >= scaled).sum(axis=0)) / (1 + resamples)),

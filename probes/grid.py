@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from probes.cell import CellFit
+from probes.cell_fit import CellFit
 from probes.errors import ProbeError
 from probes.plan import Plan
 from probes.prepare import fit_each, prepare
@@ -33,7 +33,7 @@ def fit_grid(
     *,
     groups: Any = "sample",
     over: Sequence[str] = ("step", "layer"),
-    model: str = "logistic",
+    model: Any = "logistic",
     task: str = "auto",
     site: str = "blocks.{layer}.hook_resid_post",
     steps: Sequence[int] | None = None,
@@ -72,7 +72,11 @@ def fit_grid(
             Rows that share any of several keys stay together.
         over: the axes of the grid; steps and layers.
         model: "logistic" (classes; binary or multinomial), "ridge" (values, or classes coded +-1), "lda" (classes) or
-            "means" (classes, by the difference of their means; nothing to choose).
+            "means" (classes, by the difference of their means; nothing to choose); all of these are solved in batches.
+            Or any scikit-learn classifier or regressor, such as `probes.LinearSVM`, `probes.MLPProbe` or a pipeline: a
+            control, since every fold and shuffle is a fit of its own. It scales features itself (``standardise`` is
+            not used), in float64. One with an attribute ``tokens`` that is true (`probes.AttentionProbe`) is given
+            [run, token, feature].
         task: "classification" or "regression", where ridge could be either.
         site: the store's site; ``{layer}`` is filled in.
         pool: for a target per run and features per token: "mean", "flatten" or a function [run, token, feature] ->
@@ -130,7 +134,7 @@ def fit_grid(
         weights=weights,
         max_rows=max_rows,
         seed=seed,
-        dtype=dtype,
+        dtype=dtype if isinstance(model, str) else "float64",
         device=device,
         tol=tol,
     )
@@ -175,7 +179,7 @@ def _fit_baselines(
 
 
 def _chance(null: NDArray[np.float64], score: NDArray[np.float64], level: float) -> tuple[NDArray[np.float64], ...]:
-    """Mean, upper quantile, p-value and spread of each cell from null scores [cell, shuffle].
+    """Mean, upper quantile and p-value of each cell from null scores [cell, shuffle].
 
     With few shuffles a cell's own quantile is little more than its largest value. The spread of null scores hardly
     depends on the cell (same rows, same labels), so it is pooled over the grid, and quantiles are those of a normal
@@ -184,40 +188,18 @@ def _chance(null: NDArray[np.float64], score: NDArray[np.float64], level: float)
     cells, count = null.shape
     if count == 0:
         nothing = np.full(cells, np.nan)
-        return nothing, nothing, nothing, np.zeros(cells)
+        return nothing, nothing, nothing
     mean, upper = null.mean(axis=1), 1 - (1 - level) / 2
     if count >= OWN_QUANTILE_FROM:
         p = (1 + (null >= score[:, None]).sum(axis=1)) / (1 + count)
-        return mean, np.quantile(null, upper, axis=1), p, null.std(axis=1, ddof=1)
+        return mean, np.quantile(null, upper, axis=1), p
     spread = np.sqrt(null.var(axis=1, ddof=1).mean()) if count > 1 else np.nan
     spread *= np.sqrt(1 + 1 / count)  # the mean itself is known from `count` shuffles only
     return (
         mean,
         mean + norm.ppf(upper) * spread,
         norm.sf((score - mean) / spread) if spread > 0 else (score <= mean) * 1.0,
-        np.full(cells, np.nan_to_num(spread)),
     )
-
-
-def _refitted(
-    point: NDArray[np.float64],
-    low: NDArray[np.float64],
-    high: NDArray[np.float64],
-    chance: NDArray[np.float64],
-    reach: NDArray[np.float64],
-    scheme: str,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Intervals that know that other rows would have given other probes.
-
-    Resampled groups hold the probes fixed. Yet probes of noise are made by the very rows that test the others, and
-    their scores vary by more. How much shows in scores on shuffled labels (``reach``); what is left of it at a score
-    falls, as the error that is left does, from all at chance to none at 1. Labels shuffled between groups vary in all
-    that scores at chance do, labels shuffled within groups in what resampled groups lack.
-    """
-    part = np.nan_to_num(1 - np.clip((point - chance) / np.maximum(1 - chance, 1e-12), 0, 1))
-    shown = 0.0 if scheme == "within" else ((high - low) / 2) ** 2
-    more = part**2 * np.maximum(reach**2 - shown, 0)
-    return point - np.sqrt((point - low) ** 2 + more), point + np.sqrt((high - point) ** 2 + more)
 
 
 def _assemble(
@@ -233,13 +215,12 @@ def _assemble(
     """Tables from fits."""
 
     def summary(cells: Sequence[CellFit]) -> tuple[NDArray[np.float64], ...]:
-        sums = np.stack([cell.sums for cell in cells])
-        return sums, *interval(sums, draws, plan.score, level)
+        sums, effects = (np.stack([getattr(cell, name) for cell in cells]) for name in ("sums", "effects"))
+        return sums, effects, *interval(sums, effects, draws, plan.score, level)
 
-    sums, point, low, high = summary(list(fits.values()))
+    sums, effects, point, low, high = summary(list(fits.values()))
     null = np.stack([fit.null for fit in fits.values()])
-    chance, chance_high, p, spread = _chance(null, point, level)
-    low, high = _refitted(point, low, high, chance, norm.ppf(1 - (1 - level) / 2) * spread, plan.scheme)
+    chance, chance_high, p = _chance(null, point, level)
     steps = [key[0] for key in fits]
     columns: dict[str, Any] = {
         "step": steps,
@@ -264,7 +245,7 @@ def _assemble(
         }
     )
     if base:
-        _, b_point, b_low, b_high = summary(list(base.values()))
+        _, _, b_point, b_low, b_high = summary(list(base.values()))
         rows = {
             "baseline": [k[0] for k in base],
             "step": [k[1] for k in base],
@@ -281,14 +262,21 @@ def _assemble(
     table = pl.DataFrame(columns, schema_overrides=types).fill_nan(None).sort("step", "layer")
     spec = {
         "model": plan.model, "score": plan.score.name, "classes": list(plan.classes), "path": list(plan.path),
-        "folds": plan.folds.k, "balanced": plan.balanced, "standardise": plan.standardise,
+        "folds": plan.folds.k, "balanced": plan.balanced and plan.estimator is None, "standardise": plan.standardise,
         "selection": "nested" if plan.nested else "shared", "shuffle": plan.scheme, "shuffles": plan.shuffled.shape[1],
         "bootstrap": count, "level": level, "seed": seed, "rows": fingerprint(plan),
+        **({} if plan.estimator is None else {"params": _plain(plan.estimator)}),
         **data.about,
     }  # fmt: skip
     kept = [fit.directions for fit in fits.values() if fit.directions is not None]
     coef = np.stack([d.coef for d in kept]) if kept else None
-    return GridResult(table, baselines, sums, null, spec, coef)
+    return GridResult(table, baselines, sums, effects, null, spec, coef)
+
+
+def _plain(estimator: Any) -> dict[str, Any]:
+    """An estimator's parameters as JSON holds them."""
+    params = estimator.get_params().items()
+    return {k: v if isinstance(v, bool | int | float | str | None) else str(v) for k, v in params}
 
 
 def fingerprint(plan: Plan) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ PATHS: dict[str, tuple[float, ...]] = {
     "lda": (0.01, 0.1, 1.0),
     "means": (1.0,),
 }
-MODELS = "'logistic', 'ridge', 'lda' or 'means'"
+MODELS = "'logistic', 'ridge', 'lda', 'means' or a scikit-learn estimator"
 MOST_CLASSES = 64
 
 
@@ -32,9 +33,10 @@ MOST_CLASSES = 64
 class Plan:
     """How every cell is fitted.
 
-    ``weights`` [row] count in the fit and in the choice of regularisation, not in the score. ``y`` [row]: class numbers
-    or values. ``shuffled`` [row, shuffle]. ``path``: values of C (logistic) or alpha (ridge), strongest regularisation
-    first. ``nested``: shuffles choose their own regularisation instead of taking the real labels'.
+    ``model``: a name, or that of the class of ``estimator``, which then fits every cell by itself and has an empty
+    ``path``. ``weights`` [row] count in the fit and in the choice of regularisation, not in the score. ``y`` [row]:
+    class numbers or values. ``shuffled`` [row, shuffle]. ``path``: values of C (logistic) or alpha (ridge), strongest
+    regularisation first. ``nested``: shuffles choose their own regularisation instead of taking the real labels'.
     """
 
     model: str
@@ -52,6 +54,7 @@ class Plan:
     device: str = "cpu"
     tol: float = 1e-4
     weights: NDArray[np.float64] | None = None
+    estimator: Any = None
 
     @cached_property
     def tensors(self) -> Tensors:
@@ -70,8 +73,9 @@ class Plan:
     @property
     def pairs(self) -> tuple[tuple[int, int], ...]:
         """Inner training sets leave out two folds. One fit serves twice: it validates fold b for the probe tested on a,
-        and fold a for the probe tested on b, which halves the cost of the nested choice."""
-        return tuple(combinations(range(self.folds.k), 2)) if len(self.path) > 1 else ()
+        and fold a for the probe tested on b, which halves the cost of the nested choice. What folds have in common
+        (`probes.score`) is seen in them, so they are fitted even where there is nothing to choose."""
+        return tuple(combinations(range(self.folds.k), 2)) if self.folds.k > 2 else ()
 
     def train(self) -> NDArray[np.bool_]:
         """Mask [row, set]: first one set for each pair, then one for each fold."""
@@ -121,8 +125,6 @@ def encode(target: NDArray[np.generic], model: str, task: str) -> tuple[NDArray[
     ``task="auto"``: logistic means classes; ridge means classes for booleans, text and two distinct values, else
     values.
     """
-    if model not in PATHS:
-        raise ProbeError(f"model={model!r} is not known; use {MODELS}.")
     if task not in ("auto", "classification", "regression"):
         raise ProbeError(f"task={task!r} is not known; use 'auto', 'classification' or 'regression'.")
     names, codes = np.unique(target, return_inverse=True)
@@ -167,11 +169,19 @@ def make_plan(
     device: str = "cpu",
     tol: float = 1e-4,
     weights: NDArray[np.float64] | None = None,
+    estimator: Any = None,
 ) -> Plan:
     """Check labels, groups and arguments, and draw folds and shuffles."""
-    y, classes = encode(target, model, task)
-    given = PATHS[model] if path is None else tuple(np.atleast_1d(np.asarray(path, dtype=np.float64)).tolist())
-    if not given or any(not value > 0 or not np.isfinite(value) for value in given):
+    if estimator is None and model not in PATHS:
+        raise ProbeError(f"model={model!r} is not known; use {MODELS}.")
+    if estimator is not None and (path is not None or class_weight not in ("auto", None) or selection != "shared"):
+        raise ProbeError(
+            f"path=, class_weight= and selection= are of built-in models; set the {model} up as you want it."
+        )
+    y, classes = encode(target, model if estimator is None else "ridge", task)  # like ridge, it may do either
+    given = PATHS.get(model, ()) if path is None else tuple(np.atleast_1d(np.asarray(path, dtype=np.float64)).tolist())
+    given = given if estimator is None else ()
+    if (not given and estimator is None) or any(not value > 0 or not np.isfinite(value) for value in given):
         raise ProbeError(f"Regularisation values must be positive numbers; got {given}.")
     strongest_first = tuple(sorted(set(given), reverse=model != "logistic"))
     strata = y.astype(np.int64) if classes else None
@@ -196,7 +206,7 @@ def make_plan(
     return Plan(
         model, y, classes, shuffled, scheme, drawn, strongest_first, metric(name, bool(classes)), balanced,
         standardise=standardise, nested=selection == "nested", dtype=dtype, device=device, tol=tol,
-        weights=_check_weights(weights, len(y)),
+        weights=_check_weights(weights, len(y)), estimator=estimator,
     )  # fmt: skip
 
 

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from probes.cell import CellFit, batch_size, fit_cells
+from probes.any_estimator import check_estimator, fit_estimator
+from probes.cell import batch_size, fit_cells
+from probes.cell_fit import CellFit
 from probes.errors import ProbeError
 from probes.leaks import check_target, check_twins
 from probes.plan import Plan, make_plan
-from probes.source import Key, Pool, Source, from_arrays, from_store
+from probes.source import KEEP_TOKENS, Key, Pool, Source, from_arrays, from_store
 from probes.space import check_finite
 
 
@@ -23,7 +25,7 @@ def prepare(
     target: Any,
     *,
     groups: Any = "sample",
-    model: str = "logistic",
+    model: Any = "logistic",
     task: str = "auto",
     site: str = "blocks.{layer}.hook_resid_post",
     steps: Sequence[int] | None = None,
@@ -50,6 +52,16 @@ def prepare(
     precision = {"float32": torch.float32, "float64": torch.float64}.get(dtype)
     if precision is None:
         raise ProbeError(f"dtype={dtype!r} is not supported; use 'float32' or 'float64'.")
+    estimator = None if isinstance(model, str) else model
+    if estimator is not None:
+        kind = check_estimator(estimator, weights is not None)
+        if task not in ("auto", kind):
+            raise ProbeError(f"task={task!r} does not fit {type(estimator).__name__}, which does {kind}.")
+        task, model = kind, type(estimator).__name__
+        if getattr(estimator, "tokens", False):
+            if pool is not None:
+                raise ProbeError(f"{model} pools tokens itself; leave pool= out.")
+            pool = KEEP_TOKENS
     if shuffles < 0:
         raise ProbeError(f"shuffles={shuffles}: need 0 or more.")
     if isinstance(source, Mapping):
@@ -91,6 +103,7 @@ def prepare(
         device=device,
         tol=tol,
         weights=None if weights is None else data.per_row(weights, "weights").astype(np.float64),
+        estimator=estimator,
     )
     return data, plan
 
@@ -114,7 +127,10 @@ def fit_each(
     waiting: list[tuple[Key, str, torch.Tensor]] = []
 
     def flush() -> None:
-        fits = fit_cells([x for _, _, x in waiting], plan, keep_directions=keep_directions)
+        if plan.estimator is None:
+            fits = fit_cells([x for _, _, x in waiting], plan, keep_directions=keep_directions)
+        else:
+            fits = [fit_estimator(x.cpu().numpy(), plan, keep_directions=keep_directions) for _, _, x in waiting]
         for (key, name, _), fit in zip(waiting, fits, strict=True):
             out[key] = fit
             if fit.unconverged:
@@ -124,12 +140,13 @@ def fit_each(
     for key, name, read in cells:
         x = read()
         try:
-            check_finite(x)
+            flat = x.flatten(1)
+            check_finite(flat)
             if run is not None:
-                check_target(x, plan.y, len(plan.classes))
+                check_target(flat, plan.y, len(plan.classes))
             if look_for_twins and run is not None:
-                look_for_twins = not check_twins(x, run, plan.folds.group)
-            most = batch_size(plan, x.shape[1], memory)
+                look_for_twins = not check_twins(flat, run, plan.folds.group)
+            most = batch_size(plan, flat.shape[1], memory) if plan.estimator is None else 1
         except ProbeError as error:
             raise type(error)(f"{name}: {error}") from error
         if waiting and x.shape != waiting[0][2].shape:

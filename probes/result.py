@@ -5,12 +5,12 @@ Columns of ``table``, one row per cell, ordered by step and layer:
 ===================== ======= ==========================================================================================
 step, layer           int     the cell
 sigma                 float   noise level of the step, where the source knows it
-score, low, high      float   out-of-fold score and its interval (bootstrap over groups)
+score, low, high      float   out-of-fold score and its interval; what it covers is said in `probes.score`
 chance, chance_high   float   mean score on shuffled labels, and the upper quantile of that chance level
 p                     float   how often shuffled labels score as high
 auc                   float   area under the ROC curve within folds (classes only)
 selectivity           float   score - chance
-regularisation        float   median over folds of the chosen C or alpha
+regularisation        float   median over folds of the chosen C or alpha (null: an estimator has its own)
 n, groups             int     rows and groups
 baseline_NAME         float   score of the named baseline at this step
 ===================== ======= ==========================================================================================
@@ -31,7 +31,7 @@ from probes.errors import ProbeError
 from probes.onset import first_sustained, onset_interval
 from probes.score import METRICS, bootstrap, resample
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +39,14 @@ class GridResult:
     """Scores of a whole grid.
 
     ``table`` as above; ``baselines`` one row per baseline and step (baseline, step, score, low, high, auc); ``sums``
-    [cell, group, statistic] and ``null`` [cell, shuffle] behind them; ``spec`` how it was made (JSON).
+    [cell, group, statistic], ``effects`` [cell, fold, fold] and ``null`` [cell, shuffle] behind them; ``spec`` how it
+    was made (JSON).
     """
 
     table: pl.DataFrame
     baselines: pl.DataFrame
     sums: NDArray[np.float64]
+    effects: NDArray[np.float64]
     null: NDArray[np.float64]
     spec: dict[str, Any]
     coef: NDArray[np.float32] | None = None
@@ -58,7 +60,11 @@ class GridResult:
         return sorted(self.table["layer"].unique().to_list())
 
     def resamples(self) -> NDArray[np.float64]:
-        """Scores [resample, cell] on resampled groups; the same groups for every cell, so cells can be compared."""
+        """Scores [resample, cell] on resampled groups; the same groups for every cell, so cells can be compared.
+
+        They scatter by less than scores do where probes are noise: what folds have in common is not in them (see
+        `probes.score`), and is in ``effects``.
+        """
         draws = resample(self.sums.shape[1], int(self.spec["bootstrap"]), int(self.spec["seed"]) + 2)
         return bootstrap(self.sums, draws, METRICS[self.spec["score"]])
 
@@ -148,9 +154,10 @@ class GridResult:
         cells = pl.DataFrame(
             {
                 "sums": [row.reshape(-1).tolist() for row in self.sums],
+                "effects": [row.reshape(-1).tolist() for row in self.effects],
                 "null": [row.tolist() for row in self.null],
             },
-            schema={"sums": pl.List(pl.Float64), "null": pl.List(pl.Float64)},
+            schema={name: pl.List(pl.Float64) for name in ("sums", "effects", "null")},
         )
         cells.write_parquet(out / "cells.parquet")
         if self.coef is not None:
@@ -175,7 +182,9 @@ class GridResult:
         shape = spec.pop("shape")
         cells = pl.read_parquet(out / "cells.parquet")
         sums = np.array(cells["sums"].to_list(), dtype=np.float64).reshape(shape)
+        effects = np.array(cells["effects"].to_list(), dtype=np.float64).reshape(shape[0], spec["folds"], spec["folds"])
         null = np.array(cells["null"].to_list(), dtype=np.float64).reshape(shape[0], -1)
         table, baselines = pl.read_parquet(out / "table.parquet"), pl.read_parquet(out / "baselines.parquet")
         kept = out / "directions.safetensors"
-        return GridResult(table, baselines, sums, null, spec, load_file(kept)["coef"] if kept.is_file() else None)
+        coef = load_file(kept)["coef"] if kept.is_file() else None
+        return GridResult(table, baselines, sums, effects, null, spec, coef)

@@ -17,6 +17,8 @@ from probes.folds import group_keys
 
 Key = tuple[int, int]
 Pool = str | Callable[[Any], Any]
+KEEP_TOKENS = "keep tokens"
+"""How tokens are pooled for probes that pool them themselves."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Source:
         return self.rows(self.read(key), f"step {key[0]}, layer {key[1]}", dtype=dtype, device=device)
 
     def rows(self, value: Any, name: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> torch.Tensor:
-        """Any array given per run (or per row) as features of the kept rows."""
+        """Any array given per run (or per row) as features of the kept rows, with a token axis if tokens are kept."""
         tensor = value if isinstance(value, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(value))
         flat = flatten(tensor, self.runs, self.tokens, self.pool, name)
         if len(flat) == len(self.keep) and not self.keep.all():
@@ -68,6 +70,13 @@ class Source:
 def flatten(value: torch.Tensor, runs: int, tokens: int | None, pool: Pool | None, name: str) -> torch.Tensor:
     """An array [run, ...] as a matrix [row, feature]: per token, or per run with tokens pooled."""
     shape = tuple(value.shape)
+    if pool == KEEP_TOKENS:
+        if tokens is not None or value.ndim != 3 or shape[0] != runs:
+            raise ProbeError(
+                f"{name}: a probe that pools tokens needs one target a run and features [run, token, feature]; got "
+                f"{shape} for {runs} runs."
+            )
+        return value
     if tokens is not None:
         if value.ndim == 2 and shape[0] == runs * tokens:
             return value

@@ -35,7 +35,7 @@ def test_bands_cover_all_cells_at_once():
     for _ in range(400):
         point = rng.normal(size=30)  # truth 0, error 1
         draws = point + rng.normal(size=(400, 30))
-        error, largest = max_deviation(draws, point)
+        error, _, largest = max_deviation(draws, point, 10**6, np.zeros(30))
         covered += bool((np.abs(point) <= np.quantile(largest, 0.95) * error).all())
     assert 0.91 <= covered / 400 <= 0.98
 

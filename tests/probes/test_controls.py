@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from probes import AttentionProbe, LinearSVM, LogisticProbe, MLPProbe, ProbeError, fit_estimator_grid, fit_grid
+from probes import AttentionProbe, LinearSVM, LogisticProbe, MLPProbe, ProbeError, fit_grid
 
 
 @parametrize_with_checks([LinearSVM(), MLPProbe(hidden=8, max_iter=40)])
@@ -104,7 +104,7 @@ def test_tokens_that_cannot_be_read() -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_a_grid_of_any_classifier_is_the_grid_of_the_solver(classes: int) -> None:
+def test_a_grid_of_any_estimator_is_the_grid_of_the_solver(classes: int) -> None:
     rng = np.random.default_rng(0)
     y = np.repeat(rng.integers(0, classes, 30), 2)
     groups = np.repeat(np.arange(30), 2)
@@ -112,7 +112,7 @@ def test_a_grid_of_any_classifier_is_the_grid_of_the_solver(classes: int) -> Non
     cells = {(s, 0): rng.normal(size=(60, 5)) + s * means[y] for s in (0, 1)}
     options: dict[str, Any] = {"groups": groups, "shuffles": 4, "class_weight": None, "seed": 3}
     ours = fit_grid(cells, y, model="logistic", path=0.5, dtype="float64", tol=1e-8, **options)
-    any_ = fit_estimator_grid(LogisticProbe(C=0.5, tol=1e-8), cells, y, **options)
+    any_ = fit_grid(cells, y, model=LogisticProbe(C=0.5, tol=1e-8), **options)
     for column in ("step", "layer", "score", "low", "high", "chance", "auc"):
         np.testing.assert_allclose(any_.table[column].to_numpy(), ours.table[column].to_numpy(), atol=1e-9)
     assert any_.spec["model"] == "LogisticProbe"
@@ -122,11 +122,10 @@ def test_a_grid_of_any_classifier_is_the_grid_of_the_solver(classes: int) -> Non
 
 def test_a_grid_of_the_attention_probe_keeps_tokens_together() -> None:
     x, y, _ = needle(60, 6)
-    found = fit_estimator_grid(
-        AttentionProbe(C=1.0, max_iter=40), {(0, 0): x}, y.astype(float), groups=np.arange(60), shuffles=2, folds=3
-    )
+    options: dict[str, Any] = {"model": AttentionProbe(C=1.0, max_iter=40), "groups": np.arange(60), "shuffles": 1}
+    found = fit_grid({(0, 0): x}, y.astype(float), folds=3, **options)
     assert found.table["score"].item() > 0.9
     with pytest.raises(ProbeError, match="pools tokens itself"):
-        fit_estimator_grid(AttentionProbe(), {(0, 0): x}, y, groups=np.arange(60), pool="mean")
+        fit_grid({(0, 0): x}, y, pool="mean", **options)
     with pytest.raises(ProbeError, match="run, token, feature"):
-        fit_estimator_grid(AttentionProbe(), {(0, 0): x[:, 0]}, y, groups=np.arange(60))
+        fit_grid({(0, 0): x[:, 0]}, y, **options)

@@ -45,9 +45,10 @@ class Made:
     def options(self) -> dict:
         return {"groups": self.group, "model": "means", "standardise": False, "dtype": "float64"}
 
-    def truth(self, strength: float) -> np.ndarray:
-        """True balanced accuracy [step] of the probes of each step, mean over folds."""
-        data, plan = prepare(self.cells, self.y, **self.options(), shuffles=0)
+    def truth(self, strength: float, seed: int) -> np.ndarray:
+        """True balanced accuracy [step] of the probes of each step, mean over the folds that are drawn with ``seed``:
+        what the interval is of."""
+        data, plan = prepare(self.cells, self.y, **self.options(), shuffles=0, seed=seed)
         out = []
         for (s, _), x in self.cells.items():
             probes = fit_cell(data.matrix((s, 0), dtype=plan.dtype), plan, keep_directions=True).directions
@@ -67,7 +68,7 @@ def covered(repetitions: int, strength: float = 1.0, level: float = 0.95) -> np.
         table = fit_grid(
             made.cells, made.y, **made.options(), shuffles=20, bootstrap=1000, level=level, seed=seed
         ).table
-        truth = made.truth(strength)
+        truth = made.truth(strength, seed)
         hits += (table["low"].to_numpy() <= truth) & (truth <= table["high"].to_numpy())
     return hits / repetitions
 

@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from probes import GridResult, LeakageError, ProbeError, fit_grid
 from probes.folds import draw_folds
+from probes.score import between_folds
 from tests.probes.data import rows
 
 RUNS, TOKENS, FEATURES = 30, 8, 6
@@ -75,9 +76,10 @@ def test_a_cell_equals_the_plain_way_of_doing_it():
     assert grid.table["score"][0] == pytest.approx(balanced_accuracy_score(y, predicted), abs=1e-12)
 
 
-def test_the_interval_is_that_of_resampled_groups():
-    x, y, group = rows(200, 6, groups=25)
-    grid = fit_grid({(0, 0): x}, y, groups=group, bootstrap=4000, score="accuracy", shuffles=0)
+def test_the_interval_is_that_of_resampled_groups_and_of_what_folds_share():
+    x, y, group = rows(200, 6, groups=25, signal=0)
+    options = {"groups": group, "bootstrap": 4000, "score": "accuracy", "shuffles": 0, "dtype": "float64"}
+    grid = fit_grid({(0, 0): x}, y, path=0.1, **options)
     right, total = grid.sums[0, :, :2].sum(axis=1), grid.sums[0, :, 2:].sum(axis=1)
     rng = np.random.default_rng(9)
     scores = []
@@ -85,11 +87,30 @@ def test_the_interval_is_that_of_resampled_groups():
         pick = rng.integers(0, 25, size=25)
         scores.append(right[pick].sum() / total[pick].sum())
     low, high = np.quantile(scores, [0.025, 0.975])
-    wider = t.ppf(0.975, 24) / norm.ppf(0.975) * np.sqrt(25 / 24)
+    reach = t.ppf(0.975, 24)
+    wider = reach / norm.ppf(0.975) * np.sqrt(25 / 24)
     point = right.sum() / total.sum()
-    low, high = point - wider * (point - low), point + wider * (high - point)
+    shared = common(x, y, draw_folds(group, 5, strata=y, seed=0).fold)
+    assert shared > 0
+    low, high = (
+        point + sign * np.hypot(wider * (end - point), reach * shared**0.5) for sign, end in ((-1, low), (1, high))
+    )
     assert grid.table["low"][0] == pytest.approx(low, abs=0.01)
     assert grid.table["high"][0] == pytest.approx(high, abs=0.01)
+    np.testing.assert_allclose(between_folds(grid.effects), shared, rtol=1e-9)
+
+
+def common(x, y, fold):
+    """Variance of accuracy that folds share, by scikit-learn: what b does for a's score times what a does for b's."""
+
+    def right(tested, *left_out):
+        train, test = ~np.isin(fold, left_out), fold == tested
+        linear = LogisticRegression(C=0.1, class_weight="balanced", tol=1e-10, max_iter=9999)
+        model = make_pipeline(StandardScaler(), linear).fit(x[train], y[train])
+        return (model.predict(x[test]) == y[test]).sum() / len(y)
+
+    does = {(a, b): right(a, a) - right(a, a, b) for a in range(5) for b in range(5) if a != b}
+    return max(0, 2 * sum(does[a, b] * does[b, a] for a, b in does if a < b))
 
 
 def test_regularisation_is_chosen_on_training_folds_only():

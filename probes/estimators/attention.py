@@ -17,10 +17,10 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from probes.errors import ProbeError
-from probes.estimators import _Saved
+from probes.estimators.saved import Saved
 
 
-class AttentionProbe(ClassifierMixin, _Saved):
+class AttentionProbe(ClassifierMixin, Saved):
     """Attention-pooled logistic probe of ``X`` [sample, token, feature].
 
     Parameters:

@@ -16,10 +16,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from probes.estimators import _Saved
+from probes.estimators.saved import Saved
 
 
-class _Scaled(ClassifierMixin, _Saved):
+class _Scaled(ClassifierMixin, Saved):
     """What both share: checking, classes, and scaling by the training rows."""
 
     def _start(self, X: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any]]:  # noqa: N803
