@@ -1,7 +1,8 @@
 """What the store costs beside the bare disk, and beside h5py, zarr, safetensors and torch.save.
 
-    python -m benchmarks.store --json            # about 10 GB of disk for a moment; 10 minutes
-    python -m benchmarks.store --quick 1         # seconds; figures that mean nothing
+    python -m benchmarks.store --json                     # about 10 GB of disk for a moment; 10 minutes
+    python -m benchmarks.store --only "read one cell"     # some cases, by how their names begin; the others are kept
+    python -m benchmarks.store --quick 1                  # seconds; figures that mean nothing
 
 Writing: 84 MB, 1 MB and 2 KB events with fsync; background writing beside a producer. Reading: one cell over 300 runs
 and the whole grid. The limit is the disk (or, warm, memory), which the raw cases measure in the same rounds. "Cold"
@@ -16,30 +17,34 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import arguments, publish
+from benchmarks.harness import arguments, kept_rows, publish
 from benchmarks.stores.common import FULL, QUICK, Scale
 from benchmarks.stores.reading import read_rows
 from benchmarks.stores.writing import background_rows, write_rows
 
 
-def rows_of(folder: Path, scale: Scale, rounds: int, parts: str = "write,background,read") -> list[dict[str, Any]]:
-    """All rows, made in a folder that is removed by the caller."""
+def rows_of(folder: Path, scale: Scale, rounds: int, only: str = "") -> list[dict[str, Any]]:
+    """Rows of the cases whose names begin with ``only``, made in a folder that is removed by the caller."""
     rows = []
-    for name, make in (("write", write_rows), ("background", background_rows), ("read", read_rows)):
-        if name in parts:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr speaks of codecs to come
+        for name, make in (("write", write_rows), ("background", background_rows), ("read", read_rows)):
             (folder / name).mkdir()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # zarr speaks of codecs to come
-                rows += make(folder / name, scale, rounds)
+            rows += make(folder / name, scale, rounds, only)
     return rows
 
 
 def main() -> None:
     """Command line."""
-    chosen = arguments(__doc__, rounds=5, quick=0, folder="", parts="write,background,read")
+    chosen = arguments(__doc__, rounds=5, quick=0, folder="", only="")
+    name = "store_quick" if chosen.quick else "store"
     with tempfile.TemporaryDirectory(dir=chosen.folder or None) as folder:
-        rows = rows_of(Path(folder), QUICK if chosen.quick else FULL, chosen.rounds, chosen.parts)
-    publish("store" if not chosen.quick else "store_quick", rows, as_json=chosen.json)
+        rows = rows_of(Path(folder), QUICK if chosen.quick else FULL, chosen.rounds, chosen.only)
+    if not rows:
+        raise SystemExit(f"no case begins with {chosen.only!r}")
+    if chosen.only:
+        rows += [one for one in kept_rows(name) if not one["case"].startswith(chosen.only)]
+    publish(name, sorted(rows, key=lambda one: one["case"]), as_json=chosen.json)
 
 
 if __name__ == "__main__":

@@ -158,14 +158,16 @@ class Reading:
         }
 
 
-def read_rows(folder: Path, scale: Scale, rounds: int) -> list[dict[str, Any]]:
-    """Milliseconds of every case."""
+def read_rows(folder: Path, scale: Scale, rounds: int, only: str = "") -> list[dict[str, Any]]:
+    """Milliseconds of every case whose name begins with ``only``."""
+    chosen = {f"one cell over {scale.runs} runs": False, "the whole grid": True}
+    chosen = {what: grid for what, grid in chosen.items() if f"read {what}".startswith(only)}
+    if not chosen:
+        return []
     reading = Reading(folder, scale)
     rows = []
-    for what, grid, nbytes in (
-        (f"one cell over {scale.runs} runs", False, reading.cell_nbytes),
-        ("the whole grid", True, reading.nbytes),
-    ):
+    for what, grid in chosen.items():
+        nbytes = reading.nbytes if grid else reading.cell_nbytes
         for cold in (True, False):
             for first in (True, False):
 

@@ -132,48 +132,34 @@ class Writing:
         }
 
 
-def writings(folder: Path, scale: Scale) -> dict[str, tuple[Writing, float]]:
+def writings(folder: Path, scale: Scale) -> dict[str, tuple[Callable[[], Writing], float]]:
     """Each size of event, with the share of raw speed that is aimed at."""
-    large = numbers(scale.large, scale.large_tokens, 5120)
-    middle = numbers(scale.middle, 1024, 512)
-    sites = min(64, scale.small)
-    small = numbers(scale.small, 1, 1024)
-    steps = scale.small // sites
-    return {
-        "84 MB events": (
-            Writing(
-                folder,
-                layout_of("large", scale.large, 1, scale.large_tokens, 5120),
-                [("site0", i, tensor) for i, tensor in enumerate(large)],
-                scale.large,
-            ),
-            0.9,
-        ),
-        "1 MB events": (
-            Writing(
-                folder,
-                layout_of("middle", scale.middle, 1, 1024, 512),
-                [("site0", i, tensor) for i, tensor in enumerate(middle)],
-                scale.middle,
-            ),
-            0.9,
-        ),
-        "2 KB events": (
-            Writing(
-                folder,
-                layout_of("small", steps, sites, 1, 1024),
-                [(f"site{i % sites}", i // sites, tensor) for i, tensor in enumerate(small)],
-                scale.peers,
-            ),
-            0.7,
-        ),
-    }
+
+    def large() -> Writing:
+        layout = layout_of("large", scale.large, 1, scale.large_tokens, 5120)
+        events = numbers(scale.large, scale.large_tokens, 5120)
+        return Writing(folder, layout, [("site0", i, tensor) for i, tensor in enumerate(events)], scale.large)
+
+    def middle() -> Writing:
+        layout, events = layout_of("middle", scale.middle, 1, 1024, 512), numbers(scale.middle, 1024, 512)
+        return Writing(folder, layout, [("site0", i, tensor) for i, tensor in enumerate(events)], scale.middle)
+
+    def small() -> Writing:
+        sites = min(64, scale.small)
+        layout, events = layout_of("small", scale.small // sites, sites, 1, 1024), numbers(scale.small, 1, 1024)
+        cells = [(f"site{i % sites}", i // sites, tensor) for i, tensor in enumerate(events)]
+        return Writing(folder, layout, cells, scale.peers)
+
+    return {"84 MB events": (large, 0.9), "1 MB events": (middle, 0.9), "2 KB events": (small, 0.7)}
 
 
-def write_rows(folder: Path, scale: Scale, rounds: int) -> list[dict[str, Any]]:
-    """Rates in MB/s of every case."""
+def write_rows(folder: Path, scale: Scale, rounds: int, only: str = "") -> list[dict[str, Any]]:
+    """Rates in MB/s of every case whose name begins with ``only``."""
     rows = []
-    for name, (writing, aim) in writings(folder, scale).items():
+    for name, (make, aim) in writings(folder, scale).items():
+        if not f"write {name}, fsynced".startswith(only):
+            continue
+        writing = make()
         times = rounds_of(writing.cases(), rounds, before=writing.before)
         ours = times["ours"]
         rate = writing.nbytes / ours.median / 1e6
@@ -210,11 +196,13 @@ def spin(seconds: float) -> None:
         pass
 
 
-def background_rows(folder: Path, scale: Scale, rounds: int) -> list[dict[str, Any]]:
+def background_rows(folder: Path, scale: Scale, rounds: int, only: str = "") -> list[dict[str, Any]]:
     """Writing while a producer computes half of the time and is idle the other half (as beside a GPU).
 
     The producer is made to take as long as the writing alone, where overlap has most to gain and is hardest.
     """
+    if not "compute and write".startswith(only):
+        return []
     tensors = list(numbers(min(scale.middle, 64), 1024, 512))
     layouts = [layout_of(f"run{i}", len(tensors), 1, 1024, 512) for i in range(scale.background_runs)]
     pause = 0.0

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from ctypes import memmove
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -25,7 +24,7 @@ import numpy as np
 from interp.errors import StoreError
 from interp.store.blocks import LARGE
 from interp.store.cellcheck import Given, RunCheck
-from interp.store.disk import bytes_at, bytes_of
+from interp.store.disk import bytes_at, bytes_of, copy_bytes
 from interp.store.index import run_fields, site_fields
 from interp.store.labels import checked_labels
 from interp.store.layout import RunLayout
@@ -63,7 +62,7 @@ class BackgroundShard:
         """
         if self._over is not None:
             raise StoreError(f"run {self.layout.run} takes no more data: {self._over}")
-        cell, given = self._check.check(site, step_index, branch_index, tensor)
+        cell, given = self._check.site(site).check(step_index, branch_index, tensor)
         place, nbytes = self._places[site]
         self._background.put(self._number, place, cell, given, nbytes)
 
@@ -177,7 +176,7 @@ class BackgroundWriter:
             if self._slot is None or self._used + nbytes > SLOT:
                 self._take_slot()
             if isinstance(given, int):
-                memmove(self._address + self._used, given, nbytes)
+                copy_bytes(self._address + self._used, given, nbytes)
             else:
                 np.ndarray(given.shape, given.dtype, self._memory, self._used)[...] = given
             self._record(number, site, cell, 0, nbytes)

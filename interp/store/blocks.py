@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from xxhash import xxh3_64_intdigest
@@ -66,18 +67,32 @@ class BlockPlan:
         start = group * self.group_nbytes + piece * self.block_nbytes
         return start, min(start + self.block_nbytes, (group + 1) * self.group_nbytes, self.nbytes)
 
+    def edges(self, first: int, stop: int) -> list[int]:
+        """Where block ``first`` and all after it begin, up to byte ``stop``, at which a block ends."""
+        if self.per_group == 1:
+            return [*range(first * self.group_nbytes, stop, self.group_nbytes), stop]
+        out = [self.bounds(first)[0]]
+        while out[-1] < stop:
+            group, rest = divmod(out[-1], self.group_nbytes)
+            end = min(rest + self.block_nbytes, self.group_nbytes)
+            out.append(min(group * self.group_nbytes + end, self.nbytes))
+        return out
+
     def covering(self, start: int, stop: int) -> range:
         """Blocks that hold the bytes from ``start`` to before ``stop``."""
         return range(self._block_at(start), self._block_at(stop - 1) + 1)
 
+    def whole_until(self, first: int, limit: int) -> int:
+        """The end of the last block that ends at or before byte ``limit``, but at least that of block ``first``."""
+        last = self._block_at(min(limit, self.nbytes) - 1)
+        a, b = self.bounds(last)
+        return max(self.bounds(first)[1], b if b <= limit else a)
+
     def checksums(self, start: int, data: memoryview) -> np.ndarray:
         """xxh3 of each whole block in ``data``, which lies from byte ``start`` on: uint64 [block]."""
-        blocks = self.covering(start, start + data.nbytes)
-        out = np.empty(len(blocks), np.uint64)
-        for i, block in enumerate(blocks):
-            a, b = self.bounds(block)
-            out[i] = xxh3_64_intdigest(data[a - start : b - start])
-        return out
+        edges = self.edges(self._block_at(start), start + data.nbytes)
+        pieces = (data[a - start : b - start] for a, b in pairwise(edges))
+        return np.fromiter(map(xxh3_64_intdigest, pieces), np.uint64, len(edges) - 1)
 
     def _block_at(self, byte: int) -> int:
         group, rest = divmod(byte, self.group_nbytes)

@@ -18,10 +18,12 @@ class SiteCheck:
 
     Args:
         layout: the site.
+        run: key of the run, for errors.
     """
 
-    def __init__(self, layout: SiteLayout) -> None:
+    def __init__(self, layout: SiteLayout, run: str) -> None:
         self.layout = layout
+        self._where = f"run {run}, site {layout.site}"
         self._seen = bytearray(layout.cells)
         self._steps, self._branches = layout.shape[:2]
         self._kind, self._shape = layout.kind, layout.cell_shape
@@ -33,19 +35,23 @@ class SiteCheck:
             StoreError: the tensor does not fit, or the cell was written before.
         """
         if not (0 <= step < self._steps and 0 <= branch < self._branches):
-            raise StoreError(
-                f"position ({step}, {branch}) is outside its {self._steps} steps, {self._branches} branches"
-            )
+            where = f"its {self._steps} steps, {self._branches} branches"
+            raise StoreError(f"{self._where}: position ({step}, {branch}) is outside {where}")
         cell = step * self._branches + branch
         if self._seen[cell]:
-            raise StoreError(f"position ({step}, {branch}) was written before")
+            raise StoreError(f"{self._where}: position ({step}, {branch}) was written before")
         address = None if isinstance(tensor, np.ndarray) else self._kind.address_of(tensor, self._shape)
         if address is not None:
             self._seen[cell] = 1
             return cell, address
-        bits = self._kind.bits_of(tensor)
+        try:
+            bits = self._kind.bits_of(tensor)
+        except StoreError as error:
+            raise StoreError(f"{self._where}: {error}") from error
         if bits.shape != self._shape:
-            raise StoreError(f"got shape {tuple(bits.shape)} where {self.layout.axes[2:]} is {self._shape}")
+            raise StoreError(
+                f"{self._where}: got shape {tuple(bits.shape)} where {self.layout.axes[2:]} is {self._shape}"
+            )
         self._seen[cell] = 1
         return cell, bits
 
@@ -64,21 +70,19 @@ class RunCheck:
 
     def __init__(self, layout: RunLayout) -> None:
         self.layout = layout
-        self._sites = {site.site: SiteCheck(site) for site in layout.sites}
+        self._sites = {site.site: SiteCheck(site, layout.run) for site in layout.sites}
 
-    def check(self, site: str, step: int, branch: int, tensor: Any) -> tuple[int, Given]:
-        """Number of the cell in its site, and where its bits are.
+    def site(self, name: str) -> SiteCheck:
+        """A site of the run.
 
         Raises:
-            StoreError: there is no such site, the tensor does not fit, or the cell was written before.
+            StoreError: there is none of that name.
         """
         try:
-            return self._sites[site].check(step, branch, tensor)
+            return self._sites[name]
         except KeyError:
-            find_site(site, self._sites, f"the layout of run {self.layout.run}")
+            find_site(name, self._sites, f"the layout of run {self.layout.run}")
             raise
-        except StoreError as error:
-            raise StoreError(f"run {self.layout.run}, site {site}: {error}") from error
 
     def check_complete(self) -> None:
         """Was everything written?

@@ -68,9 +68,22 @@ def start_writing_back(fd: int, start: int, nbytes: int) -> None:
         _SYNC_FILE_RANGE(fd, start, nbytes, 2)  # SYNC_FILE_RANGE_WRITE
 
 
+def read_ahead(fd: int, start: int, nbytes: int) -> None:
+    """Ask that bytes be read from the disk while something else is done. Only a hint."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(fd, start, nbytes, os.POSIX_FADV_WILLNEED)
+
+
 def bytes_of(array: np.ndarray) -> memoryview:
     """The bytes of a contiguous array, sharing memory."""
     return array.reshape(-1).view(np.uint8).data
+
+
+copy_bytes = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)(
+    ctypes.cast(ctypes.memmove, ctypes.c_void_p).value or 0
+)
+"""``copy_bytes(to, from, nbytes)`` between addresses. `ctypes.memmove` itself lets other threads in at each call and
+gives a number back, which for 2 KB takes longer than the copy."""
 
 
 def bytes_at(address: int, nbytes: int) -> memoryview:

@@ -59,7 +59,7 @@ class ShardWriter:
         """
         if self._over is not None:
             raise StoreError(f"run {self.layout.run} takes no more data: {self._over}")
-        cell, given = self._check.check(site, step_index, branch_index, tensor)
+        cell, given = self._check.site(site).check(step_index, branch_index, tensor)
         try:
             self._sites[site].put(cell, given)
         except OSError as error:
@@ -91,10 +91,10 @@ class ShardWriter:
             raise StoreError(f"run {self.layout.run} cannot be finished: {self._over}")
         try:
             checked = checked_labels(labels or {}, f"run {self.layout.run}")
-            if any(buffer.left for buffer in self._sites.values()):
+            if any(buffer.blocks.left for buffer in self._sites.values()):
                 self._check.check_complete()
                 raise AssertionError(f"run {self.layout.run} lacks bytes")
-            sums = {name: buffer.checksums for name, buffer in self._sites.items()}
+            sums = {name: buffer.blocks.checksums for name, buffer in self._sites.items()}
             index_at, index = self._file.close(checked, sums)
             self._pending.write_metadata(self._file)
             self._pending.commit(Line.of(self.layout.run, self._file.size, index_at, index))

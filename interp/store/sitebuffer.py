@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from ctypes import memmove
 from dataclasses import dataclass
 
 import numpy as np
 
 from interp.store.blocks import LARGE, BlockPlan
+from interp.store.blockwriter import BlockWriter
 from interp.store.cellcheck import Given
-from interp.store.disk import bytes_at, bytes_of, pwrite_all, start_writing_back
+from interp.store.disk import bytes_at, bytes_of, copy_bytes
 from interp.store.layout import SiteLayout
-
-STRIDE = 4 * LARGE
-"""Large cells are checksummed and written in strides of this size, so that the second finds them in the CPU's cache."""
 
 
 @dataclass
@@ -44,10 +41,8 @@ class SiteBuffer:
     """
 
     def __init__(self, layout: SiteLayout, plan: BlockPlan, fd: int, offset: int) -> None:
-        self.plan, self.offset = plan, offset
-        self.checksums = np.zeros(plan.count, np.uint64)
-        self.left = plan.nbytes
-        self._fd, self._cell_shape, self._bits = fd, layout.cell_shape, layout.kind.bits
+        self.plan, self.blocks = plan, BlockWriter(plan, fd, offset)
+        self._cell_shape, self._bits = layout.cell_shape, layout.kind.bits
         wanted = -(-LARGE // (plan.cell_nbytes * plan.together)) * plan.together
         self._cells = min(plan.cells, wanted)
         self._groups: dict[int, Group] = {}
@@ -62,12 +57,12 @@ class SiteBuffer:
         nbytes = self.plan.cell_nbytes
         if self._cells == 1:
             whole = bytes_at(given, nbytes) if isinstance(given, int) else bytes_of(np.ascontiguousarray(given))
-            self._write(cell * nbytes, whole)
+            self.blocks.write(cell * nbytes, whole)
             return
         number, place = divmod(cell, self._cells)
         group = self._groups.get(number) or self._begin(number)
         if isinstance(given, int):
-            memmove(group.address + place * nbytes, given, nbytes)
+            copy_bytes(group.address + place * nbytes, given, nbytes)
         else:
             group.cells[place] = given
         group.lacks -= nbytes
@@ -81,7 +76,7 @@ class SiteBuffer:
             OSError: the disk did not take them.
         """
         if self._cells == 1:
-            self._write(cell * self.plan.cell_nbytes + start, data)
+            self.blocks.write(cell * self.plan.cell_nbytes + start, data)
             return
         number, place = divmod(cell, self._cells)
         group = self._groups.get(number) or self._begin(number)
@@ -101,16 +96,5 @@ class SiteBuffer:
 
     def _end(self, number: int, group: Group) -> None:
         first = number * self._cells
-        self._write(first * self.plan.cell_nbytes, bytes_of(group.cells[: self.plan.cells - first]))
+        self.blocks.write(first * self.plan.cell_nbytes, bytes_of(group.cells[: self.plan.cells - first]))
         self._spare.append(self._groups.pop(number).cells)
-
-    def _write(self, start: int, data: memoryview) -> None:
-        first = self.plan.covering(start, start + 1).start
-        for at in range(0, data.nbytes, STRIDE):
-            stride = data[at : at + STRIDE]
-            sums = self.plan.checksums(start + at, stride)
-            self.checksums[first : first + len(sums)] = sums
-            first += len(sums)
-            pwrite_all(self._fd, stride, self.offset + start + at)
-            start_writing_back(self._fd, self.offset + start + at, stride.nbytes)
-        self.left -= data.nbytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from interp.store.blocks import BlockPlan
-from interp.store.disk import pwrite_all, start_writing_back
+from interp.store.blockwriter import BlockWriter
 
 
 class SiteStream:
@@ -18,9 +18,8 @@ class SiteStream:
     """
 
     def __init__(self, plan: BlockPlan, fd: int, offset: int) -> None:
-        self.plan, self.offset = plan, offset
-        self.checksums = np.zeros(plan.count, np.uint64)
-        self._fd = fd
+        self.plan = plan
+        self._blocks = BlockWriter(plan, fd, offset)
         self._written = 0
         self._rest = b""
 
@@ -54,12 +53,8 @@ class SiteStream:
             self._rest = b""
         if self._written != self.plan.nbytes:
             raise AssertionError(f"{self._written} bytes of {self.plan.nbytes} were given")
-        return self.checksums
+        return self._blocks.checksums
 
     def _write(self, data: memoryview) -> None:
-        first = self.plan.covering(self._written, self._written + 1).start
-        sums = self.plan.checksums(self._written, data)
-        self.checksums[first : first + len(sums)] = sums
-        pwrite_all(self._fd, data, self.offset + self._written)
-        start_writing_back(self._fd, self.offset + self._written, data.nbytes)
+        self._blocks.write(self._written, data)
         self._written += data.nbytes

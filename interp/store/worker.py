@@ -1,7 +1,9 @@
 """The process that writes: takes filled slots of shared memory, hands them back, and reports what became of each run.
 
-Started by `interp.store.background`. It ends when the other end of its socket is closed, and then removes what is
-unfinished; so neither process can leave the other hanging, whichever is killed.
+Started by `interp.store.background`. A run is made to last (fsync, rename, manifest) in a thread of its own, while
+slots of the next run are written: otherwise the disk would be asked for nothing meanwhile. The process ends when the
+other end of its socket is closed, and then removes what is unfinished; so neither process can leave the other hanging,
+whichever is killed.
 """
 
 from __future__ import annotations
@@ -10,6 +12,9 @@ import mmap
 import signal
 import socket
 import sys
+import threading
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -19,6 +24,9 @@ from interp.store.index import run_of, site_of
 from interp.store.shardwriter import ShardWriter
 from interp.store.store import Store
 from interp.store.wire import RECORD, receive, send
+
+UNFINISHED = 4
+"""Runs that may be waiting to be made to last; their metadata are in memory."""
 
 
 class Worker:
@@ -36,6 +44,9 @@ class Worker:
         self.memory = memoryview(memory)
         self.writers: dict[int, ShardWriter] = {}
         self.sites: dict[int, list[str]] = {}
+        self._finisher = ThreadPoolExecutor(1)  # one: runs are listed in the order in which they were finished
+        self._finishing: deque[Future[None]] = deque()
+        self._lock = threading.Lock()
 
     def run(self) -> None:
         """Serve until the other end is closed."""
@@ -46,6 +57,7 @@ class Worker:
         except ConnectionError:  # told nobody: the other end is gone
             pass
         finally:
+            self._finisher.shutdown()
             for writer in self.writers.values():
                 writer.abort()
 
@@ -56,7 +68,7 @@ class Worker:
             self.writers[number] = self.store.writer(run, run_of(layout, map(site_of, sites)))
             self.sites[number] = [site["site"] for site in sites]
         except (InterpError, OSError) as error:
-            self._failed(number, error)
+            self._failed(number, error, None)
 
     def on_slot(self, body: bytes, slot: int) -> None:
         """Write what a slot holds, and hand it back."""
@@ -67,23 +79,18 @@ class Worker:
                 try:
                     self.writers[number].put_bytes(self.sites[number][site], cell, start, data)
                 except (InterpError, OSError) as error:
-                    self._failed(number, error)
-        send(self.end, {"slot": slot})
+                    self._failed(number, error, self.writers.pop(number))
+        self._say({"slot": slot})
 
     def on_finish(self, body: bytes, number: int, labels: dict[str, Any], arrays: list[list[Any]]) -> None:
-        """Finish a run."""
+        """Have a run finished."""
         at = 0
         for name, dtype, shape in arrays:
             array = np.frombuffer(body, dtype, int(np.prod(shape)), at).reshape(shape)
             labels[name], at = array, at + array.nbytes
         if number in self.writers:
-            try:
-                self.writers[number].finish(labels)
-            except (InterpError, OSError) as error:
-                self._failed(number, error)
-            else:
-                del self.writers[number]
-                send(self.end, {"finished": number})
+            self._wait(down_to=UNFINISHED - 1)
+            self._finishing.append(self._finisher.submit(self._finish, number, self.writers.pop(number), labels))
 
     def on_abort(self, body: bytes, number: int) -> None:
         """Throw a run away."""
@@ -92,16 +99,33 @@ class Worker:
 
     def on_flush(self, body: bytes) -> None:
         """Answer when all that came before is done."""
-        send(self.end, {"flushed": True})
+        self._wait(down_to=0)
+        self._say({"flushed": True})
 
-    def _failed(self, number: int, error: Exception) -> None:
+    def _wait(self, down_to: int) -> None:
+        """Until no more runs than that are being finished."""
+        while len(self._finishing) > down_to:
+            self._finishing.popleft().result()
+
+    def _finish(self, number: int, writer: ShardWriter, labels: dict[str, Any]) -> None:
+        try:
+            writer.finish(labels)
+        except (InterpError, OSError) as error:
+            self._failed(number, error, writer)
+        else:
+            self._say({"finished": number})
+
+    def _failed(self, number: int, error: Exception, writer: ShardWriter | None) -> None:
         text = str(error)
-        if number in self.writers:
-            writer = self.writers.pop(number)
+        if writer is not None:
             if isinstance(error, OSError):
                 text = str(writer.failed("writing", error))
             writer.abort()
-        send(self.end, {"failed": number, "error": text})
+        self._say({"failed": number, "error": text})
+
+    def _say(self, head: dict[str, Any]) -> None:
+        with self._lock:  # two threads speak
+            send(self.end, head)
 
 
 def main(arguments: list[str]) -> None:
