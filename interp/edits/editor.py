@@ -12,6 +12,7 @@ from interp.edits.op import Moment
 from interp.edits.program import Address, Closed, Program
 from interp.edits.receipt import EditReceipt, Fired, check_fired
 from interp.hooks import Clock
+from interp.instrument.knockout import closed_scores
 from interp.sampler import Call
 from interp.sites import GUIDED
 
@@ -47,7 +48,11 @@ class Editor:
     def emit(self, site: str, tensor: Tensor) -> Tensor:
         """A named tensor of an instrumented block or attention, as it goes on."""
         call = self.clock.call
-        return self._apply((site, call.step, call.branch), tensor) if call is not None and self.wants(site) else tensor
+        if call is None:
+            return tensor
+        address = (site, call.step, call.branch)
+        edited = address in self.program.actions or address in self.program.closed
+        return self._apply(address, tensor) if edited else tensor
 
     def closed(self, site: str) -> tuple[Closed, ...]:
         """Knock-outs in the forward under way."""
@@ -106,10 +111,23 @@ class Editor:
     # --- both ---------------------------------------------------------------------------------------------------------
 
     def _apply(self, address: Address, tensor: Tensor) -> Tensor:
-        for action in self.program.actions[address]:
+        program, shut = self.program, dict[int, list[Closed]]()
+        for one in program.closed.get(address, ()):
+            shut.setdefault(one.number, []).append(one)
+        actions = {action.number: action for action in program.actions.get(address, ())}
+        for number in sorted({*actions, *shut}):
+            if number in shut:
+                rows = shut[number][0].rows
+                before, tensor = tensor, closed_scores(tensor, shut[number])
+                old, new = (x[list(rows)].softmax(-1) for x in (before, tensor))
+                self._note(number, self._moment(address, rows), rows, old, new)
+                continue
+            action = actions[number]
             moment = self._moment(address, action.rows, action.picks)
             tensor, before, after = action.run(tensor, moment)
-            self._note(action.number, moment, action.rows, before, after)
+            if shut:  # scores may be infinite
+                before, after = before.softmax(-1), after.softmax(-1)
+            self._note(number, moment, action.rows, before, after)
         return tensor
 
     def _moment(self, address: Address, rows: tuple[int, ...], picks: tuple[tuple[int, Tensor], ...] = ()) -> Moment:

@@ -16,7 +16,9 @@ class Fired:
         edit: its number in the graph.
         site, step, branch, expert: where.
         rows: worlds that were changed.
-        change: L2 norm of what the edit changed; for a knock-out, of the change of z.
+        change: L2 norm of what the edit changed; for a knock-out, of the change of z. Where scores or pattern are
+            edited in the forward of a knock-out, of the change of the pattern, for the knock-out and for edits of
+            scores.
         size: L2 norm of what was there before.
     """
 

@@ -96,20 +96,22 @@ class NamedProcessor:
     def _edited(self, query: Tensor, key: Tensor, value: Tensor, z: Tensor) -> Tensor:
         """z [batch, token, head, d_head] with what was asked of the scores and the pattern."""
         dots_at, pattern = f"{self.prefix}.hook_attn_scores", f"{self.prefix}.hook_pattern"
-        closed = self.points.closed(dots_at)
-        if closed:
+        if not (self.points.wants(dots_at) or self.points.wants(pattern)):
+            closed = self.points.closed(dots_at)
+            if not closed:
+                return z
             knocked = knocked_out(query, key, value, z, closed)
             self.points.knocked(dots_at, closed, z, knocked)
-            z = knocked
-        if not (self.points.wants(dots_at) or self.points.wants(pattern)):
-            return z
-        if closed:
-            raise InterpError(
-                f"{self.prefix}: a knock-out and an edit of scores or pattern in one forward are not defined"
-            )
+            return knocked
         dots = scores(query, key)
         before = dots.softmax(-1)
-        after = self.points.emit(pattern, self.points.emit(dots_at, dots).softmax(-1))
+        dots = self.points.emit(dots_at, dots)  # knock-outs included, in their order
+        if not bool(dots.amax(-1).isfinite().all()):
+            raise InterpError(
+                f"{self.prefix}: edits of scores and knock-outs together leave some query no key, or make a score that "
+                "is not finite, and a softmax over that is not defined"
+            )
+        after = self.points.emit(pattern, dots.softmax(-1))
         made = torch.einsum("bhqk,bkhd->bqhd", after.float(), value.float()).to(z.dtype)
         changed = (
             (after != before).any(-1).transpose(1, 2).unsqueeze(-1)

@@ -12,10 +12,10 @@ class Points(Protocol):
     """Whoever wants to see and change named tensors."""
 
     def wants(self, site: str) -> bool:
-        """Whether a site would be changed now; costly tensors are made only then."""
+        """Whether a site would be changed now, other than by knock-outs; costly tensors are made only then."""
 
     def emit(self, site: str, tensor: Tensor) -> Tensor:
-        """The tensor that goes on."""
+        """The tensor that goes on; of scores, with the knock-outs at that site applied too."""
 
     def closed(self, site: str) -> tuple[Any, ...]:
         """Knock-outs now: objects with ``rows``, ``heads``, ``queries`` and ``keys``."""

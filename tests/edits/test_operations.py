@@ -14,6 +14,7 @@ from interp import edits, select
 from interp.capture import patchify
 from interp.edits.latents import unpatchify
 from interp.edits.op import Moment
+from interp.errors import InterpError
 from interp.trajectory import SolverState
 from tests.edits.labs import lab_and_runs, results
 
@@ -205,7 +206,7 @@ class DenseAttention:
     [("attn", select(frames=0), slice(0, 4)), ("cross_attn", range(3), slice(0, 3))],
     ids=["self", "cross"],
 )
-def test_knock_out_equals_a_dense_masked_reference(part: str, keys: Any, closed: slice) -> None:
+def test_knock_out_equals_a_textbook_reference(part: str, keys: Any, closed: slice) -> None:
     lab, runs = lab_and_runs(steps=2, guidance=1.0)
     knock = edits.knockout(f"blocks.*.{part}", keys, head=1, frames=-1)
     got = lab.run(runs[0], edits=knock)
@@ -243,6 +244,61 @@ def test_two_knock_outs_add_up() -> None:
     one = edits.knockout("blocks.0.attn", range(6), frames=-1)
     two = edits.knockout("blocks.0.attn", range(3), frames=-1) | edits.knockout("blocks.0.attn", range(3, 6), frames=-1)
     assert torch.equal(results(lab.run(runs[0], edits=one)), results(lab.run(runs[0], edits=two)))
+
+
+def test_only_the_queries_concerned_are_computed_where_the_mask_would_be_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    lab, runs = lab_and_runs(steps=1, guidance=1.0)
+    graph = edits.knockout("blocks.*.attn", select(frames=0), head=1, frames=-1) | edits.knockout(
+        "blocks.1.attn", [5], tokens=[1, 6]
+    )
+    dense = results(lab.run(runs[:2], edits=graph))
+    monkeypatch.setattr("interp.instrument.knockout.DENSE", 0)
+    torch.testing.assert_close(results(lab.run(runs[:2], edits=graph)), dense, atol=1e-6, rtol=1e-5)
+
+
+SCORES = "blocks.1.attn.hook_attn_scores"
+CLOSED = edits.knockout("blocks.1.attn", select(frames=0), head=1, frames=-1, rows=0)
+COMPOSED: dict[str, tuple[Any, Any]] = {  # graph, and what it does to scores [head, query, key] of world 0
+    "scaled, then closed": (edits.scale(SCORES, 2.0, rows=0) | CLOSED, lambda s, shut: shut(2 * s)),
+    "closed, then scaled": (CLOSED | edits.scale(SCORES, 2.0, rows=0), lambda s, shut: shut(2 * s)),
+    "closed, then opened": (CLOSED | edits.set_to(SCORES, 0.5, rows=0), lambda s, shut: torch.full_like(s, 0.5)),
+    "set, then closed": (edits.set_to(SCORES, 0.5, rows=0) | CLOSED, lambda s, shut: shut(torch.full_like(s, 0.5))),
+}
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_knock_outs_and_edits_of_scores_go_in_their_order(name: str) -> None:
+    lab, runs = lab_and_runs(steps=1, guidance=1.0)
+    graph, wanted = COMPOSED[name]
+    sites = [f"blocks.1.attn.hook_{op}" for op in ("rot_q", "rot_k", "v", "z")]
+    out = edits.run_with(lab, runs[:2], graph, sites)
+    q, k, v, z = (out[0].captured[site][0, 0].double() for site in sites)
+    dots = torch.einsum("qhd,khd->hqk", q, k) / math.sqrt(q.shape[-1])
+
+    def shut(scores: Tensor) -> Tensor:
+        new = scores.clone()
+        new[1, 8:, :4] = -torch.inf
+        return new
+
+    expected = torch.einsum("hqk,khd->qhd", wanted(dots, shut).softmax(-1), v)
+    torch.testing.assert_close(z, expected, atol=1e-5, rtol=1e-5)
+    clean = edits.run_with(lab, runs[:2], (), sites)
+    assert torch.equal(out[1].captured[sites[3]], clean[1].captured[sites[3]])
+    assert [one.edit for one in out[0].edited.fired] == [0, 1]
+    assert all(one.change > 0 for one in out[0].edited.fired)
+
+
+def test_a_knock_out_and_an_edited_pattern_share_a_forward() -> None:
+    lab, runs = lab_and_runs(steps=1, guidance=1.0)
+    even = torch.full((12,), 1 / 12)
+    graph = CLOSED | edits.set_to("blocks.1.attn.hook_pattern", even, head=0, rows=0)
+    z, v = "blocks.1.attn.hook_z", "blocks.1.attn.hook_v"
+    out, knocked = (edits.run_with(lab, runs[0], g, [z, v]).captured for g in (graph, CLOSED))
+    torch.testing.assert_close(out[z][0, 0, :, 0], out[v][0, 0, :, 0].mean(0).expand(12, -1), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(out[z][0, 0, :, 1], knocked[z][0, 0, :, 1], atol=1e-6, rtol=1e-5)
+    rest = edits.knockout("blocks.1.attn", range(4, 12), head=1)
+    with pytest.raises(InterpError, match="leave some query no key"):
+        lab.run(runs[0], edits=CLOSED | edits.scale(SCORES, 2.0) | rest)
 
 
 def test_a_pattern_can_be_taken_from_another_world() -> None:
