@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +15,7 @@ import torch
 
 import interp
 from interp import Lab, RunSpec, Sample, Store
+from interp.model import bundled_folder
 from studies.clean import CLEAN_SITES, CleanRuns
 from studies.folder import StudyFolder
 from studies.ledger import Ledger, key_of
@@ -138,7 +140,18 @@ def _lab(model: str, dtype: str | None, device: str | None) -> Lab:
     return lab
 
 
+def tasks_of(model: str) -> tuple[str, ...]:
+    """Names of the tasks that a model was trained on, by the recipe in its card; mazes if it has none."""
+    folder = bundled_folder(model) if model in interp.bundled_models() else Path(model)
+    card = folder / "card.json"
+    try:
+        trained = json.dumps(json.loads(card.read_text(encoding="utf-8"))["recipe"]) if card.is_file() else ""
+    except (OSError, ValueError, KeyError):
+        trained = ""
+    return tuple(name for name in interp.tasks.names() if name in trained.replace("maze-mini", "")) or ("maze",)
+
+
 def _task(name: str, size: int | None) -> Any:
     if name not in interp.tasks.names() and Path(name).is_dir():
         return interp.tasks.get("vbvr", path=name)
-    return interp.tasks.get(name, **({} if size is None else {"size": size}))
+    return interp.tasks.get(name, **({"size": size} if name == "maze" and size is not None else {}))

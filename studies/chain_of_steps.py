@@ -14,7 +14,6 @@ import numpy as np
 import polars as pl
 
 from interp.answers import COLUMNS, MODES, AnswerTrajectories, read_answers
-from interp.intervals import cluster_mean
 from studies.bench import Bench
 from studies.claim import Claim, Estimate, above
 from studies.clean import CleanRuns
@@ -82,13 +81,7 @@ def mixed(rows: pl.DataFrame) -> pl.Series:
 
 def paired(values: pl.Series, groups: pl.Series, ends: tuple[float, float] | None) -> Estimate:
     """Mean of one number a run with an interval over problems."""
-    column = values.cast(pl.Float64).to_numpy()
-    kept = np.isfinite(column)
-    if not kept.any():
-        return Estimate(float("nan"), float("nan"), float("nan"), 0)
-    names = groups.to_numpy()[kept]
-    mean, low, high = cluster_mean(column[kept][:, None], names, ends=ends)
-    return Estimate(float(mean[0]), float(low[0]), float(high[0]), len(set(names)))
+    return Estimate.of(values.cast(pl.Float64).to_numpy(), groups.to_numpy(), ends)
 
 
 def claims(found: AnswerTrajectories) -> list[Claim]:

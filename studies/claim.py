@@ -8,7 +8,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from interp.errors import InterpError
+from interp.intervals import cluster_mean
 
 SHOWS = "shows"
 NOT = "does not show"
@@ -24,6 +27,21 @@ class Estimate:
     low: float
     high: float
     n: int
+
+    @staticmethod
+    def of(values: np.ndarray, groups: np.ndarray, ends: tuple[float, float] | None = None) -> Estimate:
+        """Mean with a bootstrap interval over groups.
+
+        Args:
+            values: [row]; those that are not finite do not count.
+            groups: [row], what is drawn together: problems, as a rule.
+            ends: of the scale, see `interp.intervals.cluster_mean`.
+        """
+        known = np.isfinite(values)
+        if not known.any():
+            return Estimate(float("nan"), float("nan"), float("nan"), 0)
+        mean, low, high = cluster_mean(values[known][:, None], groups[known], ends=ends)
+        return Estimate(float(mean[0]), float(low[0]), float(high[0]), len(set(groups[known])))
 
     def __str__(self) -> str:
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f}, n = {self.n})"

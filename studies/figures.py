@@ -248,7 +248,15 @@ def points(
 
 
 def heatmaps(
-    path: Path, heats: Sequence[Heat], sigmas: Sequence[float], *, low: float, high: float, label: str
+    path: Path,
+    heats: Sequence[Heat],
+    sigmas: Sequence[float],
+    *,
+    low: float,
+    high: float,
+    label: str,
+    steps: Sequence[int] | None = None,
+    layers: Sequence[int] | None = None,
 ) -> None:
     """Shares over layer and step, one map beside another, with baselines as rows below.
 
@@ -260,16 +268,18 @@ def heatmaps(
         sigmas: [step].
         low, high: ends of the colour scale.
         label: what the colours mean.
+        steps, layers: of the columns and rows, where they are not all there are.
     """
-    layers, steps = heats[0].values.shape
+    depth, count = heats[0].values.shape
+    numbers = list(range(count)) if steps is None else list(steps)
     extra = max(len(heat.baselines) for heat in heats)
-    ratios = [layers, max(extra, 1)] if extra else [layers]
-    size = (4.9 * len(heats) + 0.9, 0.26 * (layers + extra) + 1.7)
+    ratios = [depth, max(extra, 1)] if extra else [depth]
+    size = (4.9 * len(heats) + 0.9, 0.26 * (depth + extra) + 1.7)
     with _figure(path, size, len(ratios), len(heats), height_ratios=ratios) as axes:
         for column, heat in enumerate(heats):
             top = axes[0, column]
             image = _map(top, heat.values, heat.above, low, high)
-            top.set_yticks(range(layers), [str(k) for k in range(layers)])
+            top.set_yticks(range(depth), [str(k) for k in (layers or range(depth))])
             top.set_ylabel("layer" if column == 0 else "")
             top.set_title(heat.title, pad=26)
             _sigma_axis(top, sigmas)
@@ -282,7 +292,7 @@ def heatmaps(
                 top.set_xticks([])
                 _map(last, np.stack(list(heat.baselines.values())), None, low, high)
                 last.set_yticks(range(extra), list(heat.baselines) if column == 0 else [""] * extra)
-            last.set_xticks(_ticks(steps))
+            last.set_xticks(_ticks(count), [str(numbers[k]) for k in _ticks(count)])
             last.set_xlabel("step")
         bar = axes[0, 0].figure.colorbar(image, ax=axes, shrink=0.8, pad=0.015)
         bar.outline.set_visible(False)

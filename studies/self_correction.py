@@ -30,6 +30,7 @@ from studies.clean import X0_SITE, CleanRuns
 from studies.conditions import CLEAN, contrast, measure, shares, spread
 from studies.figures import BLUE, GREEN, INK, ORANGE, Series, points
 from studies.outcome import Outcome
+from studies.pairs import draw_pairs
 from studies.report import Picture, Section
 from studies.study import Parser, Study, positive
 
@@ -58,10 +59,8 @@ def options(parser: Parser) -> None:
 
 def answer(bench: Bench) -> Outcome:
     """Run the study; see the module."""
-    drawn = [bench.task.pair(bench.given.seed * 1000 + k) for k in range(bench.given.problems)]
-    firsts = bench.given_to_model(one for one, _ in drawn)
-    pairs = [(one, other) for one, (_, other) in zip(firsts, drawn, strict=True)]
-    specs = bench.specs(firsts)
+    pairs = draw_pairs(bench)
+    specs = bench.specs([one for one, _ in pairs])
     clean = bench.clean(specs)
     mistakes = wrong_latents(bench, pairs)
     places = [step for step in spread(clean.steps, bench.given.places) if step > 0]

@@ -38,6 +38,7 @@ class Study:
         needs: what of a model and of a task it asks for, in words.
         answer: from a `Bench` to an `Outcome`.
         options: adds the study's own options to the parser.
+        tasks: names of tasks, the best one first; without ``--task``, the first that the model was trained on.
         defaults: values of options where they differ from the common ones.
         quick: the same for ``--quick``.
         minutes: on the bundled model and two cores, with the defaults and with ``--quick``.
@@ -48,6 +49,7 @@ class Study:
     needs: str
     answer: Callable[[Bench], Outcome]
     options: Callable[[Parser], None] = _no_options
+    tasks: Sequence[str] = ("maze",)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     quick: Mapping[str, Any] = field(default_factory=dict)
     minutes: tuple[float, float] = (5.0, 1.0)
@@ -68,6 +70,11 @@ class Study:
         """The options of a command line. What is given wins over ``--quick``, which wins over the defaults."""
         quick = self.parser().parse_args(arguments).quick
         given = self.parser(quick).parse_args(arguments)
+        if given.task is None:
+            from studies.bench import tasks_of
+
+            known = tasks_of(given.model)
+            given.task = next((task for task in self.tasks if task in known), self.tasks[-1])
         given.command = f"python -m studies.{self.name} {shlex.join(arguments)}"
         return given
 
@@ -98,8 +105,8 @@ def common_options(parser: Parser) -> None:
     add("--cache", default=None, metavar="DIR", help="stores of runs, shared between studies; DIR/cache if not given")
     add("--quick", action="store_true", help="fewer problems: a first look, with wide intervals")
     add("--model", default="wan-maze-mini", help="bundled name, folder of a diffusers pipeline, or hub id")
-    add("--task", default="maze", help="name of a task, or the folder of one in VBVR layout")
-    add("--size", type=int, default=None, help="cells a side, for tasks that have it; the task's own if not given")
+    add("--task", default=None, help="name of a task, or the folder of one in VBVR layout; one that the model knows")
+    add("--size", type=int, default=None, help="cells a side of mazes")
     add("--problems", type=positive, default=64, help="problems")
     add("--seeds", type=positive, default=2, help="runs of one problem, each with noise of its own")
     add("--seed", type=int, default=0, help="which problems and which noise")

@@ -32,6 +32,7 @@ OWN = {
     "early_plan": ["--places", "2", "--seeds", "2"],
     "noise": ["--places", "1", "--kinds", "renoise"],
     "blog_claims": ["--seeds", "2", "--sizes", "1", "--at", "0.5", "--watch", "2"],
+    "swap": ["--problems", "1", "--places", "1", "--ops", "resid", "--every", "2"],
     "ensemble": ["--seeds", "2", "--at", "0", "--width", "1"],
 }
 NEEDS_ANSWERS = {"decodability"}  # tested with targets that a model without answers has, in test_decodability

@@ -1,0 +1,284 @@
+"""Which part of the network carries the answer, at which step: values of one run put in place of another's.
+
+Pairs of nearly equal problems with different answers (in grounding: one picture, another object named) are run with the
+same noise, and at one step and layer the first run takes values of the second, and the other way round: the whole
+residual stream, what the block adds to it, or what its self-attention, cross-attention or MLP adds. Read early, x0_hat
+of that step tells whether the step's own estimate turns; read to the end, the video tells whether that lasts. Placebos:
+values of a third problem, a change as large in a random direction, the run's own values, and as many tokens elsewhere.
+
+The whole stream at layer k is the other run from k on, but for the prompt that later layers read; what a block adds is
+local.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from interp.intervals import cluster_mean
+from studies.bench import Bench
+from studies.claim import NOT, OPEN, SHOWS, Claim, above
+from studies.conditions import spread
+from studies.outcome import Outcome
+from studies.pairs import DECIDED, draw_pairs
+from studies.signs import X0
+from studies.study import Parser, Study, positive
+from studies.trial_pictures import TITLES, sections
+from studies.trials import DIRECTIONS, OPS, Swaps, Trial, measure_swaps
+
+PAPER = "the whole representation at layer 20 of 40, at the first step, reverses the answer; no flip rate published"
+MATTERS = 0.1
+OFTEN = 0.35
+"""The least share of reversed answers that would matter: about a third."""
+PEAK = (0.4, 0.6)
+COLUMNS = {
+    "op": "; ".join(f"{name}: {title}" for name, title in TITLES.items()),
+    "tokens": "all; object: those that tell the two answers apart; random: as many others",
+    "branch": "passes in which it is swapped",
+    "source": "other: the other problem of the pair; third: a third one; noise: a change as large in a random "
+    "direction; self: the run's own values",
+    "read": f"early: {X0} of the step itself; final: the finished video",
+    "until": "whether all steps up to this one are swapped, or this one alone",
+    "step": "denoising step, from 0",
+    "sigma": "its noise level",
+    "layer": "block",
+    "direction": "which problem's run takes values of which, or both",
+    "share": "how far the picture goes, 0: not at all, 1: as far as the other run's; over runs whose undisturbed "
+    "pictures are half of that way apart, or more",
+    "share_low": "lower end of its 95 % interval (bootstrap over pairs)",
+    "share_high": "upper end",
+    "flip": f"share of runs whose answer becomes the other one (place above {DECIDED:g} of -1 to 1); over pairs that "
+    "undisturbed show both their answers",
+    "flip_low": "lower end of its 95 % interval (bootstrap over pairs)",
+    "flip_high": "upper end",
+    "n": "pairs behind share",
+    "n_flip": "pairs behind flip",
+}
+
+
+def options(parser: Parser) -> None:
+    """What only this study asks for."""
+    add = parser.add_argument
+    add("--ops", nargs="+", choices=list(OPS), default=list(OPS), help="what is swapped")
+    add("--places", type=positive, default=8, help="steps of the maps, spread evenly")
+    add("--at", type=int, default=0, metavar="STEP", help="step whose swaps are read to the end, and of the controls")
+    add("--every", type=positive, default=1, help="only every so many layers")
+
+
+def answer(bench: Bench) -> Outcome:
+    """Run the study; see the module."""
+    pairs = draw_pairs(bench, more=1)
+    specs = bench.specs([one for one, _ in pairs[:-1]])
+    schedule = bench.lab.schedule(specs[0].settings)
+    depth = len(bench.lab.pipe.transformer.blocks)
+    branches = specs[0].settings.branches
+    given = bench.given
+    trials = planned(given.ops, depth, schedule.steps, given.places, given.at, branches, given.every)
+    found = measure_swaps(bench, pairs, trials)
+    table = summarised(found, [float(s) for s in schedule.sigmas])
+    return Outcome(
+        table=table,
+        columns=COLUMNS,
+        claims=claims(found, bench.given.at),
+        findings=findings(found, bench.given.at),
+        sections=sections(bench, table),
+        n={"problems": len(pairs) - 1, "runs": len(found.problems), "swaps": len(found.problems) * len(found.cells)},
+        seeds=[spec.seed for spec in specs],
+    )
+
+
+def planned(
+    ops: Sequence[str], depth: int, steps: int, places: int, at: int, branches: Sequence[str], every: int = 1
+) -> list[Trial]:
+    """Every trial of the study: maps of all operations, controls at one step, and lasting effects."""
+    layers = tuple(sorted({*range(0, depth, every), depth // 2}))
+    few = tuple(sorted({0, depth // 4, depth // 2, 3 * depth // 4, depth - 1}))
+    ends = tuple(spread(steps, 4))
+    main = ops[0]
+    passes = branches if len(branches) > 1 else ()
+    controls: list[dict[str, Any]] = [
+        *({"source": source} for source in ("third", "noise", "self")),
+        *({"tokens": tokens} for tokens in ("object", "random")),
+        *({"branch": branch} for branch in passes),
+    ]
+    return [
+        *(Trial(tuple(spread(steps, places)), layers, op) for op in ops),
+        *(Trial((at,), layers, main, **control) for control in controls),
+        *(Trial((at,), few, op, read="final") for op in ops),
+        *(Trial((at,), few, main, **control, read="final") for control in controls if control.get("source") != "self"),
+        Trial(ends, tuple(sorted({depth // 2, depth - 1})), main, read="final", until=True),
+    ]
+
+
+def summarised(found: Swaps, sigmas: Sequence[float]) -> pl.DataFrame:
+    """One row a cell and direction; columns as in `COLUMNS`."""
+    rows: list[dict[str, Any]] = []
+    for direction in ("both", *DIRECTIONS):
+        chosen = found.directions == direction if direction != "both" else np.full(len(found.directions), True)
+        problems = found.problems[chosen]
+        measured = {}
+        for name in ("share", "flip"):
+            values = getattr(found, name)[chosen]
+            n = [len(set(problems[known])) for known in np.isfinite(values).T]
+            measured[name] = (*cluster_mean(values, problems, ends=(0.0, 1.0)), n)
+        for i, cell in enumerate(found.cells):
+            row = {**cell, "sigma": sigmas[cell["step"]], "direction": direction}
+            for name, (mean, low, high, n) in measured.items():
+                some = n[i] > 0
+                row |= {name: mean[i] if some else None, f"{name}_low": low[i] if some else None}
+                row |= {f"{name}_high": high[i] if some else None, "n" if name == "share" else "n_flip": n[i]}
+            rows.append(row)
+    reals = [name for name in COLUMNS if name.startswith(("share", "flip"))]
+    schema: dict[str, Any] = dict.fromkeys(reals, pl.Float64)
+    return pl.DataFrame(rows, schema_overrides=schema, infer_schema_length=None).select(list(COLUMNS))
+
+
+def claims(found: Swaps, at: int) -> list[Claim]:
+    """The paper's swap read early and to the end, its place, and the controls."""
+    main = found.cells[0]["op"]
+    layers = sorted({cell["layer"] for cell in found.cells})
+    middle = _middle(layers)
+    plain = {"tokens": "all", "branch": "both", "source": "other", "until": False, "step": at}
+    here = {**plain, "op": main, "layer": middle}
+
+    def flips(measure: str = "flip", **facts: Any) -> float:
+        return found.mean(measure, found.where(**{**here, **facts})).value
+
+    stated = [
+        above(
+            f"{TITLES[main]} of layer {middle} at step {at}, put in from the other run, reverses the finished answer",
+            found.mean("flip", found.where(**here, read="final")),
+            0.0,
+            matters=OFTEN,
+            paper=PAPER,
+            placebo=max(flips(read="final", source=name) for name in ("third", "noise")),
+            measure="the share of runs that end with the other answer (placebo: the larger of a third run and noise)",
+        ),
+        above(
+            f"the same reverses {X0} of that step",
+            found.mean("flip", found.where(**here, read="early")),
+            0.0,
+            matters=OFTEN,
+            paper=PAPER,
+            placebo=max(flips(read="early", source=name) for name in ("third", "noise")),
+            measure=f"the share of runs whose {X0} shows the other answer (placebo as above)",
+        ),
+        above(
+            f"at step {at} the tokens of the two answers carry more than as many others (mean over layers)",
+            found.mean(
+                "share",
+                found.where(**_but(plain, "tokens"), tokens="object", read="early"),
+                found.where(**_but(plain, "tokens"), tokens="random", read="early"),
+            ),
+            0.0,
+            matters=MATTERS,
+            measure=f"how far {X0} goes towards the other answer, those tokens minus others",
+        ),
+    ]
+    if found.where(branch="uncond"):
+        stated.append(
+            above(
+                f"at step {at} the conditional pass carries more than the unconditional one (mean over layers)",
+                found.mean(
+                    "share",
+                    found.where(**_but(plain, "branch"), branch="cond", read="early"),
+                    found.where(**_but(plain, "branch"), branch="uncond", read="early"),
+                ),
+                0.0,
+                matters=MATTERS,
+                measure=f"how far {X0} goes towards the other answer, conditional minus unconditional",
+            )
+        )
+    if len(layers) > 2 and "update" in {cell["op"] for cell in found.cells}:
+        stated.append(_peak(found, {**plain, "op": "update", "read": "early"}, max(layers)))
+    if {"cross_attn", "attn"} <= {cell["op"] for cell in found.cells}:
+        stated.append(
+            above(
+                f"at step {at} cross-attention carries more than self-attention (mean over layers)",
+                found.mean(
+                    "share",
+                    found.where(**plain, op="cross_attn", read="early"),
+                    found.where(**plain, op="attn", read="early"),
+                ),
+                0.0,
+                matters=MATTERS,
+                measure=f"how far {X0} goes towards the other answer, cross-attention minus self-attention",
+            )
+        )
+    return stated
+
+
+def _but(facts: dict[str, Any], name: str) -> dict[str, Any]:
+    return {k: v for k, v in facts.items() if k != name}
+
+
+def _middle(layers: Sequence[int]) -> int:
+    """The layer half-way up, as layer 20 of 40."""
+    return min(layers, key=lambda layer: (abs(layer - (max(layers) + 1) / 2), layer))
+
+
+def _peak(found: Swaps, facts: dict[str, Any], last: int) -> Claim:
+    """Where what a block adds carries most, as a share of the depth."""
+    cells = found.where(**facts)
+    layers = np.array([found.cells[i]["layer"] for i in cells])
+    values, problems = found.share[:, cells], found.problems
+    kept = np.isfinite(values).all(1)
+    names, group = np.unique(problems[kept], return_inverse=True)
+    value = low = high = float("nan")
+    if len(names):
+        sums = np.zeros((len(names), len(cells)))
+        np.add.at(sums, group, values[kept])
+        drawn = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), size=2000) @ sums
+        value = float(layers[sums.sum(0).argmax()] / last)
+        low, high = (float(x) for x in np.percentile(layers[drawn.argmax(1)] / last, [2.5, 97.5]))
+    inside, outside = PEAK[0] <= low and high <= PEAK[1], high < PEAK[0] or low > PEAK[1]
+    return Claim(
+        f"what one block adds carries the answer most in the middle layers (step {facts['step']})",
+        PAPER, value, low, high, 0.5, None, len(names), SHOWS if inside else NOT if outside else OPEN,
+        f"{SHOWS}: the interval of the layer whose block carries {X0} furthest, as a share of the depth, lies within "
+        f"{PEAK[0]} to {PEAK[1]}; {NOT}: it lies outside; otherwise {OPEN}",
+    )  # fmt: skip
+
+
+def findings(found: Swaps, at: int) -> str:
+    """What was found, in numbers."""
+    main = found.cells[0]["op"]
+    middle = _middle(sorted({cell["layer"] for cell in found.cells}))
+    plain = {"tokens": "all", "branch": "both", "until": False, "step": at}
+
+    def said(measure: str, **facts: Any) -> str:
+        of = found.mean(measure, found.where(**{**plain, "source": "other", **facts}))
+        return f"{of.value:.2f} ({of.low:.2f} to {of.high:.2f})"
+
+    each = ", ".join(
+        f"{TITLES[op]} {said('share', op=op, read='early')}" for op in dict.fromkeys(c["op"] for c in found.cells)
+    )
+    answered = np.isfinite(found.flip[:, found.where(**plain, source="other", op=main, read="final")]).any(1)
+    return (
+        f"{answered.sum()} of {len(answered)} runs belong to pairs that undisturbed show both answers. At step {at}, "
+        f"layer {middle}, the {TITLES[main]} of the other run turns {X0} of the step in "
+        f"{said('flip', op=main, layer=middle, read='early')} of them and the finished video in "
+        f"{said('flip', op=main, layer=middle, read='final')}; that of a third run turns {X0} in "
+        f"{said('flip', op=main, layer=middle, read='early', source='third')}. How far {X0} goes towards the other "
+        f"answer, mean over layers: {each}."
+    )
+
+
+STUDY = Study(
+    name="swap",
+    question="Which part of the network carries the answer, at which step and layer?",
+    needs="a task with pairs of problems whose answers differ; guidance above 1 to tell the two passes apart",
+    answer=answer,
+    options=options,
+    tasks=("grounding", "maze"),
+    defaults={"problems": 8, "seeds": 1, "steps": 8, "size": 5, "guidance_scale": 2.0},
+    quick={"problems": 2, "places": 3, "every": 3, "ops": ["resid", "cross_attn"]},
+    minutes=(6, 1),
+)
+
+if __name__ == "__main__":
+    raise SystemExit(STUDY.main(sys.argv[1:]))
