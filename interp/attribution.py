@@ -170,7 +170,7 @@ def _forward(
         scale = settings.guidance_scale_2
     again = _checkpointed(model, clock) if checkpoint else contextlib.nullcontext()
     with torch.set_grad_enabled(shifts is not None), tapped(pipe, sites, clock, emit), again:
-        x, timestep = transformer_input(pipe, model, given, state.latents, state.scheduler.timesteps[step])
+        x, timestep = transformer_input(pipe, given, state.latents, state.scheduler.timesteps[step])
 
         def velocity(branch: str) -> Tensor:
             with clock.enter(Call(expert, step, branch, sigma)):

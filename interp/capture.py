@@ -109,10 +109,12 @@ class MemorySink:
 
     def write(self, site: str, step_index: int, branch_index: int, tensor: Tensor) -> None:
         """See `Sink`."""
-        if site not in self._sizes:
+        sizes = self._sizes.get(site)
+        if sizes is None:
             hook = site.partition("@")[0]
-            self._sizes[site] = (len(self.resolution.steps_of(hook)), len(self.resolution.branches_of(hook)))
-        self.tensors.put(site, self._sizes[site], (step_index, branch_index), tensor, self.rows)
+            sizes = len(self.resolution.steps_of(hook)), len(self.resolution.branches_of(hook))
+            self._sizes[site] = sizes
+        self.tensors.put(site, sizes, (step_index, branch_index), tensor, self.rows)
 
 
 class NoSink:
@@ -173,14 +175,15 @@ class Recorder:
     def _put(self, output: Output, step: int, branch: str, made: Tensor) -> None:
         """Hand one row to each sink: made [batch, <axes of the view>]."""
         steps, branches = self._places[output.site]
-        made = made.to(DTYPES[output.dtype]).cpu()
+        made = made.to("cpu", DTYPES[output.dtype])
         if output.site.startswith("rope."):  # one row serves the whole batch
             made = made.expand(len(self.sinks), *made.shape[1:])
-        if len(made) != len(self.sinks):
-            raise InterpError(f"{output.name} fired with {len(made)} rows in a batch of {len(self.sinks)} runs")
-        for row, sink in zip(made, self.sinks, strict=True):
+        if made.shape[0] != len(self.sinks):
+            raise InterpError(f"{output.name} fired with {made.shape[0]} rows in a batch of {len(self.sinks)} runs")
+        for row, sink in zip(made.unbind(), self.sinks, strict=True):
             sink.write(output.name, steps[step], branches[branch], row)
-        self.fired[(output.name, step, branch)] += 1
+        cell = (output.name, step, branch)
+        self.fired[cell] = self.fired.get(cell, 0) + 1
 
     def receipt(self) -> Receipt:
         """What fired.

@@ -43,9 +43,9 @@ class Conditioning:
     image: Tensor | None = None
 
 
-def transformer_input(pipe: Any, model: Any, given: Conditioning, latents: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def transformer_input(pipe: Any, given: Conditioning, latents: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Latents with their conditioning, and the timestep: per run, or per token for TI2V models."""
-    dtype = model.dtype
+    dtype = given.prompt.dtype  # the transformer's; asking it walks all its parameters
     if pipe.config.get("expand_timesteps"):
         mask = torch.ones_like(latents, dtype=torch.float32) if given.frame_mask is None else given.frame_mask
         x = latents if given.condition is None else (1 - mask) * given.condition + mask * latents

@@ -147,7 +147,7 @@ def _one_step(pipe: Any, plan: Plan, scheduler: Any, index: int, latents: Tensor
     editor = plan.editor
     if editor is not None:
         latents = editor.on_latents("latents.hook_in", index, latents)
-    x, timestep = transformer_input(pipe, model, given, latents, t)
+    x, timestep = transformer_input(pipe, given, latents, t)
 
     def velocity(branch: str) -> Tensor:
         with plan.on_call(Call(expert, index, branch, sigma)):

@@ -72,6 +72,9 @@ class Pattern:
         Raises:
             SelectionError: a number out of range.
         """
+        names = tuple(names)
+        if self.text in names:  # one name, said in full
+            return (self.text,)
         picks = [part for part in self.parts if isinstance(part, Picks)]
         picked = {
             (part, before): frozenset(part.resolve(size, "layer", "the model"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from interp.address.resolution import Resolution
@@ -54,7 +55,7 @@ class Selection:
         """
         if not isinstance(text, str):
             raise SelectionError(f"{text!r} is not text; Selection.parse reads what str(selection) prints")
-        return _Parser(text).selection()
+        return _parsed(text) if len(text) <= _SHORT else _Parser(text).selection()
 
     @property
     def of_sample(self) -> bool:
@@ -170,6 +171,14 @@ def _as_selection(other: Selection | str) -> Selection:
     if isinstance(other, Selection):
         return other
     return Selection.parse(other)
+
+
+_SHORT = 200  # characters of a text that is worth remembering: a mask is longer
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> Selection:
+    return _Parser(text).selection()
 
 
 _TERM = re.compile(r"\s*(?P<pattern>[^\s\[\]|&()]*)\s*(?:\[(?P<inner>[^\[\]]*)\])?\s*")

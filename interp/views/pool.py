@@ -42,6 +42,30 @@ def pooled(tensor: Tensor, weights: Tensor, dim: int) -> Tensor:
     return total.reshape(total.shape[:2] + moved.shape[2:]).movedim(1, dim)
 
 
+def pooled_runs(tensor: Tensor, runs: int, dim: int) -> Tensor:
+    """Means over runs of neighbours of one length: [batch, ..., token, ...] to [batch, ..., run, ...] in fp32.
+
+    What `pooled` gives for such sets, without multiplying by zeros.
+    """
+    moved = tensor if dim == 1 else tensor.movedim(dim, 1)
+    batch, count = moved.shape[0], moved.shape[1] // runs
+    flat = moved.reshape(batch * runs, count, -1)
+    if flat.numel() <= CHUNK:
+        total = torch.bmm(_evenly(len(flat), count, flat.device), flat.float())
+    else:
+        size = max(1, CHUNK // (count * flat.shape[2]))
+        total = torch.cat([torch.bmm(_evenly(len(p), count, p.device), p.float()) for p in flat.split(size)])
+    means = total.reshape((batch, runs, *moved.shape[2:]))
+    return means if dim == 1 else means.movedim(1, dim)
+
+
+@lru_cache(maxsize=32)
+def _evenly(runs: int, count: int, device: torch.device) -> Tensor:
+    """Weights of means: [run, 1, member]."""
+    with torch.inference_mode(False):  # they are kept, and the next to use them may want gradients
+        return torch.full((runs, 1, count), 1 / count, device=device)
+
+
 @lru_cache(maxsize=8)  # the same for every site of a capture
 def _by_frame(tokens: tuple[int, ...], grid: TokenGrid) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
     """Frames of some tokens in the order of the tokens, and the tokens of each."""
@@ -68,8 +92,10 @@ class FrameMean(View):
     def computer(self, given: Given, samples: Sequence[Sample]) -> Compute:
         """See `View.computer`."""
         frames, sets = self._frames(given)
-        weights = membership(sets, given.token_numbers, [f"frame {f}" for f in frames], self.name)[None]
         dim = given.dim("token", self)
+        if len({len(tokens) for tokens in sets}) == 1:  # tokens are in order, so those of a frame are neighbours
+            return lambda tensor: pooled_runs(tensor, len(sets), dim)
+        weights = membership(sets, given.token_numbers, [f"frame {f}" for f in frames], self.name)[None]
         return lambda tensor: pooled(tensor, weights, dim)
 
     def _frames(self, given: Given) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
