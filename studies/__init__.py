@@ -19,6 +19,7 @@ NAMES = (
     "distilled",
     "early_plan",
     "self_correction",
+    "memory",
     "blog_claims",
 )
 

@@ -35,6 +35,7 @@ def measure(
     early: bool = False,
     group: int = 1,
     capture: Selection | None = None,
+    also: Any = None,
 ) -> pl.DataFrame:
     """Run every condition over every run.
 
@@ -47,6 +48,7 @@ def measure(
         early: stop after the first edited step, so that ``read`` sees x0_hat there.
         group: so many runs that follow one another stay in one batch.
         capture: what ``read`` finds in a run with edits.
+        also: what else ``read`` depends on, JSON-ready; another value is measured anew.
 
     Returns:
         One row per condition and run: condition, run, problem, seed, and what ``read`` says.
@@ -60,7 +62,9 @@ def measure(
             recording: Recording | None = None
             for name, condition in ((CLEAN, None), *conditions.items()):
                 graph = condition(batch) if callable(condition) else condition
-                key = key_of(runs=[s.key for s in batch], edits=None if graph is None else graph.key, early=early)
+                more = {} if also is None else {"also": also}
+                edited = None if graph is None else graph.key
+                key = key_of(runs=[s.key for s in batch], edits=edited, early=early, **more)
                 if key not in bench.ledger:
                     recording = recording or record(bench.lab, batch)
                     runs = _run(bench, recording, graph, early, capture)

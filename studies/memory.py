@@ -1,0 +1,351 @@
+"""Is the start state kept in mind at every step, and is attention to the first frame what keeps it?
+
+Reading: at every step and layer, a linear probe is asked of tokens of a later latent frame whether the moving thing of
+the task was there at first, beside the same probe on what the network was given. The last frame is asked, and the
+middle one, in which the thing of the reappearance task is out of sight.
+
+Knocking out: attention from all other frames to the first one is closed in spans of steps, in windows of layers, and
+everywhere; with another frame's keys, or as many random tokens', as placebos. What may be lost is the right answer, and
+the start state in the middle frame: probes fitted on undisturbed runs of other problems are asked again. (What they
+cannot read may still be there in another form; that is what the placebos are for.)
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+
+from interp import select
+from interp.edits import EditedRun
+from studies.bench import Bench
+from studies.claim import Claim, Estimate, above
+from studies.clean import CleanRuns
+from studies.conditions import CLEAN, contrast, measure, shares, spread
+from studies.figures import BLUE, GREEN, INK, ORANGE, Heat, Series, heatmaps, points
+from studies.knockouts import FIRST, KINDS, PLACEBOS, Place, knocked_out, places
+from studies.outcome import Outcome
+from studies.probed import COLUMNS as PROBED
+from studies.probed import HOOK, Probed, hidden_sites, probe, states
+from studies.questions import Question, start_state
+from studies.readers import Readers
+from studies.report import Picture, Section
+from studies.signs import DASH, X0, XT
+from studies.study import Parser, Study, positive
+
+PAPER = "an object returns to where it was, and an occluded one is kept (shown in pictures; no figures)"
+MATTERS = 0.05
+RIGHT, START = "right", "start"
+COLUMNS = {
+    "condition": "what is closed, where; clean: nothing",
+    "kind": f"{'; '.join(f'{kind}: {text}' for kind, text in KINDS.items())}; null for clean",
+    "where": "all: at every step and layer; steps: in a span of steps; layers: in a window of layers. For clean, the "
+    "steps over which the start state is read",
+    "first": "first step or layer of it",
+    "last": "last step or layer of it",
+    "measure": "right: the answer of the finished video; start: the start state, read in the middle frame, mean over "
+    "the edited steps",
+    "layer": "block after which the start state is read; null for right",
+    "value": "share of right answers, or balanced accuracy of the probes",
+    "low": "lower end of its 95 % interval (bootstrap over problems)",
+    "high": "upper end",
+    "n": "problems",
+}
+
+
+def options(parser: Parser) -> None:
+    """What only this study asks for."""
+    add = parser.add_argument
+    add("--places", type=positive, default=12, help="steps whose hidden states are read, spread evenly")
+    add("--spans", type=positive, default=3, help="spans of steps in which attention is knocked out")
+    add("--windows", type=positive, default=5, help="windows of layers in which attention is knocked out")
+    add("--knocked", type=positive, default=16, help="problems whose first run is knocked out, at most")
+    add("--shuffles", type=positive, default=10, help="label shuffles behind a chance level")
+    add("--rows", type=positive, default=1000, help="tokens a probe is fitted on, at most")
+
+
+def answer(bench: Bench) -> Outcome:
+    """Run the study; see the module."""
+    given, specs = bench.given, bench.specs(bench.samples())
+    samples, grid = [spec.sample for spec in specs], bench.lab.grid(specs[0].sample)
+    count, layers = bench.lab.schedule(specs[0].settings).steps, len(bench.lab.pipe.transformer.blocks)
+    closed = places(count, layers, given.spans, given.windows)
+    steps = sorted({*spread(count, given.places), *(place.steps[0] for place in closed)})
+    frames = sorted({grid.frames // 2, grid.frames - 1})
+    clean = states(bench, specs, frames, steps)
+    questions = [start_state(bench.task, samples, grid, frame) for frame in frames]
+    probed = [
+        probe(clean, question, steps, shuffles=given.shuffles, max_rows=given.rows, seed=given.seed)
+        for question in questions
+    ]
+    bench.folder.write_with("probes.parquet", pl.concat([one.table for one in probed]).write_parquet)
+    read_at = sorted({layers // 3, 2 * layers // 3, layers - 1})
+    found = measure(
+        bench,
+        specs[:: given.seeds][: given.knocked],
+        {_name(kind, place): knocked_out(kind, place, grid, given.seed) for kind in KINDS for place in closed},
+        Reading(bench, clean, questions[0], steps, read_at).read,
+        capture=select(f"blocks.*.{HOOK}", branch="cond", frames=frames[0], layer=read_at),
+        also={"probes of": sorted(spec.key for spec in specs)},
+    )
+    found = with_means(found, closed, steps, read_at)
+    table = described(found, closed, read_at)
+    return Outcome(
+        table=table,
+        columns=COLUMNS,
+        claims=[*reading_claims(probed, 2 * layers // 3), *knockout_claims(found, closed, 2 * layers // 3)],
+        findings=findings(probed, table, 2 * layers // 3),
+        sections=[_reading(bench, probed), _knocked_out(bench, table, layers - 1)],
+        n={"problems": len({s.key for s in samples}), "runs": len(specs), "knocked out": int(table["n"].to_numpy()[0])},
+        seeds=[spec.seed for spec in specs],
+        more={"columns of probes.parquet": PROBED},
+    )
+
+
+class Reading:
+    """Reads the answer and the start state of a run, with edits or without.
+
+    Args:
+        bench: of the study.
+        clean: undisturbed runs, those that are read among them.
+        question: where the start state is asked for.
+        steps, layers: where it is read.
+    """
+
+    def __init__(
+        self, bench: Bench, clean: CleanRuns, question: Question, steps: Sequence[int], layers: Sequence[int]
+    ) -> None:
+        self.bench, self.steps = bench, steps
+        sites = hidden_sites(clean)
+        self.number = {spec.key: k for k, spec in enumerate(clean.specs)}
+        self.readers = Readers.fit(clean, question, {layer: sites[layer] for layer in layers}, steps, bench.given.seed)
+
+    def read(self, run: EditedRun) -> dict[str, Any]:
+        """``right``, and ``start LAYER STEP`` at every step from the first edited one on; null before it."""
+        number, found = self.number[run.spec.key], {}
+        for layer, site in self.readers.sites.items():
+            captured = run.captured[site] if run.edits.edits else None
+            first = 0 if captured is None else run.trajectory.schedule.steps - len(captured)
+            for step in self.steps:
+                hidden = captured[step - first, 0].numpy() if captured is not None and step >= first else None
+                score = self.readers.score(number, layer, step, hidden) if step >= first else None
+                found[_start(layer, step)] = score
+        return {RIGHT: int(self.bench.task.score(run.spec.sample, run.frames).solved), **found}
+
+
+def _start(layer: int, at: int | tuple[int, int]) -> str:
+    return f"{START} {layer} {at}"
+
+
+def _name(kind: str, place: Place) -> str:
+    return f"{kind} {place}"
+
+
+def with_means(
+    found: pl.DataFrame, closed: Sequence[Place], steps: Sequence[int], layers: Sequence[int]
+) -> pl.DataFrame:
+    """The measured rows, with the mean of the start state over the edited steps of every place."""
+    return found.with_columns(
+        pl.mean_horizontal(
+            [pl.col(_start(layer, step)).cast(pl.Float64) for step in steps if first <= step <= last]
+        ).alias(_start(layer, (first, last)))
+        for first, last in dict.fromkeys(place.steps for place in closed)
+        for layer in layers
+    )
+
+
+def described(found: pl.DataFrame, closed: Sequence[Place], layers: Sequence[int]) -> pl.DataFrame:
+    """One row a condition and measure; columns as in `COLUMNS`."""
+    rows = []
+    for layer in (None, *layers):
+        for place in closed:
+            column = RIGHT if layer is None else _start(layer, place.steps)
+            by = {row["condition"]: row for row in shares(found, column).to_dicts()}
+            for kind in (None, *KINDS):
+                condition = CLEAN if kind is None else _name(kind, place)
+                about = {"kind": kind, "where": place.where, "first": place.first, "last": place.last, "layer": layer}
+                rows.append({**by[condition], **about, "measure": RIGHT if layer is None else START})
+    return pl.DataFrame(rows, infer_schema_length=None).select(list(COLUMNS))
+
+
+def reading_claims(probed: Sequence[Probed], layer: int) -> list[Claim]:
+    """At every step, in each frame that was asked; and more than is drawn there already."""
+    stated = []
+    for one in probed:
+        curve, frame = one.curve(layer=layer), one.question.frame
+        worst = curve.sort("low").row(0, named=True)
+        stated.append(
+            above(
+                f"the start state can be read off latent frame {frame} after block {layer} at every step",
+                Estimate(worst["score"], worst["low"], worst["high"], worst["groups"]),
+                round(worst["chance_high"], 3),
+                matters=MATTERS,
+                paper=PAPER,
+                placebo=worst["chance"],
+                measure=f"the balanced accuracy at the worst step (step {worst['step']})",
+            )
+        )
+        stated.append(
+            above(
+                f"hidden states tell the start state better than {X0} of the same frame (frame {frame}) does",
+                one.gain("x0_hat", layer),
+                0.0,
+                matters=MATTERS,
+                measure=f"the balanced accuracy after block {layer} minus that of {X0}, mean over steps,",
+            )
+        )
+    return stated
+
+
+def knockout_claims(found: pl.DataFrame, closed: Sequence[Place], layer: int) -> list[Claim]:
+    """What is lost with the first frame, against the stronger placebo; early against late."""
+    everywhere, spans = closed[0], [place for place in closed if place.where == "steps"]
+    stated = []
+    for column, what in ((RIGHT, "the right answer"), (_start(layer, everywhere.steps), "the start state")):
+        lost = {kind: contrast(found, column, [CLEAN], [_name(kind, everywhere)]) for kind in KINDS}
+        stated.append(
+            above(
+                f"without attention to the first frame, {what} is lost more than without as many other tokens",
+                lost[FIRST],
+                0.0,
+                matters=MATTERS,
+                paper=PAPER,
+                placebo=max(lost[kind].value for kind in PLACEBOS),
+                measure=f"{_measured(column, layer)} undisturbed minus knocked out",
+            )
+        )
+    early, late = spans[0], spans[-1]
+    by_step = {kind: contrast(found, RIGHT, [_name(kind, late)], [_name(kind, early)]) for kind in KINDS}
+    stated.append(
+        above(
+            f"attention to the first frame is needed more in the first steps ({DASH.join(map(str, early.steps))}) than "
+            f"in the last ({DASH.join(map(str, late.steps))})",
+            by_step[FIRST],
+            0.0,
+            matters=MATTERS,
+            placebo=max(by_step[kind].value for kind in PLACEBOS),
+            measure="the share of right answers knocked out late minus early",
+        )
+    )
+    single = {kind: [_name(kind, place) for place in closed if place.where == "layers"] for kind in KINDS}
+    by_layer = {kind: contrast(found, RIGHT, single[kind], [_name(kind, everywhere)]) for kind in KINDS}
+    stated.append(
+        above(
+            "no window of layers is needed alone: closing one loses fewer right answers than closing all",
+            by_layer[FIRST],
+            0.0,
+            matters=MATTERS,
+            placebo=max(by_layer[kind].value for kind in PLACEBOS),
+            measure="the share of right answers, mean over windows, minus that with all layers closed",
+        )
+    )
+    return stated
+
+
+def _measured(column: str, layer: int) -> str:
+    return "the share of right answers" if column == RIGHT else f"the balanced accuracy after block {layer}"
+
+
+def findings(probed: Sequence[Probed], table: pl.DataFrame, layer: int) -> str:
+    """What was found, in numbers."""
+    parts = []
+    for one in probed:
+        hidden, drawn = (rows["score"].to_numpy() for rows in (one.curve(layer=layer), one.curve("x0_hat")))
+        parts.append(
+            f"frame {one.question.frame}, {hidden.min():.2f} to {hidden.max():.2f} over the steps ({X0}: "
+            f"{drawn.min():.2f} to {drawn.max():.2f})"
+        )
+    chance = probed[0].curve(layer=layer)["chance"].to_numpy().mean()
+    everywhere = table.filter(pl.col("where") == "all")
+    right = dict(everywhere.filter(measure=RIGHT).select("kind", "value").iter_rows())
+    kept = dict(everywhere.filter(pl.col("layer") == layer).select("kind", "value").iter_rows())
+    lost = ", ".join(f"{right[kind]:.2f} and {kept[kind]:.2f} without {_SAID[kind]}" for kind in KINDS)
+    return (
+        f"Balanced accuracy of the start state after block {layer}: {'; '.join(parts)}; chance {chance:.2f}. Right "
+        f"answers, and the start state in the middle frame: {right[None]:.2f} and {kept[None]:.2f} undisturbed; {lost}."
+    )
+
+
+_SAID = {FIRST: "attention to the first frame", "frame": "that to another frame", "tokens": "that to random tokens"}
+
+
+def _reading(bench: Bench, probed: Sequence[Probed]) -> Section:
+    heats, steps = [], probed[0].hidden.steps
+    for one in probed:
+        cells = one.hidden.table.sort("layer", "step")
+        shape = (len(one.hidden.layers), len(steps))
+        values, low, bar = (cells[name].to_numpy().reshape(shape) for name in ("score", "low", "chance_high"))
+        baselines = {sign: one.curve(name)["score"].to_numpy() for name, sign in (("x0_hat", X0), ("x_t", XT))}
+        heats.append(Heat(f"Latent frame {one.question.frame}", values, low > bar, baselines))
+    curve = probed[0].curve()
+    with bench.folder.writing("start.png") as path:
+        heatmaps(path, heats, curve["sigma"].to_list(), low=0.45, high=1.0, label="balanced accuracy", steps=steps)
+    n, rows = curve["groups"][0], curve["n"][0]
+    given = probed[0].hidden.baselines
+    first = f" Read off the picture that was given: {given['score'][0]:.2f}." if len(given) else ""
+    caption = (
+        f"{probed[0].question.asked} Balanced accuracy of linear probes, {rows} tokens of {n} problems. Hatched: the "
+        f"interval does not clear the chance level ({curve['chance'].to_numpy().mean():.2f}).{first}"
+    )
+    return Section(
+        "The start state", (), (Picture(bench.folder / "start.png", "Start state by step and layer", caption),)
+    )
+
+
+def _knocked_out(bench: Bench, table: pl.DataFrame, layer: int) -> Section:
+    pictures = []
+    for measure_, name in ((RIGHT, "right answers"), (START, f"start state after block {layer}")):
+        rows = table.filter(pl.col("measure") == measure_)
+        rows = rows.filter(pl.col("layer") == layer) if measure_ == START else rows
+        panels, ticks = [], {}
+        for number, (where, title) in enumerate((("steps", "By steps"), ("layers", "By layers"))):
+            of = rows.filter(pl.col("where").is_in([where, "all"]))
+            of = of.sort(pl.col("where") == "all", "first", maintain_order=True)
+            panels.append((title, [_series(of, kind, colour) for kind, colour in _COLOURS.items()]))
+            ticks[number] = [
+                "all" if where == "all" else f"{first}{DASH}{last}"
+                for where, first, last in of.filter(pl.col("kind").is_null())
+                .select("where", "first", "last")
+                .iter_rows()
+            ]
+        file = f"knocked_out_{measure_}.png"
+        with bench.folder.writing(file) as path:
+            points(path, panels, xlabel="", ylabel=name, ticks=ticks)
+        pictures.append(Picture(bench.folder / file, f"{name.capitalize()} with attention knocked out", _caption(rows)))
+    said = "; ".join(f"{kind}: {text}" for kind, text in KINDS.items())
+    text = (
+        f"Attention from all other frames is closed to {said}. By spans of steps (all layers), by windows of layers "
+        "(all steps), and everywhere."
+    )
+    return Section("Attention to the first frame", (text,), pictures)
+
+
+_COLOURS = {None: INK, FIRST: ORANGE, "frame": BLUE, "tokens": GREEN}
+
+
+def _series(of: pl.DataFrame, kind: str | None, colour: str) -> Series:
+    mine = of.filter(pl.col("kind").is_null() if kind is None else pl.col("kind") == kind)
+    columns = (mine[name].to_list() for name in ("value", "low", "high"))
+    return Series(kind or "undisturbed", colour, range(len(mine)), *columns)
+
+
+def _caption(rows: pl.DataFrame) -> str:
+    return f"Bars: 95 % intervals over {rows['n'].to_numpy().max()} problems."
+
+
+STUDY = Study(
+    name="memory",
+    question="Is the start state kept in mind at every step, and is attention to the first frame what keeps it?",
+    needs="a task that says where something is at first; a model that is given the first frame",
+    answer=answer,
+    options=options,
+    defaults={"problems": 48, "seeds": 1, "steps": 12, "size": 5},
+    quick={"problems": 20, "knocked": 6, "spans": 2, "windows": 3, "places": 6, "shuffles": 5},
+    minutes=(4, 1),
+    tasks=("reappearance", "maze"),
+)
+
+if __name__ == "__main__":
+    raise SystemExit(STUDY.main(sys.argv[1:]))
