@@ -34,6 +34,7 @@ from interp.edits.make import (
     wire,
     zero,
 )
+from interp.edits.order import Order, Overlap, order
 from interp.edits.receipt import EditReceipt, Fired
 from interp.edits.run import EditedRun, run_with
 from interp.edits.sources import Constant, FromStore, OtherRun, Stored, World
@@ -48,7 +49,9 @@ __all__ = [
     "Fired",
     "FromStore",
     "GraphDiff",
+    "Order",
     "OtherRun",
+    "Overlap",
     "Stored",
     "World",
     "add",
@@ -65,6 +68,7 @@ __all__ = [
     "mean",
     "mean_over_worlds",
     "noise",
+    "order",
     "patch",
     "picture",
     "project_out",

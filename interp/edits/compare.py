@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.edits.graph import Edit, EditGraph, graph_of
+from interp.edits.order import Order
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,16 @@ def diff(first: Edit | EditGraph, second: Edit | EditGraph) -> GraphDiff:
     return GraphDiff(tuple(lines))
 
 
-def draw(edits: Edit | EditGraph, path: str | Path) -> Path:
+def draw(edits: Edit | EditGraph | Order, path: str | Path) -> Path:
     """Draw a graph: one row an edit, in order, from what it reads, through what it does, to where.
 
     Args:
-        edits: the graph.
+        edits: the graph; or its `Order` in a run, whose overlaps are then drawn from the earlier edit to the later.
         path: where the picture goes; its suffix says the format.
     """
     from matplotlib.figure import Figure
 
-    graph = graph_of(edits)
+    graph, overlaps = (edits.graph, edits.overlaps) if isinstance(edits, Order) else (graph_of(edits), ())
     rows = [_row(edit) for edit in graph] or [("", "no edits", "")]
     heights = [1 + max(text.count("\n") for text in row) for row in rows]
     figure = Figure(figsize=(9, 0.5 + 0.28 * sum(heights) + 0.25 * len(rows)), layout="constrained")
@@ -80,7 +81,11 @@ def draw(edits: Edit | EditGraph, path: str | Path) -> Path:
         top += height + 0.9
     for i, place in enumerate(places):
         ax.text(0.0, place, str(i), ha="left", va="center", fontsize=8, color="#555555")
-    ax.set(xlim=(0, 1), ylim=(top, -0.6))
+    for one in overlaps:
+        start, end = (-0.005, places[one.first]), (-0.005, places[one.second])
+        style = {"arrowstyle": "->", "color": "#b3541e", "connectionstyle": "arc3,rad=0.4"}
+        ax.annotate("", end, start, arrowprops=style)
+    ax.set(xlim=(-0.08 if overlaps else 0, 1), ylim=(top, -0.6))
     for x, heading in ((0.14, "reads"), (0.45, "does"), (0.82, "at")):
         ax.text(x, -0.3, heading, ha="center", va="center", fontsize=9, color="#555555")
     ax.axis("off")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from interp.edits.graph import EditGraph
@@ -44,6 +45,11 @@ class EditReceipt:
     graph: EditGraph
     fired: tuple[Fired, ...]
 
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits of the edits and of all that fired, norms included: equal runs have equal ones."""
+        return hashlib.sha256(repr((str(self.graph), self.fired)).encode()).hexdigest()[:16]
+
     def count(self, edit: int) -> int:
         """How many addresses an edit fired at."""
         return sum(one.edit == edit for one in self.fired)
@@ -61,7 +67,7 @@ class EditReceipt:
                 f"{i}. {edit}\n   fired {len(own)} times: {more}, steps {steps[0]} to {steps[-1]}; "
                 f"changed by {change:.4g} ({share})"
             )
-        return "\n".join(lines) or "no edits"
+        return "\n".join([*lines, f"receipt {self.key}"]) if lines else "no edits"
 
 
 def check_fired(fired: tuple[Fired, ...], planned: dict[tuple[int, str, int, str], tuple[int, ...]]) -> None:

@@ -21,9 +21,17 @@ ROOT = Path(__file__).parents[2]
 SITES = ["blocks.*.hook_resid_post", "blocks.*.attn.hook_z", "blocks.*.hook_resid_mid", "latents.hook_{in,x0}"]
 
 
+def explode(x: Any) -> Any:
+    """An operation or a metric that fails."""
+    raise RuntimeError("boom")
+
+
 @pytest.mark.parametrize("kind", sorted(set(ALL_KINDS) - set(KINDS)))
 def test_what_changes_nothing_changes_no_bit_in_any_pipeline(kind: str) -> None:
-    """The pipelines that tests/edits/test_identity.py leaves out; both experts where there are two, both branches."""
+    """The pipelines that tests/edits/test_identity.py leaves out; both experts where there are two, both branches.
+
+    After an exception inside a run the pipeline is what it was, and runs as it did.
+    """
     lab, runs = lab_and_runs(kind, "unipc", steps=2)
     clean = lab.run(runs[:2])
     kept = edits.run_with(lab, runs[:2], (), select(SITES))
@@ -40,6 +48,12 @@ def test_what_changes_nothing_changes_no_bit_in_any_pipeline(kind: str) -> None:
         graphs["image keys"] = edits.scale(select(["blocks.*.cross_attn.hook_z_img", "image_embed.hook_in"]), 1.0)
     for name, graph in graphs.items():
         assert torch.equal(results(lab.run(runs[:2], edits=graph)), results(clean)), name
+    before = state(lab.pipe)
+    for site in ("blocks.1.hook_mlp_out", "blocks.1.hook_resid_mid", "blocks.1.attn.hook_rot_q", "latents.hook_x0"):
+        with pytest.raises(RuntimeError, match="boom"):
+            lab.run(runs[0], edits=edits.function(site, explode, step=-1))
+    assert state(lab.pipe) == before
+    assert torch.equal(results(lab.run(runs[:2])), results(clean))
 
 
 class Masked:
@@ -171,9 +185,6 @@ def test_the_pipeline_is_given_back_after_an_exception_in_a_replay_or_a_gradient
     lab, runs = lab_and_runs("t2v", steps=2)
     one, two = record(lab, runs[0], keep=[(1, 1)]), record(lab, runs[1])
     before = state(lab.pipe)
-
-    def explode(x: Any) -> Any:
-        raise RuntimeError("boom")
 
     with pytest.raises(RuntimeError, match="boom"):
         replay(lab, one.rows([0, 0]), edits.function("blocks.1.hook_mlp_out", explode, step=1), share_text=True)

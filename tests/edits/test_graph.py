@@ -185,3 +185,40 @@ def test_the_receipt_says_where_how_often_and_how_much(small: tuple[Any, Any]) -
     assert receipt.fired[0].rows == (1,)
     assert {one.step for one in receipt.fired if one.edit == 0} == {1}
     assert "fired 2 times" in str(receipt)
+    again = lab.run(runs[:2], edits=graph)[0].edited
+    assert again.key == receipt.key
+    assert f"receipt {receipt.key}" in str(receipt)
+    other = edits.zero("blocks.*.hook_mlp_out", step=1) | edits.zero("latents.hook_velocity_cfg", rows=1, step=0)
+    keys = {lab.run(runs[:2], edits=one)[0].edited.key for one in (graph, other, other.edits[0])}
+    assert len(keys) == 3
+
+
+def test_order_and_overlaps_are_shown_before_anything_runs(
+    small: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab, runs = small
+    site = "blocks.0.hook_resid_post"
+    graph = (
+        edits.scale("latents.hook_x0", 2.0, step=0)
+        | edits.add(site, 1.0, frames=0)
+        | edits.zero("blocks.*.hook_resid_post", tokens=[3, 5], rows=0)
+        | edits.scale(site, 2.0, frames=2, rows=0)
+        | edits.zero(site, rows=1, tokens=[3])
+        | edits.scale("latents.hook_in", 2.0, step=1)
+    )
+    monkeypatch.setattr("interp.edits.run.drive", lambda *a: pytest.fail("it ran"))
+    found = edits.order(lab, runs[:2], graph)
+    places = [(site, step) for (site, step, _), _ in found.places]
+    stream = [f"blocks.{layer}.hook_resid_post" for layer in (0, 1)]
+    assert places == [
+        (stream[0], 0), (stream[1], 0), ("latents.hook_x0", 0), ("latents.hook_in", 1), (stream[0], 1), (stream[1], 1)
+    ]  # fmt: skip
+    assert found.places[0][1] == (1, 2, 3, 4)
+    pairs = {(one.first, one.second): len(one.places) for one in found.overlaps}
+    assert pairs == {(1, 2): 2, (1, 4): 2}  # token 3 is in frame 0; worlds 0 and 1 do not meet
+    assert "edit 2 is given what edit 1 left at blocks.0.hook_resid_post, step 0, cond and 1 more places" in str(found)
+    assert found.table["edit"].to_list()[:5] == [1, 2, 3, 4, 2]
+    assert edits.order(lab, runs[0], edits.patch(site, runs[1])).overlaps == ()
+    plain, arrows = (edits.draw(one, tmp_path / f"{i}.png").read_bytes() for i, one in enumerate((graph, found)))
+    assert plain[:4] == arrows[:4] == b"\x89PNG"
+    assert plain != arrows

@@ -141,8 +141,9 @@ def test_the_same_patch_by_plain_torch_hooks(scheduler: str, guidance: float) ->
 
 
 @pytest.mark.parametrize("what", ["hook", "inside", "sampler", "mid-run"])
-def test_the_pipeline_is_given_back_after_any_exception(what: str) -> None:
-    lab, runs = lab_and_runs()
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_pipeline_is_given_back_after_any_exception(kind: str, what: str) -> None:
+    lab, runs = lab_and_runs(kind)
     clean = results(lab.run(runs[0]))
     before = state(lab.pipe)
     site = {
