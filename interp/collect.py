@@ -63,6 +63,7 @@ def capture_runs(
     views: Sequence[View] = (),
     background: bool | None = None,
     labels: bool = True,
+    codec: str | None = None,
 ) -> Store:
     """See `interp.Lab.capture`."""
     dtype_named(dtype)
@@ -74,6 +75,8 @@ def capture_runs(
     common = {"model": lab.name, "model_hash": lab.model_hash, "versions": versions()}
     if not all(plan.plain for plan in plans.values()):
         common["views"] = [view.name for view in views]
+    if codec is not None:
+        common["codec"] = codec
     there = Store.open(to).runs if (to / "store.json").is_file() else ()
     todo = [run for run in unique if run.key not in there]
     budget = _budget(todo, plans)
@@ -92,7 +95,7 @@ def capture_runs(
         for batch in _batches(unique, batch_size):
             missing = [run for run in batch if run.key not in store]
             if missing:
-                _one_batch(lab, batch, missing, plans[_kind(batch[0])], target, dtype, labels)
+                _one_batch(lab, batch, missing, plans[_kind(batch[0])], target, dtype, labels, codec)
                 bar.advance(len(missing))
     return store
 
@@ -109,6 +112,7 @@ def _one_batch(
     to: Store | BackgroundWriter,
     dtype: str,
     labels: bool,
+    codec: str | None,
 ) -> None:
     """Run a batch and write the runs that are missing.
 
@@ -119,7 +123,7 @@ def _one_batch(
     writers: dict[str, ShardWriter | BackgroundShard] = {}
     try:
         for run in missing:
-            writers[run.key] = to.writer(run.key, _layout(run, plan, schedule))
+            writers[run.key] = to.writer(run.key, _layout(run, plan, schedule, codec))
         sinks = [writers.get(run.key, NoSink()) for run in batch]
         recorder = Recorder(plan.resolution, sinks, dtype, plan.views, [run.sample for run in batch])
         trajectories = lab.run_batch(batch, recorder)
@@ -133,7 +137,7 @@ def _one_batch(
         raise
 
 
-def _layout(run: RunSpec, plan: ViewPlan, schedule: Schedule) -> RunLayout:
+def _layout(run: RunSpec, plan: ViewPlan, schedule: Schedule, codec: str | None) -> RunLayout:
     """The shard's layout; all sites of a store share their steps."""
     resolution = plan.resolution
     steps, space = resolution.steps, resolution.space
@@ -153,6 +157,7 @@ def _layout(run: RunSpec, plan: ViewPlan, schedule: Schedule) -> RunLayout:
                 dtype=output.dtype,
                 tokens=output.made.tokens if "token" in output.made.axes else None,
                 branches=resolution.branches_of(output.site),
+                codec=codec,
             )
             for output in plan.outputs
         ),

@@ -51,7 +51,7 @@ class BackgroundShard:
         self.layout = layout
         self._background, self._number = background, number
         self._check = RunCheck(layout)
-        self._places = {site.site: (i, site.cell_nbytes) for i, site in enumerate(layout.sites)}
+        self._places = {site.site: (i, site.cell_nbytes) for i, site in enumerate(layout.stored.sites)}
         self._over: str | None = None
 
     def write(self, site: str, step_index: int, branch_index: int, tensor: Any) -> None:
@@ -63,8 +63,9 @@ class BackgroundShard:
         if self._over is not None:
             raise StoreError(f"run {self.layout.run} takes no more data: {self._over}")
         cell, given = self._check.site(site).check(step_index, branch_index, tensor)
-        place, nbytes = self._places[site]
-        self._background.put(self._number, place, cell, given, nbytes)
+        for name, part in given.items() if isinstance(given, dict) else ((site, given),):
+            place, nbytes = self._places[name]
+            self._background.put(self._number, place, cell, part, nbytes)
 
     def finish(self, labels: Mapping[str, Any] | None = None) -> None:
         """Have the run finished; it is once `BackgroundWriter.flush` or the block's end has returned.
@@ -132,7 +133,7 @@ class BackgroundWriter:
         number = len(self._names)
         self._names[number] = run
         self._unfinished.add(number)
-        sites = [site_fields(site) for site in layout.sites]
+        sites = [site_fields(site) for site in layout.stored.sites]
         self._send({"do": "open", "number": number, "layout": run_fields(layout), "sites": sites})
         return BackgroundShard(self, number, layout)
 

@@ -135,6 +135,7 @@ class _Plan:
         self.rows = len(self.steps) * view.runs * self.count
         self.shape = layout.cell_shape[1:] if self.by_token else layout.cell_shape
         self.nbytes = int(np.prod(self.shape, dtype=np.int64)) * layout.kind.itemsize
+        self.scales = None if view.scales is None else _Plan(view.scales, step, branch, None, None)
         self.target = None if target is None else self._targets(np.asarray(target), tokens is not None)
 
     def _lay_out(self, step: Steps, branch: Any, tokens: Tokens) -> None:
@@ -184,7 +185,23 @@ class _Plan:
         """Rows by their numbers."""
         rest, place = np.divmod(wanted, self.count)
         step, run = np.divmod(rest, self.view.runs)
-        bits = np.empty((len(wanted), *self.shape), self.view.layout.kind.bits)
+        bits = self._bits(step, run, place)
+        if self.scales is None:
+            features = self.view.layout.kind.to_torch(bits)
+        else:
+            features = self.view.restored(bits, self.scales._bits(step, run, np.zeros_like(place)), "torch")
+        target = None if self.target is None else torch.from_numpy(np.ascontiguousarray(self.target[run, place]))
+        return Batch(
+            features=features,
+            run=torch.from_numpy(run),
+            step=torch.from_numpy(self.steps[step]),
+            token=torch.from_numpy(self.on_grid[self.set_of[run], place]),
+            target=target,
+        )
+
+    def _bits(self, step: np.ndarray, run: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """Bits [row, ...] of rows by their places along steps, runs and chosen tokens."""
+        bits = np.empty((len(step), *self.shape), self.view.layout.kind.bits)
         part = self.part_of[run]
         offset = self.cells[step, run] * self.nbytes
         if self.by_token:
@@ -193,14 +210,7 @@ class _Plan:
         for number in np.unique(part):
             mine = np.flatnonzero(part == number)
             self._fill(self.view.parts[number], mine[np.argsort(offset[mine])], offset, bits)
-        target = None if self.target is None else torch.from_numpy(np.ascontiguousarray(self.target[run, place]))
-        return Batch(
-            features=self.view.layout.kind.to_torch(bits),
-            run=torch.from_numpy(run),
-            step=torch.from_numpy(self.steps[step]),
-            token=torch.from_numpy(self.on_grid[self.set_of[run], place]),
-            target=target,
-        )
+        return bits
 
     def _fill(self, part: Part, rows: np.ndarray, offset: np.ndarray, bits: np.ndarray) -> None:
         """Read rows of one file, in the order of their offsets; near ones in one go."""

@@ -40,6 +40,11 @@ class BlockPlan:
         together = min(cells, -(-least // cell_nbytes))
         return BlockPlan(cells, cell_nbytes, together, min(together * cell_nbytes, max(LARGE, least)))
 
+    @staticmethod
+    def coded(cells: int, cell_nbytes: int, chunk_nbytes: int) -> BlockPlan:
+        """The plan whose blocks are chunks of that many bytes: several cells, or parts of a cell."""
+        return BlockPlan(cells, cell_nbytes, max(1, chunk_nbytes // cell_nbytes), chunk_nbytes)
+
     @cached_property
     def nbytes(self) -> int:
         """Bytes of all cells."""

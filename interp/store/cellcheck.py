@@ -26,10 +26,10 @@ class SiteCheck:
         self._where = f"run {run}, site {layout.site}"
         self._seen = bytearray(layout.cells)
         self._steps, self._branches = layout.shape[:2]
-        self._kind, self._shape = layout.kind, layout.cell_shape
+        self._kind, self._shape = layout.given, layout.cell_shape
 
-    def check(self, step: int, branch: int, tensor: Any) -> tuple[int, Given]:
-        """Number of the cell, and where its bits are.
+    def check(self, step: int, branch: int, tensor: Any) -> tuple[int, Given | dict[str, np.ndarray]]:
+        """Number of the cell, and where its bits are; with codec "int8", those of each of its sites.
 
         Raises:
             StoreError: the tensor does not fit, or the cell was written before.
@@ -40,6 +40,10 @@ class SiteCheck:
         cell = step * self._branches + branch
         if self._seen[cell]:
             raise StoreError(f"{self._where}: position ({step}, {branch}) was written before")
+        if self.layout.codec == "int8":
+            parts = self._coded(tensor)
+            self._seen[cell] = 1
+            return cell, parts
         address = None if isinstance(tensor, np.ndarray) else self._kind.address_of(tensor, self._shape)
         if address is not None:
             self._seen[cell] = 1
@@ -48,12 +52,22 @@ class SiteCheck:
             bits = self._kind.bits_of(tensor)
         except StoreError as error:
             raise StoreError(f"{self._where}: {error}") from error
-        if bits.shape != self._shape:
-            raise StoreError(
-                f"{self._where}: got shape {tuple(bits.shape)} where {self.layout.axes[2:]} is {self._shape}"
-            )
+        self._check_shape(bits)
         self._seen[cell] = 1
         return cell, bits
+
+    def _coded(self, tensor: Any) -> dict[str, np.ndarray]:
+        from interp.store import int8
+
+        self._check_shape(tensor)
+        if getattr(tensor, "dtype", None) is not self._kind.torch:
+            tensor = self._kind.to_torch(self._kind.bits_of(tensor))
+        return {name: part.cpu().numpy() for name, part in int8.coded(self.layout.site, tensor).items()}
+
+    def _check_shape(self, tensor: Any) -> None:
+        got = tuple(getattr(tensor, "shape", ()))
+        if got != self._shape:
+            raise StoreError(f"{self._where}: got shape {got} where {self.layout.axes[2:]} is {self._shape}")
 
     def missing(self) -> tuple[int, int] | None:
         """Position (step, branch) of the first cell that was never written."""

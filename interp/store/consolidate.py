@@ -102,7 +102,9 @@ class _Job:
         members = Members(
             tuple(runs), tuple(shard.line.xxh3 for shard in self.shards), tuple(s.provenance for s in self.shards)
         )
-        self.layout = replace(store.layout(runs[0]), run=path.stem, provenance=_common(members.provenance))
+        layout = store.layout(runs[0])
+        sites = tuple(replace(site, codec=None if site.codec == "zstd" else site.codec) for site in layout.sites)
+        self.layout = replace(layout, run=path.stem, sites=sites, provenance=_common(members.provenance))
         self.file = DataFile(self.layout, members)
         self.pending = PendingFile(path, manifest, self.file.size, f"site-major file {path.stem}")
 

@@ -5,6 +5,7 @@ One class serves both kinds of file: a shard holds one run, a site-major file ma
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,8 +15,8 @@ import numpy as np
 from xxhash import xxh3_64_hexdigest
 
 from interp.store.blocks import BlockPlan
-from interp.store.h5 import new_dataset, new_file, put_array, put_attribute, put_text, texts
-from interp.store.index import MANY, SHARD, VERSION, Index, Piece, SiteEntry, grid_fields
+from interp.store.h5 import ALIGNMENT, new_dataset, new_file, put_array, put_attribute, put_text, texts
+from interp.store.index import MANY, SHARD, Index, Piece, SiteEntry, grid_fields, version_of
 from interp.store.layout import RunLayout, SiteLayout, to_json
 from interp.store.sparse import SparseFile
 
@@ -51,22 +52,46 @@ class DataFile:
         self.offsets: dict[str, int] = {}
         self._bytes = SparseFile()
         self._h5 = new_file(self._bytes)
+        self._open = True
         self._token_sets: dict[tuple[int, ...], int] = {}
         self._pieces: list[Piece] = []
+        self._chunks: dict[str, dict[int, tuple[int, int]]] = {}
         self._head()
         for site in layout.sites:
             self._site(site)
 
     @property
     def size(self) -> int:
-        """Bytes of the file, as far as they are known."""
-        return max([self._bytes.size, *(stop for _, stop in self._data())])
+        """Bytes of the file; before `close`, what it may take at most."""
+        more = 0
+        if self._open:
+            coded = [self.plan(site) for site in self.layout.sites if site.chunk]
+            more = sum(plan.count * (plan.block_nbytes + ALIGNMENT) for plan in coded)
+        return max([self._bytes.size, *(stop for _, stop in self._data())]) + more
 
     def plan(self, site: SiteLayout) -> BlockPlan:
         """How a site's bytes are cut into blocks."""
+        if site.chunk is not None:
+            return BlockPlan.coded(site.cells, site.cell_nbytes, math.prod(site.chunk) * site.kind.itemsize)
         if self.members is None:
             return BlockPlan.of(site.cells, site.cell_nbytes)
         return BlockPlan.of(site.cells * len(self.members.runs), site.cell_nbytes, least=1 << 16)
+
+    def place(self, site: SiteLayout, block: int, stored: bytes) -> int:
+        """Have HDF5 give a coded block its place; gives the first byte. The bytes themselves are not kept."""
+        assert site.chunk is not None
+        first, _ = self.plan(site).bounds(block)
+        cell, rest = divmod(first, site.cell_nbytes)
+        start = [*divmod(cell, site.shape[1]), *(0,) * len(site.cell_shape)]
+        if rest:
+            start[2] = rest // (site.cell_nbytes // site.cell_shape[0])
+        dataset = self._h5["sites"][site.site].id
+        as_it_is = len(stored) == self.plan(site).block_nbytes
+        dataset.write_direct_chunk(tuple(start), stored, filter_mask=0b11 if as_it_is else 0)
+        found = dataset.get_chunk_info_by_coord(tuple(start))
+        self._chunks.setdefault(site.site, {})[block] = (found.byte_offset, found.size)
+        self._bytes.forget(found.byte_offset, found.byte_offset + found.size)
+        return int(found.byte_offset)
 
     def close(self, labels: Mapping[str, Any], checksums: Mapping[str, np.ndarray]) -> tuple[int, bytes]:
         """Add what is known at the end.
@@ -84,7 +109,9 @@ class DataFile:
             sums = _put(group, site.site, checksums[site.site].astype("<u8"))
             tokens = None if site.tokens is None else self._token_sets[site.tokens]
             bare = replace(site, tokens=None)
-            entries[site.site] = SiteEntry(bare, self.offsets[site.site], self.plan(site), sums, tokens)
+            found = self._chunks.get(site.site, {})
+            chunks = tuple(found[block] for block in sorted(found))
+            entries[site.site] = SiteEntry(bare, self.offsets[site.site], self.plan(site), sums, tokens, chunks)
         group = self._h5.create_group("labels")
         places = {name: self._label(group, name, value) for name, value in labels.items()}
         members = self.members
@@ -99,6 +126,7 @@ class DataFile:
         room = new_dataset(self._h5, "index", h5py.h5t.py_create(np.dtype(f"S{len(index.to_json().encode())}")), ())
         start, nbytes = room.id.get_offset(), room.id.get_storage_size()
         self._h5.close()
+        self._open = False
         gaps = sorted([*index.data(), (start, start + nbytes)])
         text = replace(index, rest=self._bytes.digest(gaps)).to_json().encode()
         if len(text) != nbytes:
@@ -112,12 +140,14 @@ class DataFile:
         return self._bytes.pieces(sorted(self._data()))
 
     def _data(self) -> list[tuple[int, int]]:
-        return [(self.offsets[s.site], self.offsets[s.site] + self.plan(s).nbytes) for s in self.layout.sites]
+        plain = [(self.offsets[s.site], self.plan(s).nbytes) for s in self.layout.sites if s.chunk is None]
+        coded = [chunk for chunks in self._chunks.values() for chunk in chunks.values()]
+        return [(at, at + nbytes) for at, nbytes in plain + coded]
 
     def _head(self) -> None:
         layout, h5, members = self.layout, self._h5, self.members
         put_attribute(h5, "format", MANY if members else SHARD)
-        put_attribute(h5, "version", VERSION)
+        put_attribute(h5, "version", version_of(layout))
         put_attribute(h5, "run", layout.run)
         for name in SHOWN:
             value = layout.provenance.get(name)
@@ -145,7 +175,7 @@ class DataFile:
         axes, shape = site.axes, site.shape
         if self.members is not None:
             axes, shape = (*axes[:2], "run", *axes[2:]), (*shape[:2], len(self.members.runs), *shape[2:])
-        dataset = new_dataset(self._h5["sites"], site.site, site.kind.h5(), shape)
+        dataset = new_dataset(self._h5["sites"], site.site, site.kind.h5(), shape, site.chunk)
         put_attribute(dataset, "axes", axes)
         put_attribute(dataset, "branches", self.layout.branches_of(site))
         if site.tokens is not None:
@@ -155,7 +185,9 @@ class DataFile:
             put_attribute(dataset, "tokens", f"/tokens/{self._token_sets[site.tokens]}")
         put_attribute(dataset, "cells_per_group", self.plan(site).together)
         put_attribute(dataset, "block_bytes", self.plan(site).block_nbytes)
-        self.offsets[site.site] = dataset.id.get_offset()
+        if site.codec:
+            put_attribute(dataset, "codec", site.codec)
+        self.offsets[site.site] = dataset.id.get_offset() if site.chunk is None else 0
 
     def _label(self, group: h5py.Group, name: str, value: Any) -> Any:
         """Write a label; gives what the index says of it (None for text of several runs, which it leaves out)."""

@@ -147,7 +147,7 @@ class _Job:
                 store=temporary,
                 shape=self.shape,
                 chunks=(min(self.at_once, len(self.runs)), 1, 1, *self.shape[3:]),
-                dtype=self.layout.kind.values,
+                dtype=self.layout.given.values,
                 dimension_names=self.about["axes"],
                 attributes={k: list(v) for k, v in self.about.items()},
             )
@@ -163,8 +163,8 @@ class _Job:
         return self.store.read(self.site, runs=runs, as_="torch", **self.asked)
 
     def _array(self, tensor: Any, form: str) -> np.ndarray:
-        bits = self.layout.kind.bits_of(tensor.contiguous())
-        return bits if form == "safetensors" else self.layout.kind.widen(bits)
+        bits = self.layout.given.bits_of(tensor.contiguous())
+        return bits if form == "safetensors" else self.layout.given.widen(bits)
 
     def _safetensors_head(self) -> bytes:
         body = {
@@ -183,7 +183,7 @@ class _Job:
         import io
 
         out = io.BytesIO()
-        descr = np.lib.format.dtype_to_descr(self.layout.kind.values)
+        descr = np.lib.format.dtype_to_descr(self.layout.given.values)
         np.lib.format.write_array_header_2_0(out, {"descr": descr, "fortran_order": False, "shape": self.shape})
         return out.getvalue()
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from interp.errors import StoreError
+from interp.store.codedextent import CodedExtent
 from interp.store.disk import bytes_of
 from interp.store.dtypes import DType
 from interp.store.extent import Extent
@@ -34,7 +35,7 @@ class Cells:
         rows: chosen positions along the site's axis "token"; None for all.
     """
 
-    extent: Extent
+    extent: Extent | CodedExtent
     cells: np.ndarray
     slots: np.ndarray
     cell_shape: tuple[int, ...]

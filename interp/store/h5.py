@@ -9,22 +9,31 @@ import h5py
 import numpy as np
 from h5py import h5d, h5p, h5s
 
+from interp.store import zstd
 from interp.store.sparse import SparseFile
 
-ALIGNED = 1 << 16
+ALIGNED, ALIGNMENT = 1 << 16, 4096
 """Objects of this many bytes or more begin on a page."""
 
 
 def new_file(into: SparseFile) -> h5py.File:
     """An empty HDF5 file in memory, of the oldest format that holds it (newer ones survive a crash less well)."""
-    return h5py.File(into, "w", alignment_threshold=ALIGNED, alignment_interval=4096)
+    return h5py.File(into, "w", alignment_threshold=ALIGNED, alignment_interval=ALIGNMENT)
 
 
-def new_dataset(group: h5py.Group, name: str, kind: Any, shape: tuple[int, ...]) -> h5py.Dataset:
-    """A contiguous dataset whose space is taken now and never filled; ``get_offset`` of its id says where it lies."""
+def new_dataset(
+    group: h5py.Group, name: str, kind: Any, shape: tuple[int, ...], chunk: tuple[int, ...] | None = None
+) -> h5py.Dataset:
+    """A contiguous dataset whose space is taken now and never filled; ``get_offset`` of its id says where it lies.
+
+    With ``chunk``, a dataset of compressed chunks instead, none of which is there yet.
+    """
     plan = h5p.create(h5p.DATASET_CREATE)
-    plan.set_layout(h5d.CONTIGUOUS)
-    plan.set_alloc_time(h5d.ALLOC_TIME_EARLY)
+    if chunk is None:
+        plan.set_layout(h5d.CONTIGUOUS)
+        plan.set_alloc_time(h5d.ALLOC_TIME_EARLY)
+    else:
+        zstd.set_chunks(plan, chunk)
     plan.set_fill_time(h5d.FILL_TIME_NEVER)
     plan.set_obj_track_times(False)
     space = h5s.create_simple(shape) if shape else h5s.create(h5s.SCALAR)

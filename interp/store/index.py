@@ -16,9 +16,13 @@ from typing import Any
 from interp.errors import InterpError
 from interp.store.blocks import BlockPlan
 from interp.store.dtypes import DTYPES
+from interp.store.int8 import is_beside
 from interp.store.layout import RunLayout, SiteLayout, check_name
+from interp.store.zstd import MOST
 
 VERSION = 1
+CODED_VERSION = 2
+"""Of files with a codec, which releases that know only version 1 refuse."""
 SHARD = "wan-interp-shard"
 MANY = "wan-interp-consolidated"
 LARGEST_INDEX = 1 << 26
@@ -63,6 +67,7 @@ class SiteEntry:
         plan: how it is cut into blocks.
         checksums: where the blocks' checksums lie.
         tokens: which of the index's token sets is kept; None for all tokens.
+        chunks: for codec "zstd", (first byte, bytes) of each block; ``offset`` says nothing then.
     """
 
     layout: SiteLayout
@@ -70,6 +75,14 @@ class SiteEntry:
     plan: BlockPlan
     checksums: Piece
     tokens: int | None
+    chunks: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def data(self) -> list[tuple[int, int]]:
+        """Byte ranges [start, stop) of the data."""
+        if self.layout.chunk is None:
+            return [(self.offset, self.offset + self.plan.nbytes)]
+        return [(start, start + nbytes) for start, nbytes in self.chunks]
 
 
 @dataclass(frozen=True)
@@ -96,14 +109,19 @@ class Index:
 
     def data(self) -> list[tuple[int, int]]:
         """Byte ranges [start, stop) of the sites' data, ascending."""
-        return sorted((entry.offset, entry.offset + entry.plan.nbytes) for entry in self.sites.values())
+        return sorted(each for entry in self.sites.values() for each in entry.data)
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Sites, without those that codec "int8" keeps beside others."""
+        return tuple(name for name in self.sites if not is_beside(name, self.sites))
 
     def to_json(self) -> str:
         """As text."""
         run = self.run
         body = {
             "format": MANY if self.runs else SHARD,
-            "version": VERSION,
+            "version": version_of(run),
             **run_fields(run),
             "token_sets": [_piece_json(piece) for piece in self.token_sets],
             "sites": [_site_json(entry) for entry in self.sites.values()],
@@ -129,16 +147,24 @@ class Index:
         body = json.loads(text)
         if not isinstance(body, dict) or body.get("format") not in (SHARD, MANY):
             raise ValueError("it is not a file of a wan-interp store")
-        if body.get("version") != VERSION:
-            raise ValueError(f"it has format version {body.get('version')!r}, and this release reads version {VERSION}")
+        if body.get("version") not in (VERSION, CODED_VERSION):
+            said = f"{VERSION} and {CODED_VERSION}"
+            raise ValueError(f"it has format version {body.get('version')!r}, and this release reads {said}")
         if body.get("run") != run:
             raise ValueError(f"it holds the run {body.get('run')!r}")
         try:
             index = _parse(body)
         except (KeyError, TypeError, AttributeError, IndexError, OverflowError, InterpError) as error:
             raise ValueError(f"its index makes no sense ({type(error).__name__}: {error})") from error
+        if body["version"] != version_of(index.run):
+            raise ValueError(f"it has format version {body['version']}, which its codecs are not of")
         _check_places(index, size)
         return index
+
+
+def version_of(run: RunLayout) -> int:
+    """The oldest format version that has what a run needs."""
+    return CODED_VERSION if any(site.codec for site in run.sites) else VERSION
 
 
 def run_fields(run: RunLayout) -> dict[str, Any]:
@@ -179,6 +205,7 @@ def site_fields(site: SiteLayout) -> dict[str, Any]:
         "dtype": site.dtype,
         "branches": site.branches,
         "tokens": site.tokens,
+        **({"codec": site.codec} if site.codec else {}),
     }
 
 
@@ -191,6 +218,7 @@ def site_of(fields: Mapping[str, Any]) -> SiteLayout:
         dtype=fields["dtype"],
         tokens=None if fields["tokens"] is None else tuple(map(int, fields["tokens"])),
         branches=None if fields["branches"] is None else tuple(map(str, fields["branches"])),
+        codec=fields.get("codec"),
     )
 
 
@@ -222,6 +250,7 @@ def _site_json(entry: SiteEntry) -> dict[str, Any]:
         "offset": entry.offset,
         "blocks": [entry.plan.together, entry.plan.block_nbytes],
         "checksums": _piece_json(entry.checksums),
+        **({"chunks": entry.chunks} if entry.chunks else {}),
     }
 
 
@@ -236,7 +265,9 @@ def _parse(body: Mapping[str, Any]) -> Index:
         together, block_nbytes = map(int, item["blocks"])
         cells = layout.cells * max(1, len(runs))
         plan = BlockPlan(cells, layout.cell_nbytes, together, block_nbytes)
-        entry = SiteEntry(layout, int(item["offset"]), plan, _piece(item["checksums"]), item["tokens"])
+        chunks = tuple((int(at), int(count)) for at, count in item.get("chunks", ()))
+        entry = SiteEntry(layout, int(item["offset"]), plan, _piece(item["checksums"]), item["tokens"], chunks)
+        _check_chunks(entry)
         if layout.dtype not in DTYPES or not (1 <= together <= cells) or block_nbytes < 1:
             raise ValueError(f"its site {layout.site} has impossible blocks")
         if entry.checksums.shape != (plan.count,) or entry.checksums.dtype != "uint64":
@@ -249,6 +280,20 @@ def _parse(body: Mapping[str, Any]) -> Index:
     run = run_of(body, (entry.layout for entry in sites.values()))
     labels = {check_name(k, "label"): _piece(v) if isinstance(v, dict) else v for k, v in body["labels"].items()}
     return Index(run, sites, token_sets, labels, runs, tuple(map(str, body["sums"])), str(body["rest"]))
+
+
+def _check_chunks(entry: SiteEntry) -> None:
+    """What is stored in few bytes may not claim to be much: nothing is unfolded before its size was believed."""
+    layout, plan = entry.layout, entry.plan
+    if layout.chunk is None:
+        if entry.chunks:
+            raise ValueError(f"its site {layout.site} has chunks")
+        return
+    whole = math.prod(layout.chunk) * layout.kind.itemsize
+    if plan != BlockPlan.coded(plan.cells, layout.cell_nbytes, whole) or len(entry.chunks) != plan.count:
+        raise ValueError(f"its site {layout.site} has {len(entry.chunks)} chunks, which do not make it up")
+    if any(not whole // MOST < nbytes <= whole for _, nbytes in entry.chunks):
+        raise ValueError(f"its site {layout.site} claims to be much larger than what is stored")
 
 
 def _check_places(index: Index, size: int) -> None:

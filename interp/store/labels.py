@@ -1,15 +1,18 @@
-"""Labels of a run: scalars and arrays, checked when they are written."""
+"""Labels of runs: scalars and arrays, checked when they are written, stacked when they are read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from interp.errors import StoreError
+from interp.errors import StoreError, suggest
 from interp.store.index import Piece
 from interp.store.layout import check_name
+
+if TYPE_CHECKING:
+    from interp.store.storefile import Shard
 
 RESERVED = ("run", "sample", "seed", "prompt", "model", "task", "frames", "rows", "cols")
 """Columns of the table of runs that come from its provenance and grid."""
@@ -49,3 +52,31 @@ def _array(value: Any, name: str, where: str) -> np.ndarray:
     if array.dtype.newbyteorder("=").name not in Piece.ALLOWED:
         raise StoreError(f"{where}: label {name!r} is an array of {array.dtype}; use one of {', '.join(Piece.ALLOWED)}")
     return array.astype(array.dtype.newbyteorder("<"), copy=False)
+
+
+def stacked_labels(shards: Sequence[Shard], name: str, site: str | None) -> np.ndarray:
+    """A label of several runs, see `interp.store.Store.labels`."""
+    values = []
+    for shard in shards:
+        if name in ("sample", "seed", "prompt"):
+            values.append(np.asarray(shard.provenance.get(name)))
+            continue
+        if name not in shard.index.labels:
+            known = sorted(shard.index.labels)
+            near = suggest(name, known) or f"; it has {', '.join(known) or 'none'}"
+            raise StoreError(f"run {shard.run} has no label {name!r}{near}. Leave such runs out with runs=")
+        values.append(_at_tokens(shard, name, site))
+    shapes = sorted({value.shape for value in values})
+    if len(shapes) > 1:
+        raise StoreError(f"label {name!r} has the shapes {shapes} in these runs; choose runs of one size with runs=")
+    return np.stack(values)
+
+
+def _at_tokens(shard: Shard, name: str, site: str | None) -> np.ndarray:
+    """A label of one run; labels of tokens as [token], those that the site keeps."""
+    value = np.asarray(shard.label(name))
+    grid = shard.index.run.grid
+    if value.shape != (grid.frames, grid.rows, grid.cols):
+        return value
+    tokens = None if site is None else shard.tokens(site)
+    return value.reshape(-1) if tokens is None else value.reshape(-1)[tokens]

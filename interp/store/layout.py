@@ -6,15 +6,19 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from interp.errors import StoreError
+from interp.errors import StoreError, suggest
 from interp.store.dtypes import DType, dtype_named
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@\-]{0,199}")
 """Run keys, sites and labels: they become file and HDF5 names, so no slash, no leading dot. "@" comes before a view."""
+
+CODECS = ("zstd", "int8")
+SAID = "'zstd' (without loss), 'int8' (with) or None"
+CODED_NBYTES = 1 << 20
 
 LARGEST = 1 << 50
 """Bytes one site of one run may take; more is a mistake or an attack."""
@@ -32,6 +36,8 @@ class SiteLayout:
         tokens: indices on the full token grid (row-major) along the axis "token"; None where all are kept or the site
             has no such axis.
         branches: names along the axis "branch"; None stands for those of the run.
+        codec: how the numbers are stored: "zstd", without loss; "int8", with one scale for each channel, that is place
+            along the last axis, of each (step, branch); None, as they are. Reading gives ``dtype`` in any case.
     """
 
     site: str
@@ -40,6 +46,7 @@ class SiteLayout:
     dtype: str
     tokens: tuple[int, ...] | None = None
     branches: tuple[str, ...] | None = None
+    codec: str | None = None
 
     def __post_init__(self) -> None:
         where = f"layout of site {self.site!r}"
@@ -59,11 +66,34 @@ class SiteLayout:
                 raise StoreError(f"{where}: {len(self.tokens)} tokens are chosen, but the shape is {self.shape}")
         if self.branches is not None and len(self.branches) != self.shape[1]:
             raise StoreError(f"{where}: branches are {self.branches}, but the shape is {self.shape}")
+        if self.codec not in (None, *CODECS):
+            raise StoreError(
+                f"{where}: codec {self.codec!r} is not known{suggest(str(self.codec), CODECS)}; use {SAID}"
+            )
+        if self.codec == "int8" and (len(self.axes) < 3 or "float" not in self.dtype):
+            raise StoreError(f"{where}: codec 'int8' needs an axis of channels and floating-point numbers")
 
     @cached_property
     def kind(self) -> DType:
-        """The number format."""
+        """The number format in the file."""
+        return dtype_named("int8" if self.codec == "int8" else self.dtype)
+
+    @cached_property
+    def given(self) -> DType:
+        """The number format that is written and read."""
         return dtype_named(self.dtype)
+
+    @cached_property
+    def chunk(self) -> tuple[int, ...] | None:
+        """For codec "zstd", the shape [step, branch, <site axes>] that is coded together: about 1 MiB in the file's
+        order, so that a block's bytes follow one another. None for others."""
+        if self.codec != "zstd":
+            return None
+        if self.cell_nbytes < CODED_NBYTES:
+            steps = -(-CODED_NBYTES // (self.shape[1] * self.cell_nbytes))
+            return (min(steps, self.shape[0]), *self.shape[1:])
+        rows = max(1, CODED_NBYTES // (self.cell_nbytes // self.cell_shape[0]))
+        return (1, 1, rows, *self.cell_shape[1:])
 
     @property
     def cells(self) -> int:
@@ -137,8 +167,20 @@ class RunLayout:
         to_json(self.provenance, f"{where}: provenance")
 
     @property
+    def stored(self) -> RunLayout:
+        """With the sites that codec "int8" puts beside those it is used on."""
+        from interp.store import int8
+
+        have = {site.site for site in self.sites}
+        sites: list[SiteLayout] = []
+        for site in self.sites:
+            more = int8.beside(site) if site.codec == "int8" else ()
+            sites += [site, *(one for one in more if one.site not in have)]
+        return replace(self, sites=tuple(sites))
+
+    @property
     def nbytes(self) -> int:
-        """Bytes of all sites."""
+        """Bytes of all sites, before compression."""
         return sum(site.nbytes for site in self.sites)
 
     def branches_of(self, site: SiteLayout) -> tuple[str, ...]:
@@ -172,8 +214,6 @@ def find_site(name: str, sites: Mapping[str, Any], where: str) -> Any:
         StoreError: there is none.
     """
     if name not in sites:
-        from interp.errors import suggest
-
         near = suggest(name, sites) or f"; there are {_few(sorted(sites))}"
         raise StoreError(f"site {name!r} is not in {where}{near}")
     return sites[name]

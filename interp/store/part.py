@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from interp.store.codedextent import CodedExtent
 from interp.store.extent import Extent
 from interp.store.layout import RunLayout, SiteLayout
 
@@ -30,7 +31,7 @@ class Part:
     run: RunLayout
     site: SiteLayout
     tokens: Callable[[], np.ndarray | None]
-    extent: Extent
+    extent: Extent | CodedExtent
     total: int
     which: np.ndarray
     places: np.ndarray

@@ -8,15 +8,18 @@ what a file system keeps of a file after a failed write or fsync is anybody's gu
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from interp.errors import StoreError
+from interp.store.blockwriter import BlockWriter
 from interp.store.cellcheck import RunCheck
+from interp.store.codedwriter import CodedWriter
 from interp.store.datafile import DataFile
 from interp.store.labels import checked_labels
-from interp.store.layout import RunLayout
+from interp.store.layout import RunLayout, SiteLayout
 from interp.store.manifest import Line, Manifest
 from interp.store.pending import PendingFile
 from interp.store.sitebuffer import SiteBuffer
@@ -37,12 +40,11 @@ class ShardWriter:
     def __init__(self, path: Path, layout: RunLayout, manifest: Manifest) -> None:
         self.path, self.layout = path, layout
         self._over: str | None = None
-        self._file = DataFile(layout)
+        self._file = DataFile(layout.stored)
         self._pending = PendingFile(path, manifest, self._file.size, f"run {layout.run}")
         self._check = RunCheck(layout)
         self._sites = {
-            site.site: SiteBuffer(site, self._file.plan(site), self._pending.fd, self._file.offsets[site.site])
-            for site in layout.sites
+            site.site: SiteBuffer(site, self._file.plan(site), self._blocks(site)) for site in layout.stored.sites
         }
 
     def write(self, site: str, step_index: int, branch_index: int, tensor: Any) -> None:
@@ -61,7 +63,11 @@ class ShardWriter:
             raise StoreError(f"run {self.layout.run} takes no more data: {self._over}")
         cell, given = self._check.site(site).check(step_index, branch_index, tensor)
         try:
-            self._sites[site].put(cell, given)
+            if isinstance(given, dict):
+                for name, part in given.items():
+                    self._sites[name].put(cell, part)
+            else:
+                self._sites[site].put(cell, given)
         except OSError as error:
             raise self.failed("writing", error) from error
         except BaseException as error:
@@ -124,6 +130,12 @@ class ShardWriter:
             f"{doing} run {self.layout.run} failed ({reason}), so it was discarded; finished runs are intact: "
             "free some space or mend the disk, then run the same command again"
         )
+
+    def _blocks(self, site: SiteLayout) -> BlockWriter | CodedWriter:
+        fd, plan = self._pending.fd, self._file.plan(site)
+        if site.chunk is None:
+            return BlockWriter(plan, fd, self._file.offsets[site.site])
+        return CodedWriter(plan, site.kind.bits, fd, partial(self._file.place, site))
 
     def _discard(self, why: str) -> None:
         self._over = why if why.startswith("it was") else f"it was discarded ({why})"

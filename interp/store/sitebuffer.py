@@ -9,6 +9,7 @@ import numpy as np
 from interp.store.blocks import LARGE, BlockPlan
 from interp.store.blockwriter import BlockWriter
 from interp.store.cellcheck import Given
+from interp.store.codedwriter import CodedWriter
 from interp.store.disk import bytes_at, bytes_of, copy_bytes
 from interp.store.layout import SiteLayout
 
@@ -36,12 +37,11 @@ class SiteBuffer:
     Args:
         layout: the site.
         plan: its blocks.
-        fd: file to write to.
-        offset: where the site begins in it.
+        blocks: what writes them.
     """
 
-    def __init__(self, layout: SiteLayout, plan: BlockPlan, fd: int, offset: int) -> None:
-        self.plan, self.blocks = plan, BlockWriter(plan, fd, offset)
+    def __init__(self, layout: SiteLayout, plan: BlockPlan, blocks: BlockWriter | CodedWriter) -> None:
+        self.plan, self.blocks = plan, blocks
         self._cell_shape, self._bits = layout.cell_shape, layout.kind.bits
         wanted = -(-LARGE // (plan.cell_nbytes * plan.together)) * plan.together
         self._cells = min(plan.cells, wanted)

@@ -81,6 +81,11 @@ class SparseFile(io.RawIOBase):
         self._at += count
         return count
 
+    def forget(self, start: int, stop: int) -> None:
+        """Let go of the whole pages in a byte range; it must be one of ``gaps`` later."""
+        for page in range(-(-start // PAGE), stop // PAGE):
+            self._pages.pop(page, None)
+
     def pieces(self, gaps: list[tuple[int, int]]) -> Iterator[tuple[int, memoryview]]:
         """(offset, bytes) of what was written, without the byte ranges [start, stop) of ``gaps``, in order."""
         for start, stop in between(gaps, self.size):

@@ -13,13 +13,13 @@ import numpy as np
 
 from interp.errors import StoreError, suggest
 from interp.store.background import BackgroundWriter
+from interp.store.files import Files
 from interp.store.head import check_same, read_head, write_head
 from interp.store.index import Index
+from interp.store.labels import stacked_labels
 from interp.store.layout import RunLayout, to_json
 from interp.store.manifest import Line, Manifest
-from interp.store.part import Part
 from interp.store.shardwriter import ShardWriter
-from interp.store.storefile import Bundle, Shard
 from interp.store.tables import runs_table, schedule_table, sites_table
 from interp.store.view import SiteView
 
@@ -45,8 +45,6 @@ class Store:
         self.path = path
         self.provenance = dict(provenance)
         self.manifest = Manifest(path / "manifest.jsonl")
-        self._bundle_manifest = Manifest(path / "consolidated" / "manifest.jsonl")
-        self._shards: dict[str, Shard] = {}
         self._views: dict[str, SiteView] = {}
         self._runs: tuple[int, tuple[str, ...]] = (-1, ())
         self.refresh()
@@ -92,11 +90,9 @@ class Store:
     def refresh(self) -> None:
         """Look again which runs are finished."""
         self.manifest.load()
-        self._shards.clear()
+        self._files = Files(self.path, self.manifest)
         self._views.clear()
-        self._bundle_manifest.load()
-        for name in ("sites", "_bundles", "_in_bundles"):
-            self.__dict__.pop(name, None)
+        self.__dict__.pop("sites", None)
 
     def writer(self, run: str, layout: RunLayout) -> ShardWriter:
         """Begin to write a run.
@@ -130,11 +126,11 @@ class Store:
             StoreError: one is not there, or the disk failed.
         """
         asked = set(runs)
-        bundles = asked & self._bundle_manifest.lines.keys()
+        bundles = asked & self._files.bundle_manifest.lines.keys()
         chosen = set(self._chosen(sorted(asked - bundles))) if asked - bundles else set()
         for manifest, folder, names in (
             (self.manifest, "runs", chosen),
-            (self._bundle_manifest, "consolidated", bundles),
+            (self._files.bundle_manifest, "consolidated", bundles),
         ):
             if names:
                 manifest.remove(names)
@@ -162,17 +158,17 @@ class Store:
     @cached_property
     def sites(self) -> tuple[str, ...]:
         """Sites that at least one run keeps, in the order in which runs name them."""
-        return tuple(dict.fromkeys(site for run in self.runs for site in self._shard(run).index.sites))
+        return tuple(dict.fromkeys(site for run in self.runs for site in self._files.shard(run).index.shown))
 
     @property
     def frame(self) -> pl.DataFrame:
         """One row per run and site: run, site, axes, shape, dtype, steps, branches, tokens, bytes, model, sample …"""
-        return sites_table([self._shard(run) for run in self.runs])
+        return sites_table([self._files.shard(run) for run in self.runs])
 
     @property
     def runs_frame(self) -> pl.DataFrame:
         """One row per run: run, sample, seed, prompt, task, model, the grid's frames, rows, cols, all scalar labels."""
-        return runs_table([self._shard(run) for run in self.runs])
+        return runs_table([self._files.shard(run) for run in self.runs])
 
     def schedule(self, runs: Iterable[str] | None = None) -> pl.DataFrame:
         """One row per kept step: step, sigma, timestep, expert.
@@ -180,7 +176,7 @@ class Store:
         Raises:
             StoreError: the runs differ in it.
         """
-        return schedule_table([self._shard(run).index.run for run in self._chosen(runs)])
+        return schedule_table([self._files.shard(run).index.run for run in self._chosen(runs)])
 
     def line(self, run: str) -> Line:
         """What the manifest says of a finished run."""
@@ -189,25 +185,25 @@ class Store:
     @property
     def consolidated(self) -> frozenset[str]:
         """Runs that site-major files hold as they are now."""
-        return frozenset(self._in_bundles)
+        return frozenset(self._files.in_bundles)
 
     def bundle_lines(self) -> tuple[Line, ...]:
         """What the manifest of site-major files says."""
-        return tuple(self._bundle_manifest.lines.values())
+        return self._files.bundle_lines()
 
     def index(self, run: str) -> Index:
         """Table of contents of a run's shard."""
-        return self._shard(self._chosen([run])[0]).index
+        return self._files.shard(self._chosen([run])[0]).index
 
     def label(self, run: str, name: str) -> Any:
         """A label of one run as it was given: a scalar, or an array."""
         if name not in self.index(run).labels:
             raise StoreError(f"run {run} has no label {name!r}{suggest(name, self.index(run).labels)}")
-        return self._shard(run).label(name)
+        return self._files.shard(run).label(name)
 
     def layout(self, run: str) -> RunLayout:
         """All that was said of a run before it began."""
-        shard = self._shard(self._chosen([run])[0])
+        shard = self._files.shard(self._chosen([run])[0])
         return replace(shard.index.run, sites=tuple(shard.layout_of(name) for name in shard.index.sites))
 
     def read(
@@ -277,10 +273,10 @@ class Store:
             StoreError: as `read`.
         """
         if runs is not None:
-            return SiteView(self._parts(site, self._chosen(runs)), site)
+            return SiteView.of(self._files, site, self._chosen(runs))
         chosen = self.runs
         if site not in self._views:
-            self._views[site] = SiteView(self._parts(site, self._chosen(chosen)), site)
+            self._views[site] = SiteView.of(self._files, site, self._chosen(chosen))
         return self._views[site]
 
     def labels(self, name: str, runs: Iterable[str] | None = None, site: str | None = None) -> np.ndarray:
@@ -297,23 +293,7 @@ class Store:
         Raises:
             StoreError: a run lacks the label, or the runs do not have one shape.
         """
-        values = []
-        for run in self._chosen(runs):
-            shard = self._shard(run)
-            if name in ("sample", "seed", "prompt"):
-                values.append(np.asarray(shard.provenance.get(name)))
-                continue
-            if name not in shard.index.labels:
-                known = sorted(shard.index.labels)
-                near = suggest(name, known) or f"; it has {', '.join(known) or 'none'}"
-                raise StoreError(f"run {run} has no label {name!r}{near}. Leave such runs out with runs=")
-            values.append(_label(shard, name, site))
-        shapes = sorted({value.shape for value in values})
-        if len(shapes) > 1:
-            raise StoreError(
-                f"label {name!r} has the shapes {shapes} in these runs; choose runs of one size with runs="
-            )
-        return np.stack(values)
+        return stacked_labels([self._files.shard(run) for run in self._chosen(runs)], name, site)
 
     def _chosen(self, runs: Iterable[str] | None) -> list[str]:
         if isinstance(runs, str):
@@ -326,51 +306,8 @@ class Store:
             raise StoreError(f"no runs to read: {self.path} holds {len(self)} finished runs")
         return chosen
 
-    def _parts(self, site: str, runs: Sequence[str]) -> list[Part]:
-        """Where runs are read from: site-major files where they are up to date, else the runs' own."""
-        places: dict[str, list[tuple[int, int]]] = {}
-        parts = []
-        for place, run in enumerate(runs):
-            if run in self._in_bundles:
-                name, number = self._in_bundles[run]
-                places.setdefault(name, []).append((number, place))
-            else:
-                parts.append(self._shard(run).part(site, np.zeros(1, np.int64), np.array([place])))
-        for name, pairs in places.items():
-            which = np.array(pairs, np.int64)
-            parts.append(self._bundles[name].part(site, which[:, 0], which[:, 1]))
-        return parts
-
-    @cached_property
-    def _bundles(self) -> dict[str, Bundle]:
-        return {line.run: Bundle(self.path, line) for line in self.bundle_lines()}
-
-    @cached_property
-    def _in_bundles(self) -> dict[str, tuple[str, int]]:
-        """By run, the site-major file that holds it as it is now, and its number in it."""
-        lines, found = self.manifest.lines, {}
-        for name, bundle in self._bundles.items():
-            for number, (run, xxh3) in enumerate(zip(bundle.index.runs, bundle.index.sums, strict=True)):
-                if run in lines and lines[run].xxh3 == xxh3:
-                    found[run] = (name, number)
-        return found
-
-    def _shard(self, run: str) -> Shard:
-        if run not in self._shards:
-            self._shards[run] = Shard(self.path, self.manifest.lines[run])
-        return self._shards[run]
-
     def _clean(self) -> None:
         """Remove what writers that are gone have left."""
         self.manifest.clean(self.path, self.path / "runs")
         if (self.path / "consolidated").is_dir():
             Manifest(self.path / "consolidated" / "manifest.jsonl").clean(self.path / "consolidated")
-
-
-def _label(shard: Shard, name: str, site: str | None) -> np.ndarray:
-    value = np.asarray(shard.label(name))
-    grid = shard.index.run.grid
-    if value.shape != (grid.frames, grid.rows, grid.cols):
-        return value
-    tokens = None if site is None else shard.tokens(site)
-    return value.reshape(-1) if tokens is None else value.reshape(-1)[tokens]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from xxhash import xxh3_64_hexdigest
 
+from interp.store.codedextent import CodedExtent
 from interp.store.disk import pread_into
 from interp.store.extent import Extent, Source
 from interp.store.index import LARGEST_INDEX, Index, Piece
@@ -36,7 +37,7 @@ class StoreFile:
         self.source = Source(folder / f"{line.run}.h5", name, remedy)
         self.line = line
         self.index = self._open(line)
-        self._extents: dict[str, Extent] = {}
+        self._extents: dict[str, Extent | CodedExtent] = {}
 
     @property
     def total(self) -> int:
@@ -52,7 +53,7 @@ class StoreFile:
         entry = find_site(name, self.index.sites, self.source.name)
         return None if entry.tokens is None else self._read(self.index.token_sets[entry.tokens])
 
-    def extent(self, name: str) -> Extent:
+    def extent(self, name: str) -> Extent | CodedExtent:
         """The bytes of a site."""
         if name not in self._extents:
             entry = find_site(name, self.index.sites, self.source.name)
@@ -61,9 +62,12 @@ class StoreFile:
                 cells = (first, last) if last > first else (first,)
                 return f"site {name}, {' to '.join(self._cell(entry.layout, cell) for cell in cells)}"
 
-            self._extents[name] = Extent(
-                self.source, entry.offset, entry.plan, lambda fd: self.numbers(fd, entry.checksums), describe
-            )
+            sums = lambda fd: self.numbers(fd, entry.checksums)  # noqa: E731
+            if entry.layout.chunk is None:
+                self._extents[name] = Extent(self.source, entry.offset, entry.plan, sums, describe)
+            else:
+                bits = entry.layout.kind.bits
+                self._extents[name] = CodedExtent(self.source, entry.chunks, bits, entry.plan, sums, describe)
         return self._extents[name]
 
     def part(self, name: str, which: np.ndarray, places: np.ndarray) -> Part:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import h5py
 import numpy as np
 from h5py import h5a, h5d, h5l, h5t
 
 from interp.store.dtypes import dtype_of_h5
-from interp.store.index import Index, Piece
+from interp.store.index import Index, Piece, SiteEntry
 from interp.store.sparse import SparseFile
+from interp.store.zstd import FILTERS, MOST
 
 GROUPS = ("grid", "tokens", "sites", "labels", "checksums")
 DATASETS = ("provenance", "prompt", "steps", "sigmas", "timesteps", "experts", "branches", "index")
@@ -70,10 +72,15 @@ def _dataset(group: h5py.Group, name: str, where: str, size: int) -> h5py.Datase
         raise ValueError(f"/{where} is not a dataset")
     dataset = group[name]
     plan = dataset.id.get_create_plist()
-    if plan.get_layout() not in (h5d.CONTIGUOUS, h5d.COMPACT) or plan.get_nfilters() or plan.get_external_count():
-        raise ValueError(f"/{where} is not contiguous, is filtered, or lies in another file")
+    filters = tuple(plan.get_filter(i)[0] for i in range(plan.get_nfilters()))
+    coded = plan.get_layout() == h5d.CHUNKED and filters == FILTERS and where.startswith("sites/")
+    plain = plan.get_layout() in (h5d.CONTIGUOUS, h5d.COMPACT) and not filters and not plan.get_external_count()
+    if not (coded or plain):
+        raise ValueError(
+            f"/{where} is not contiguous, is filtered in a way the format does not have, or lies in another file"
+        )
     _check_kind(dataset.id.get_type(), where)
-    if math.prod(dataset.shape) * dataset.id.get_type().get_size() > size:
+    if math.prod(dataset.shape) * dataset.id.get_type().get_size() > size * (MOST if coded else 1):
         raise ValueError(f"/{where} claims the shape {dataset.shape}, more than the file holds")
     _check_attributes(dataset, where)
     return dataset
@@ -123,7 +130,7 @@ def _agree(file: h5py.File, found: dict[str, h5py.Dataset], index: Index) -> Non
         if index.runs:
             axes, shape = (*axes[:2], "run", *axes[2:]), (*shape[:2], len(index.runs), *shape[2:])
         same = (dataset.shape, tuple(_text(axis) for axis in dataset.attrs["axes"])) == (shape, axes)
-        if not same or dtype_of_h5(dataset.id.get_type()) != layout.kind or dataset.id.get_offset() != entry.offset:
+        if not same or dtype_of_h5(dataset.id.get_type()) != layout.kind or _places(dataset) != _said(entry):
             raise ValueError(f"its index and /sites/{name} disagree")
         _same_piece(found[f"checksums/{name}"], entry.checksums)
     for i, piece in enumerate(index.token_sets):
@@ -136,6 +143,22 @@ def _agree(file: h5py.File, found: dict[str, h5py.Dataset], index: Index) -> Non
             value = _text(value) if isinstance(value, bytes) else value.item()
             if value != label and not (value != value and label != label):
                 raise ValueError(f"its index and /labels/{name} disagree")
+
+
+def _places(dataset: h5py.Dataset) -> Any:
+    """Where a site lies: its first byte, or for each chunk where, how many bytes, and whether filters were skipped."""
+    if dataset.chunks is None:
+        return dataset.id.get_offset()
+    found = (dataset.id.get_chunk_info(i) for i in range(dataset.id.get_num_chunks()))
+    return dataset.chunks, sorted((each.byte_offset, each.size, each.filter_mask) for each in found)
+
+
+def _said(entry: SiteEntry) -> Any:
+    """The same by the index."""
+    if entry.layout.chunk is None:
+        return entry.offset
+    whole = entry.plan.block_nbytes
+    return entry.layout.chunk, sorted((at, nbytes, 0b11 if nbytes == whole else 0) for at, nbytes in entry.chunks)
 
 
 def _same_piece(dataset: h5py.Dataset, piece: Piece) -> None:

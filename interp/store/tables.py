@@ -36,8 +36,8 @@ def sites_table(shards: Sequence[Shard]) -> pl.DataFrame:
     rows = []
     for shard in shards:
         run, of_run = shard.index.run, _of_run(shard)
-        for name, entry in shard.index.sites.items():
-            layout = entry.layout
+        for name in shard.index.shown:
+            layout = shard.index.sites[name].layout
             count = layout.shape[layout.axes.index("token")] if "token" in layout.axes else None
             about = (name, layout.axes, layout.shape, layout.dtype, run.steps, run.branches_of(layout), count)
             rows.append((shard.run, *about, layout.nbytes, *(of_run[k] for k in ("model", "sample", "seed", "prompt"))))

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from interp.errors import StoreError
+from interp.store import int8
+from interp.store.files import Files
 from interp.store.gather import Cells, Steps, Tokens, gather, positions, shaped, token_rows
 from interp.store.part import Part
 
@@ -43,21 +45,30 @@ class SiteView:
     Args:
         parts: where the runs lie.
         site: hook point.
+        scales: what codec "int8" keeps beside it; None without.
 
     Raises:
         StoreError: the runs keep the site with different axes or dtypes.
     """
 
-    def __init__(self, parts: Sequence[Part], site: str) -> None:
-        self.parts, self.site = parts, site
+    def __init__(self, parts: Sequence[Part], site: str, scales: SiteView | None = None) -> None:
+        self.parts, self.site, self.scales = parts, site, scales
         self._plans: dict[tuple[int | None, str | None], Plan] = {}
         self.runs = sum(len(part.places) for part in parts)
         self.layout = parts[0].site
-        for name in ("axes", "dtype"):
+        for name in ("axes", "dtype", "kind"):
             kinds = Counter(getattr(part.site, name) for part in parts)
             if len(kinds) > 1:
                 raise StoreError(f"site {site} has different {name} in these runs ({dict(kinds)}); choose with runs=")
         self.token_axis = self.layout.axes.index("token") - 2 if "token" in self.layout.axes else None
+
+    @staticmethod
+    def of(files: Files, site: str, runs: Sequence[str]) -> SiteView:
+        """The view of a site over runs of a store."""
+        parts = files.parts(site, runs)
+        coded = all(part.site.codec == "int8" for part in parts)  # of some only: refused
+        beside = SiteView(files.parts(site + int8.SCALE, runs), site + int8.SCALE) if coded else None
+        return SiteView(parts, site, beside)
 
     def read(self, step: Steps, branch: str | Sequence[str] | None, tokens: Tokens, as_: str) -> Any:
         """See `interp.store.Store.read`."""
@@ -72,7 +83,19 @@ class SiteView:
         gather(plan.requests, bits, self.token_axis)
         bits = bits.reshape(*plan.order, *plan.cell_shape)
         bits = bits if plan.run_first else bits.transpose(2, 0, 1, *range(3, bits.ndim))
-        return shaped(bits[plan.keep], self.layout.kind, as_)
+        found = bits[plan.keep]
+        if self.scales is None:
+            return shaped(found, self.layout.kind, as_)
+        return self.restored(found, self.scales.read(step, branch, None, "numpy"), as_)
+
+    def restored(self, codes: np.ndarray, scales: np.ndarray, as_: str) -> Any:
+        """Values [..., <site axes>] of codes int8 and their scales [..., channel]: float32, or a tensor as given."""
+        values = int8.restored(codes, scales)
+        if as_ != "torch":
+            return values
+        import torch
+
+        return torch.from_numpy(values).to(self.layout.given.torch)
 
     def _plan(self, step: Steps, branch: str | Sequence[str] | None, tokens: Tokens) -> Plan:
         chosen = [self.choose(part, step, branch) for part in self.parts]

@@ -166,7 +166,11 @@ HOSTILE: dict[str, tuple[Callable[[dict], object], str]] = {
     "no sites": (lambda b: b.update(sites=[]), "makes no sense"),
     "sites of another kind": (lambda b: b.update(sites=7), "makes no sense"),
     "site name": (lambda b: site(b).update(site="../../x"), "makes no sense"),
-    "version": (lambda b: b.update(version=2), "version 2, and this release reads version 1"),
+    "version": (lambda b: b.update(version=3), "version 3, and this release reads 1 and 2"),
+    "version of codecs": (lambda b: b.update(version=2), "version 2, which its codecs are not of"),
+    "unknown codec": (lambda b: site(b).update(codec="pickle"), "makes no sense"),
+    "codec without chunks": (lambda b: site(b).update(codec="zstd"), "chunks, which do not make it up"),
+    "chunks without codec": (lambda b: site(b).update(chunks=[[0, 1]]), "has chunks"),
     "format": (lambda b: b.update(format="other"), "not a file of a wan-interp store"),
     "run": (lambda b: b.update(run="run2"), "holds the run 'run2'"),
     "label": (

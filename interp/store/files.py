@@ -1,0 +1,67 @@
+"""The files of a store: which of them holds a run as it is now, opened once each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from interp.store.manifest import Line, Manifest
+from interp.store.part import Part
+from interp.store.storefile import Bundle, Shard
+
+
+class Files:
+    """Shards and site-major files, as the manifests list them now.
+
+    Args:
+        path: folder of the store.
+        manifest: of runs.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path, self.manifest = path, manifest
+        self.bundle_manifest = Manifest(path / "consolidated" / "manifest.jsonl")
+        self.bundle_manifest.load()
+        self._shards: dict[str, Shard] = {}
+
+    def shard(self, run: str) -> Shard:
+        """The file of one run."""
+        if run not in self._shards:
+            self._shards[run] = Shard(self.path, self.manifest.lines[run])
+        return self._shards[run]
+
+    def bundle_lines(self) -> tuple[Line, ...]:
+        """What the manifest of site-major files says."""
+        return tuple(self.bundle_manifest.lines.values())
+
+    @cached_property
+    def in_bundles(self) -> dict[str, tuple[str, int]]:
+        """By run, the site-major file that holds it as it is now, and its number in it."""
+        lines, found = self.manifest.lines, {}
+        for name, bundle in self._bundles.items():
+            for number, (run, xxh3) in enumerate(zip(bundle.index.runs, bundle.index.sums, strict=True)):
+                if run in lines and lines[run].xxh3 == xxh3:
+                    found[run] = (name, number)
+        return found
+
+    def parts(self, site: str, runs: Sequence[str]) -> list[Part]:
+        """Where runs are read from: site-major files where they are up to date, else the runs' own."""
+        places: dict[str, list[tuple[int, int]]] = {}
+        parts = []
+        for place, run in enumerate(runs):
+            if run in self.in_bundles:
+                name, number = self.in_bundles[run]
+                places.setdefault(name, []).append((number, place))
+            else:
+                parts.append(self.shard(run).part(site, np.zeros(1, np.int64), np.array([place])))
+        for name, pairs in places.items():
+            which = np.array(pairs, np.int64)
+            parts.append(self._bundles[name].part(site, which[:, 0], which[:, 1]))
+        return parts
+
+    @cached_property
+    def _bundles(self) -> dict[str, Bundle]:
+        return {line.run: Bundle(self.path, line) for line in self.bundle_lines()}

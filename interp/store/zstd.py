@@ -1,0 +1,74 @@
+"""Lossless compression of blocks by HDF5's own filters (byte shuffle, then Zstandard), as hdf5plugin brings them.
+
+A block is coded by HDF5 in a file in memory that holds nothing else, so what is stored is to the bit what any HDF5
+program with that plug-in reads and writes. A block that does not get smaller, or gets absurdly small, is stored as it
+is: so a stored byte stands for at most `MOST` bytes, and no file can claim to unfold without end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import h5py
+import hdf5plugin
+import numpy as np
+from h5py import h5d, h5p, h5s, h5z
+
+LEVEL = 1
+"""Higher levels gain 1-2 % on activations, at a third of the speed."""
+
+MOST = 1000
+"""Bytes that one stored byte may stand for."""
+
+FILTERS = (h5z.FILTER_SHUFFLE, hdf5plugin.ZSTD_ID)
+
+
+def set_chunks(plan: Any, chunk: tuple[int, ...]) -> None:
+    """Have a dataset stored in chunks of this shape, each filtered by itself.
+
+    Args:
+        plan: an ``h5py.h5p.PropDCID``.
+        chunk: sizes.
+    """
+    plan.set_chunk(chunk)
+    plan.set_shuffle()
+    plan.set_filter(hdf5plugin.ZSTD_ID, h5z.FLAG_MANDATORY, (LEVEL,))
+
+
+@contextmanager
+def _one_block(block: np.ndarray) -> Iterator[h5py.Dataset]:
+    """A dataset of one chunk, in a file in memory."""
+    with h5py.File("block", "w", driver="core", backing_store=False) as file:
+        plan = h5p.create(h5p.DATASET_CREATE)
+        set_chunks(plan, block.shape)
+        kind, space = h5py.h5t.py_create(block.dtype), h5s.create_simple(block.shape)
+        yield h5py.Dataset(h5d.create(file.id, b"block", kind, space, plan))
+
+
+def encode(block: np.ndarray) -> bytes:
+    """The stored bytes of a block; as many as it has, or more, where it is stored as it is."""
+    with _one_block(block) as dataset:
+        dataset[...] = block
+        dataset.flush()
+        _, stored = dataset.id.read_direct_chunk((0,))
+    return bytes(stored) if block.nbytes // MOST < len(stored) < block.nbytes else block.tobytes()
+
+
+def decode(stored: bytes | memoryview, count: int, bits: np.dtype) -> np.ndarray:
+    """A block [count] from its stored bytes.
+
+    Raises:
+        ValueError: they are no such block.
+    """
+    if len(stored) == count * bits.itemsize:
+        return np.frombuffer(stored, bits)
+    out = np.empty(count, bits)
+    try:
+        with _one_block(out) as dataset:
+            dataset.id.write_direct_chunk((0,), stored)
+            dataset.read_direct(out)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"HDF5 cannot unfold it: {error}") from error
+    return out
