@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from interp.store.background import BackgroundShard, BackgroundWriter
+from interp.store.cells import Cell
 from interp.store.consolidate import consolidate
 from interp.store.export import export
 from interp.store.info import StoreInfo, info
@@ -15,6 +16,7 @@ from interp.store.verify import Report, verify
 __all__ = [
     "BackgroundShard",
     "BackgroundWriter",
+    "Cell",
     "Report",
     "RunLayout",
     "ShardWriter",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 
 from interp.errors import StoreError, suggest
 from interp.store.background import BackgroundWriter
+from interp.store.cells import Cell, cells_of
 from interp.store.files import Files
 from interp.store.head import check_same, read_head, write_head
 from interp.store.index import Index
@@ -20,12 +21,13 @@ from interp.store.labels import stacked_labels
 from interp.store.layout import RunLayout, to_json
 from interp.store.manifest import Line, Manifest
 from interp.store.shardwriter import ShardWriter
-from interp.store.tables import runs_table, schedule_table, sites_table
+from interp.store.tables import runs_table, schedule_table, sites_table, values_table
 from interp.store.view import SiteView
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from interp.selection import Selection
     from interp.store.batches import Batches
     from interp.store.gather import Steps, Tokens
 
@@ -213,7 +215,7 @@ class Store:
         branch: str | Sequence[str] | None = None,
         runs: Iterable[str] | None = None,
         tokens: Tokens = None,
-        as_: Literal["numpy", "torch"] = "numpy",
+        as_: Literal["numpy", "torch", "polars"] = "numpy",
     ) -> Any:
         """One site over runs. Every block is checked against its checksum when it is first read.
 
@@ -223,17 +225,43 @@ class Store:
             branch: a branch; several keep an axis "branch"; None is the only one there is.
             runs: keys, in the order wanted; None is all of `runs`.
             tokens: indices on the full token grid, or a function from the run's `TokenGrid` to such; None is all kept.
-            as_: "numpy" (bfloat16 becomes float32, exactly) or "torch" (the stored dtype, on the CPU).
+            as_: "numpy" (bfloat16 becomes float32, exactly), "torch" (the stored dtype, on the CPU), or "polars".
 
         Returns:
-            Array [run, step?, branch?, <site axes>].
+            Array [run, step?, branch?, <site axes>]; with "polars" a table with a row for each place along all axes but
+            the site's last: run, step, branch, token (on the full grid) or what the axes are called, and "values".
 
         Raises:
             StoreError: something asked is not there, the runs do not have one shape, or a file is missing or damaged.
         """
-        if as_ not in ("numpy", "torch"):
-            raise StoreError(f"as_={as_!r} is not known; use 'numpy' or 'torch'")
-        return self.view(site, runs).read(step, branch, tokens, as_)
+        if as_ not in ("numpy", "torch", "polars"):
+            raise StoreError(f"as_={as_!r} is not known; use 'numpy', 'torch' or 'polars'")
+        view = self.view(site, runs)
+        if as_ == "polars":
+            return values_table(view, self._chosen(runs), step, branch, tokens)
+        return view.read(step, branch, tokens, as_)
+
+    def cells(
+        self,
+        selection: str | Selection,
+        runs: Iterable[str] | None = None,
+        as_: Literal["numpy", "torch"] = "numpy",
+    ) -> Iterator[Cell]:
+        """What a selection names, one (site, step, branch) over all runs at a time; each is read when it is asked for.
+
+        Args:
+            selection: as in captures and edits: "blocks.*.hook_resid_post[step=0:5, branch=cond, frames=1:]". Negative
+                steps count from the last that is kept. Views are named by their hook point.
+            runs: keys, in the order wanted; None is all of `runs`. They must have the steps of the first.
+            as_: as in `read`.
+
+        Raises:
+            StoreError: the selection names nothing that is kept, or heads, or tokens of what was kept without them; or,
+                while reading, as `read`.
+        """
+        from interp.selection import select
+
+        return cells_of(self, select(selection), self._chosen(runs), as_)
 
     def batches(
         self,

@@ -1,9 +1,11 @@
-"""What a store holds, as polars tables."""
+"""What a store holds, and its numbers, as polars tables."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from interp.errors import StoreError
 from interp.store.index import Piece
@@ -12,6 +14,9 @@ from interp.store.storefile import Shard
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from interp.store.gather import Steps, Tokens
+    from interp.store.view import SiteView
 
 
 def sites_table(shards: Sequence[Shard]) -> pl.DataFrame:
@@ -77,6 +82,50 @@ def schedule_table(runs: Sequence[RunLayout]) -> pl.DataFrame:
     columns = {"step": steps, "sigma": sigmas, "timestep": timesteps, "expert": experts}
     kinds = {"step": pl.Int64, "sigma": pl.Float64, "timestep": pl.Float64, "expert": pl.String}
     return pl.DataFrame({name: pl.Series(name, list(values), kinds[name]) for name, values in columns.items()})
+
+
+def values_table(view: SiteView, runs: Sequence[str], step: Steps, branch: Any, tokens: Tokens) -> pl.DataFrame:
+    """One row for each place along all axes but a site's last: run, step, branch, <site axes>, values.
+
+    Raises:
+        StoreError: as `interp.store.Store.read`; or the runs have other steps or branches.
+    """
+    import polars as pl
+
+    places = [view.choose(part, step, branch) for part in view.parts]
+    kept = {
+        (tuple(part.run.steps[i] for i in steps), tuple(part.branches[i] for i in branches))
+        for part, (steps, branches, *_) in zip(view.parts, places, strict=True)
+    }
+    if len(kept) > 1:
+        raise StoreError(f"site {view.site} has other steps or branches in some of these runs; choose with runs=")
+    steps, branches = kept.pop()
+    values = view.read(list(steps), list(branches), tokens, "numpy")
+    axes = view.layout.axes[2:]
+    last = values.shape[-1:] if axes else ()
+    at = dict(
+        zip(("run", "step", "branch", *axes[:-1]), np.indices(values.shape[: values.ndim - len(last)]), strict=True)
+    )
+    columns = {name: index.reshape(-1) for name, index in at.items()}
+    if "token" in columns:
+        columns["token"] = _on_grid(view, tokens)[columns["run"], columns["token"]]
+    table = {
+        "run": pl.Series(np.array(runs)[columns.pop("run")], dtype=pl.String),
+        "step": np.array(steps)[columns.pop("step")],
+        "branch": pl.Series(np.array(branches)[columns.pop("branch")], dtype=pl.String),
+    }
+    return pl.DataFrame({**table, **columns, "values": np.ascontiguousarray(values).reshape(-1, *last)})
+
+
+def _on_grid(view: SiteView, tokens: Tokens) -> np.ndarray:
+    """Numbers on the full grid of the tokens that are read, int64 [run, token]."""
+    found: dict[int, np.ndarray] = {}
+    for part in view.parts:
+        rows, kept = view.rows(part, tokens), part.tokens()
+        count = part.site.cell_shape[view.token_axis or 0]
+        rows = np.arange(count) if rows is None else rows
+        found |= dict.fromkeys(part.places.tolist(), rows if kept is None else kept[rows])
+    return np.stack([found[place] for place in range(view.runs)])
 
 
 def _of_run(shard: Shard) -> dict[str, Any]:
