@@ -13,6 +13,7 @@ NAMES = (
     "chain_of_steps",
     "noise",
     "propagation",
+    "layers",
     "swap",
     "ensemble",
     "frames",

@@ -1,0 +1,361 @@
+"""What do layers specialise in: where do objects stand out, where can the answer be read, where does a lens show it?
+
+Three looks at the residual stream after every block, at every step or some:
+
+- token energy: how much longer the vectors of foreground tokens are than those of the background, and those of what the
+  prompt names than those of the other candidates; as L2, as the median over channels (which a few massive channels
+  cannot move), and normalised per layer. Placebo: the masks of other problems.
+- probes: can the tokens that the answer is about be told from those of the other candidates? Placebo: labels shuffled
+  within each run; baselines: x0_hat, the noisy latents, and the first frame.
+- lenses: the task's score of the head applied to the layer, as it is and after an affine map fitted on other problems.
+
+Early are the layers of the first quarter of the depth (0-9 of 40), late those of the last.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from interp import RunSpec, select
+from interp.lenses import AffineLens, fit_affine_lens, layer_lens
+from interp.tasks.blocks import BLOCK
+from interp.views import norm
+from studies.bench import Bench
+from studies.claim import Claim, Estimate, above
+from studies.conditions import spread
+from studies.energy import KINDS, PARTS, Contrasts, contrasts_of
+from studies.layer_pictures import sections
+from studies.ledger import key_of
+from studies.masks import named
+from studies.outcome import Outcome
+from studies.probing import Probed, TokenRows, probe_tokens
+from studies.study import Parser, Study, positive
+
+PAPER = "layers 0-9 of 40: global structure and background; from about 9: foreground and objects named in the prompt"
+PAPER_STEPS = "the layers' roles are the same at every step (shown in pictures; no figures)"
+MATTERS = {"l2": 0.1, "robust": 0.1, "layer": 0.05}
+SCORE = 0.05
+ALIKE = 0.8
+COLUMNS = {
+    "measure": "energy_l2, energy_robust: log2 of mean energy of a part over that of the rest; energy_layer: "
+    "difference of means in units of the layer's mean; agreement: rank correlation over tokens of L2 and median; "
+    "probe: balanced accuracy; lens_plain, lens_tuned: share of runs whose x0_hat from this layer is right; "
+    "lens_plain_error, lens_tuned_error: distance of the velocity from the model's, as a share of its length",
+    "part": "; ".join(f"{name}: {text}" for name, text in PARTS.items()) + "; null for lenses and agreement",
+    "source": "layer; for probes also the baselines x0_hat, x_t, first_frame",
+    "layer": "block after which it was read; -1: the embedded patches; null: baselines, and the model's own output",
+    "step": "denoising step, from 0",
+    "sigma": "its noise level",
+    "value": "mean over runs, or the probe's score",
+    "low": "lower end of its 95 % interval (bootstrap over problems)",
+    "high": "upper end",
+    "chance": "the probe's mean score on shuffled labels, many times; null elsewhere",
+    "placebo": "the same with the masks of other problems; for probes, of the control with shuffled labels",
+    "n": "problems",
+}
+
+
+def options(parser: Parser) -> None:
+    """What only this study asks for."""
+    add = parser.add_argument
+    add("--places", type=positive, default=4, help="steps of probes and lenses, spread evenly")
+    add("--shuffles", type=positive, default=5, help="label shuffles behind a chance level")
+    add(
+        "--tuned",
+        type=int,
+        default=8,
+        metavar="N",
+        help="problems to fit the tuned lens on, others than those; 0: none",
+    )
+
+
+def answer(bench: Bench) -> Outcome:
+    """Run the study; see the module."""
+    samples = bench.samples()
+    specs = bench.specs(samples)
+    depth = len(bench.lab.pipe.transformer.blocks)
+    sigmas = [float(s) for s in bench.lab.schedule(specs[0].settings).sigmas]
+    places = spread(len(sigmas) - 1, bench.given.places)
+    energies = energy_of(bench, specs, depth)
+    probed = probes_of(bench, specs, places, sigmas, depth)
+    lenses = lenses_of(bench, specs, places)
+    table = pl.concat([energies.table(sigmas), probe_table(probed, sigmas), lens_table(lenses)]).select(list(COLUMNS))
+    return Outcome(
+        table=table,
+        columns=COLUMNS,
+        claims=claims(energies, probed, lenses, depth),
+        findings=findings(energies, probed, lenses, depth),
+        sections=sections(bench, table),
+        n={"problems": len(samples), "runs": len(specs)},
+        seeds=[spec.seed for spec in specs],
+    )
+
+
+def stages(depth: int) -> dict[str, list[int]]:
+    """Layers by quarter of the depth.
+
+    >>> stages(10)
+    {'early': [0, 1, 2], 'middle': [3, 4, 5, 6, 7], 'late': [8, 9]}
+    """
+    found: dict[str, list[int]] = {"early": [], "middle": [], "late": []}
+    for layer in range(depth):
+        found["early" if 4 * layer < depth else "late" if 4 * layer >= 3 * depth else "middle"].append(layer)
+    return found
+
+
+def after_early(depth: int) -> list[int]:
+    """Layers from the second quarter on."""
+    return [layer for name in ("middle", "late") for layer in stages(depth)[name]]
+
+
+def energy_of(bench: Bench, specs: Sequence[RunSpec], depth: int) -> Contrasts:
+    """Energy of every token after every layer, as contrasts between parts."""
+    streams = select(["blocks.*.hook_resid_post", "blocks.0.hook_resid_pre"], branch="cond")
+    store = bench.store("energy", specs, streams, views=[norm(), norm("robust")])
+    keys = [spec.key for spec in specs]
+    sites = {-1: "blocks.0.hook_resid_pre"} | {k: f"blocks.{k}.hook_resid_post" for k in range(depth)}
+    maps = {
+        kind: np.stack([store.read(f"{site}@{view}", runs=keys) for site in sites.values()], axis=2)
+        for kind, view in (("l2", "norm"), ("robust", "norm-robust"))
+    }  # [run, step, layer, token]
+    grid = bench.lab.grid(specs[0].sample)
+    return contrasts_of(bench.task, [spec.sample for spec in specs], grid, maps, list(sites))
+
+
+def probes_of(
+    bench: Bench, specs: Sequence[RunSpec], places: Sequence[int], sigmas: Sequence[float], depth: int
+) -> Probed | None:
+    """Probes for the tokens that the answer is about; None where too few problems name such tokens."""
+    hidden = select("blocks.*.hook_resid_post", branch="cond", frames=-1, step=list(places))
+    latents = select(["latents.hook_in", "latents.hook_x0"], frames=-1, step=list(places))
+    store = bench.store("layers", specs, hidden | latents, dtype="bfloat16")
+    grid = bench.lab.grid(specs[0].sample)
+    labels: list[np.ndarray | None] = []
+    for spec in specs:
+        parts = named(spec.sample, grid)
+        labels.append(None if parts is None else np.where(parts[0], 1.0, np.where(parts[1], 0.0, np.nan)).reshape(-1))
+    rows = TokenRows.of([spec.key for spec in specs], [spec.sample.key for spec in specs], labels)
+    if not rows.enough:
+        return None
+    cells = {
+        (step, layer): rows.read(store, f"blocks.{layer}.hook_resid_post", step)
+        for step in places
+        for layer in range(depth)
+    }
+    baselines: dict[str, Any] = {
+        name: {step: rows.read(store, site, step)() for step in places}
+        for name, site in (("x0_hat", "latents.hook_x0"), ("x_t", "latents.hook_in"))
+    }
+    pictures = np.stack([_blocks(bench.task.render(spec.sample)[0], grid.rows, grid.cols) for spec in specs])
+    baselines["first_frame"] = pictures[rows.run, rows.token]
+    return probe_tokens(
+        rows,
+        cells,
+        {step: sigmas[step] for step in places},
+        baselines,
+        shuffles=bench.given.shuffles,
+        seed=bench.given.seed,
+    )
+
+
+def _blocks(frame: np.ndarray, rows: int, cols: int) -> np.ndarray:
+    """What a frame shows in each token, block by block: [token, feature]."""
+    small = frame[BLOCK // 2 :: BLOCK, BLOCK // 2 :: BLOCK] / 255
+    high, wide = small.shape[0] // rows, small.shape[1] // cols
+    return np.asarray(small.reshape(rows, high, cols, wide, 3).transpose(0, 2, 1, 3, 4).reshape(rows * cols, -1))
+
+
+def lenses_of(bench: Bench, specs: Sequence[RunSpec], places: Sequence[int]) -> pl.DataFrame:
+    """One row a lens, run, step and layer: solved, error; batch by batch in the ledger."""
+    tables = []
+    ready: list[Callable[[], AffineLens | None]] = [lambda: None]
+    if bench.given.tuned > 0:
+        ready.append(lambda: tuned_lens(bench))
+    for name, lens in zip(("lens_plain", "lens_tuned"), ready, strict=False):
+        for batch in bench.batches(list(specs)):
+            key = key_of(lens=name, tuned=bench.given.tuned, runs=[spec.key for spec in batch], steps=list(places))
+            if key not in bench.ledger:
+                read = layer_lens(
+                    bench.lab, batch, bench.task, steps=places, branches=("cond",), lens=lens(), batch_size=len(batch)
+                )
+                bench.ledger.put(
+                    key, read.select("run", "sample", "step", "sigma", "layer", "solved", "error").to_dicts()
+                )
+            tables.append(pl.DataFrame(bench.ledger[key], infer_schema_length=None).with_columns(measure=pl.lit(name)))
+    return pl.concat(tables)
+
+
+def tuned_lens(bench: Bench) -> AffineLens:
+    """The affine lens, fitted on other problems or read from the cache."""
+    given = bench.given
+    others = bench.given_to_model(bench.task.sample(given.problems + given.tuned, seed=given.seed)[given.problems :])
+    specs = bench.specs(others, seeds=1)
+    folder = bench.cache / f"lens-{key_of(runs=[spec.key for spec in specs])}"
+    if (folder / "config.json").is_file():
+        return AffineLens.load(folder)
+    lens = fit_affine_lens(bench.lab, specs, batch_size=given.batch_size)
+    lens.save(folder)
+    return lens
+
+
+def probe_table(probed: Probed | None, sigmas: Sequence[float]) -> pl.DataFrame:
+    """Rows of the table."""
+    rows: list[dict[str, Any]] = []
+    if probed is not None:
+        control = {(row["step"], row["layer"]): row["score"] for row in probed.control.table.to_dicts()}
+        n = int(probed.real.table["groups"][0])
+        common = {"measure": "probe", "part": "named", "n": n}
+        for row in probed.real.table.to_dicts():
+            where = {**common, "source": "layer", "layer": row["layer"], "step": row["step"], "value": row["score"]}
+            rows.append({**where, **_ends(row), "chance": row["chance"], "placebo": control[row["step"], row["layer"]]})
+        for row in probed.real.baselines.to_dicts():
+            steps = probed.real.steps if row["step"] is None else [row["step"]]
+            for step in steps:
+                where = {**common, "source": row["baseline"], "layer": None, "step": step, "value": row["score"]}
+                rows.append({**where, **_ends(row), "chance": None, "placebo": None})
+    return _as_table([{**row, "sigma": sigmas[row["step"]]} for row in rows])
+
+
+def lens_table(lenses: pl.DataFrame) -> pl.DataFrame:
+    """Rows of the table."""
+    rows = []
+    for (measure, step, layer), of in lenses.group_by(["measure", "step", "layer"], maintain_order=True):
+        for column, name in (("solved", measure), ("error", f"{measure}_error")):
+            ends = (0.0, 1.0) if column == "solved" else None
+            found = Estimate.of(of[column].cast(pl.Float64).to_numpy(), of["sample"].to_numpy(), ends)
+            about = {"measure": name, "part": None, "source": "layer", "layer": layer, "step": step}
+            rows.append({**about, "sigma": of["sigma"][0], **_numbers(found), "chance": None, "placebo": None})
+    return _as_table(rows)
+
+
+def _as_table(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    words, whole = ("measure", "part", "source"), ("layer", "step", "n")
+    schema: dict[str, Any] = {
+        name: pl.String if name in words else pl.Int64 if name in whole else pl.Float64 for name in COLUMNS
+    }
+    return pl.DataFrame([{name: row.get(name) for name in COLUMNS} for row in rows], schema=schema)
+
+
+def _ends(row: dict[str, Any]) -> dict[str, Any]:
+    return {"low": row["low"], "high": row["high"]}
+
+
+def _numbers(found: Estimate) -> dict[str, Any]:
+    return {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
+
+
+def claims(energies: Contrasts, probed: Probed | None, lenses: pl.DataFrame, depth: int) -> list[Claim]:
+    """Specialisation of layers in energy, in what can be read, and in what the head makes of them."""
+    early, rest = stages(depth)["early"], after_early(depth)
+    stated = []
+    for part, words in (("foreground", "foreground tokens stand out from the background"), ("named", "tokens of what "
+                        "the prompt names stand out from other candidates")):  # fmt: skip
+        if part not in energies.parts:
+            continue
+        for kind, unit in KINDS.items():
+            stated.append(
+                above(
+                    f"{words} more after the first quarter of the layers than in it ({unit})",
+                    energies.difference(kind, part, rest, early),
+                    0.0,
+                    matters=MATTERS[kind],
+                    paper=PAPER,
+                    placebo=energies.difference(kind, part, rest, early, placebo=True).value,
+                    measure=f"the contrast, layers {rest[0]}-{rest[-1]} minus {early[0]}-{early[-1]} (placebo: masks "
+                    "of other problems)",
+                )
+            )
+    stated.append(
+        above(
+            "how far the foreground stands out runs alike over the layers at every step",
+            energies.alike("l2", "foreground"),
+            ALIKE,
+            matters=0.1,
+            paper=PAPER_STEPS,
+            measure="the mean correlation between the steps' profiles over layers",
+        )
+    )
+    if probed is not None:
+        stated.append(
+            above(
+                "the tokens that the answer is about are better decodable after the first quarter of the layers",
+                probed.difference(rest, early),
+                0.0,
+                matters=SCORE,
+                paper=PAPER,
+                placebo=probed.difference(rest, early, control=True).value,
+                measure=f"balanced accuracy, layers {rest[0]}-{rest[-1]} minus {early[0]}-{early[-1]}",
+            )
+        )
+    late = stages(depth)["late"] or rest
+    for name in lenses["measure"].unique(maintain_order=True).to_list():
+        stated.append(
+            above(
+                f"the head shows the right answer more often from late layers than from early ones ({name[5:]} lens)",
+                lens_difference(lenses, name, late, early),
+                0.0,
+                matters=SCORE,
+                measure=f"the share of right answers, layers {late[0]}-{late[-1]} minus {early[0]}-{early[-1]}",
+            )
+        )
+    return stated
+
+
+def lens_difference(lenses: pl.DataFrame, name: str, first: Sequence[int], second: Sequence[int]) -> Estimate:
+    """Right answers from some layers less those from others, run by run."""
+    mine = lenses.filter(measure=name).with_columns(pl.col("solved").cast(pl.Float64))
+    one, other = (
+        mine.filter(pl.col("layer").is_in(list(layers))).group_by("run", "sample", maintain_order=True).agg(
+            pl.col("solved").mean()
+        )
+        for layers in (first, second)
+    )  # fmt: skip
+    both = one.join(other, on="run", suffix="_other", maintain_order="left")
+    return Estimate.of((both["solved"] - both["solved_other"]).to_numpy(), both["sample"].to_numpy(), (-1.0, 1.0))
+
+
+def findings(energies: Contrasts, probed: Probed | None, lenses: pl.DataFrame, depth: int) -> str:
+    """What was found, in numbers."""
+    by_stage = {name: layers for name, layers in stages(depth).items() if layers}
+    parts = []
+    for part in energies.parts:
+        each = ", ".join(f"{name} {energies.mean('l2', part, layers)}" for name, layers in by_stage.items())
+        parts.append(f"Contrast of the {part} part (log2, L2): {each}.")
+    if probed is not None:
+        table = probed.real.table
+        each = ", ".join(
+            f"{name} {table.filter(pl.col('layer').is_in(layers))['score'].to_numpy().mean():.2f}"
+            for name, layers in by_stage.items()
+        )
+        shuffled = probed.control.table["score"].to_numpy().mean()
+        parts.append(f"Probes for what the answer is about: {each}; with shuffled labels {shuffled:.2f}.")
+    for name in lenses["measure"].unique(maintain_order=True).to_list():
+        rows = lenses.filter(measure=name)
+        each = ", ".join(
+            f"{stage} {rows.filter(pl.col('layer').is_in(layers))['solved'].cast(pl.Float64).to_numpy().mean():.2f}"
+            for stage, layers in by_stage.items()
+        )
+        own = rows.filter(pl.col("layer").is_null())["solved"].cast(pl.Float64).to_numpy().mean()
+        parts.append(f"Right answers through the {name[5:]} lens: {each}, the model's own output {own:.2f}.")
+    return " ".join(parts)
+
+
+STUDY = Study(
+    name="layers",
+    question="What do early, middle and late layers specialise in?",
+    needs="a task; one with named parts for the contrast of what the prompt names and for probes",
+    answer=answer,
+    options=options,
+    tasks=("grounding", "maze"),
+    defaults={"problems": 32, "seeds": 1, "steps": 8, "size": 5},
+    quick={"problems": 10, "places": 2, "tuned": 0},
+    minutes=(4, 1),
+)
+
+if __name__ == "__main__":
+    raise SystemExit(STUDY.main(sys.argv[1:]))
