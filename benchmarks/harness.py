@@ -134,13 +134,18 @@ def kept_rows(name: str) -> list[dict[str, Any]]:
     return json.loads(path.read_text())["rows"] if path.is_file() else []
 
 
-def publish(name: str, rows: Sequence[Mapping[str, Any]], *, as_json: bool, keep: bool = True) -> None:
-    """Print the object or a table of it, and keep it in ``benchmarks/results/NAME.json`` (not that of a quick look)."""
-    found = {"benchmark": name, "environment": environment(), "rows": list(rows)}
-    text = json.dumps(found, indent=1)
+def result(name: str, rows: Sequence[Mapping[str, Any]], *, keep: bool = True) -> str:
+    """The object as JSON, kept in ``benchmarks/results/NAME.json`` if asked for."""
+    text = json.dumps({"benchmark": name, "environment": environment(), "rows": list(rows)}, indent=1)
     if keep:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{name}.json").write_text(text + "\n")
+    return text
+
+
+def publish(name: str, rows: Sequence[Mapping[str, Any]], *, as_json: bool, keep: bool = True) -> None:
+    """Print the object or a table of it, and keep it in ``benchmarks/results/NAME.json`` (not that of a quick look)."""
+    text = result(name, rows, keep=keep)
     if as_json:
         print(text)
         return

@@ -10,24 +10,30 @@ Equal answers: predictions on left-out rows are held against scikit-learn at tol
 seconds, else against the peer's own; the script fails where more than 2 in 10,000 (0.5 % against the peer's own, which
 is less exact) differ.
 
-The limit: scikit-learn needs 3-6 ms a fit at these sizes and is bound by products of a matrix and a vector; a product
-with 25 right-hand sides is 3 to 5 times faster a fit, and sharing Gram matrices, kernels and Python's overhead over
-folds, values and cells gives the rest. At d = 512 the factors of five 512 x 512 matrices bound it.
+The limit: each row says how many operations ours cannot do without (``gflop_least``: Gram matrices or kernels, one
+factor a penalty, and for logistic probes eight steps of two products for all fits), and how long these would take at
+the speed that this machine multiplies matrices with (``limit``, seconds a cell). scikit-learn needs 3-10 ms a fit at
+these sizes and is bound by products of a matrix and a vector.
+
+A full run takes long. ``--minutes`` ends it after the case that reaches so many, ``--resume`` goes on with the cases
+that the kept results lack.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.harness import interleaved, publish, row
+from benchmarks.harness import interleaved, kept_rows, publish, result, row
 from probes.logistic import Columns, solve_logistic
 from probes.ridge import solve_ridge
 from probes.space import blocks
@@ -60,6 +66,24 @@ class Case:
         if self.d >= 5 * self.n:
             return 20.0
         return {128: 15.0, 512: 6.0}.get(self.d)
+
+    @property
+    def least(self) -> float:
+        """Floating-point operations a cell: what no exact batched method does without, about."""
+        size, fits = min(self.n * (FOLDS - 1) / FOLDS, self.d), FOLDS * 5 * (1 if self.classes == 2 else self.classes)
+        kernel = self.d > size
+        products = FOLDS * self.n**2 * self.d if kernel else self.n * self.d**2  # symmetric: half of it
+        if self.model == "ridge":
+            return products + FOLDS * 5 * size**3 / 3
+        return products + 5 * size**3 / 3 + 8 * 4 * self.n * (self.n if kernel else self.d) * fits
+
+
+@cache
+def speed() -> float:
+    """Operations a second of a product of two matrices that the cache holds, here and now."""
+    a = torch.randn(512, 512)
+    seconds = interleaved({"product": lambda: a @ a}, 20)["product"].median
+    return 2 * 512**3 / seconds
 
 
 @dataclass(frozen=True)
@@ -200,13 +224,21 @@ def rows_of(case: Case, rounds: int, budget: int) -> list[dict[str, Any]]:
         peers["LogisticRegressionCV"] = lambda: logistic_cv(case, part)
     peers["joblib, 1 worker"] = lambda: through_joblib(case, part)
     exact = case.n * case.d <= 600_000
+    answers: dict[str, list[Decisions]] = {}
+
+    def kept(name: str, run: Callable[[], list[Decisions]]) -> Callable[[], None]:
+        return lambda: answers.update({name: run()})
+
+    timed = {"ours": kept("ours", lambda: ours(case, data)), **peers}
+    timed["scikit-learn loop"] = kept("loop", lambda: loop(case, part))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # LogisticRegressionCV says what will change; lbfgs stops at its precision
-        reference = loop(case, Data(data.cells[:1], data.y, data.fold), tight=exact)[0]
-        wrong, total = differing(ours(case, Data(data.cells[:1], data.y, data.fold))[0], reference)
-        assert wrong <= max(2 if exact else 50, (2e-4 if exact else 5e-3) * total), f"{case.name}: {wrong} of {total}"
         # Where a peer takes seconds a cell, once is enough.
-        times = interleaved({"ours": lambda: ours(case, data), **peers}, rounds if exact else 1, warmup=int(exact))
+        times = interleaved(timed, rounds if exact else 1, warmup=int(exact))
+        if exact:
+            answers["loop"] = loop(case, Data(data.cells[:1], data.y, data.fold), tight=True)
+    wrong, total = differing(answers["ours"][0], answers["loop"][0])
+    assert wrong <= max(2 if exact else 50, (2e-4 if exact else 5e-3) * total), f"{case.name}: {wrong} of {total}"
     own, out = times["ours"], []
     for name in peers:
         ratio = times[name].ratio(own) * many / few
@@ -221,6 +253,8 @@ def rows_of(case: Case, rounds: int, budget: int) -> list[dict[str, Any]]:
                 "" if aim is None else f">= {aim:g}x faster",
                 None if aim is None else ratio >= aim,
                 times_faster=ratio,
+                gflop_least=case.least / 1e9,
+                limit=case.least / speed(),
                 quartiles=tuple(t / many for t in own.spread),
                 cells_ours=many,
                 cells_peer=few,
@@ -246,16 +280,23 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, one round, nothing kept")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--budget", type=int, default=6_000_000, help="numbers in the features that a round times")
+    parser.add_argument("--resume", action="store_true", help="only the cases that the kept results lack")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no further case after so many")
     chosen = parser.parse_args(argv)
     torch.set_num_threads(1)
     from threadpoolctl import threadpool_limits
 
+    found = kept_rows("probes") if chosen.resume else []
+    done, start = {one["case"] for one in found}, time.monotonic()
     with threadpool_limits(1):
-        found = []
         for case in cases(chosen.quick):
+            if case.name in done or time.monotonic() - start > 60 * chosen.minutes:
+                continue
             found += rows_of(case, 1 if chosen.quick else chosen.rounds, chosen.budget // (100 if chosen.quick else 1))
             if not chosen.json:
                 print(f"{found[-1]['case']}: {found[-1]['times_faster']:.1f}x of {found[-1]['peer']}", flush=True)
+            if not chosen.quick:
+                result("probes", found)
     if not chosen.quick:
         publish("probes", found, as_json=chosen.json)
 

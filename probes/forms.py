@@ -11,13 +11,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from probes.factor import Factors
+
 INVERT_UP_TO = 257
-"""Unknowns up to which inverses are cheaper to apply than factors."""
+"""Unknowns up to which inverses, applied many times, are cheaper than factors."""
 
 STALE = 1.4
 """Renew a preconditioner once its curvature is off by more than this factor."""
@@ -58,7 +61,7 @@ class Form(ABC):
         """About the inverse Hessian times a gradient."""
 
     @abstractmethod
-    def factor(self, kind: Tensor, mask: Tensor, curve: Float[Tensor, "B n"]) -> Tensor:
+    def factor(self, kind: Tensor, mask: Tensor, curve: Float[Tensor, "B n"]) -> Tensor | Factors:
         """The solver of one kind, for fits in the mask [B, P] with that curvature at each row, on average."""
 
     def kinds(self) -> list[tuple[Tensor, Tensor]]:
@@ -96,11 +99,14 @@ class _Solver:
 
     mask: Bool[Tensor, "B P"]
     curve: Float[Tensor, "B n"]
-    matrix: Tensor
+    matrix: Tensor | Factors
 
     def keep(self, b: Tensor | None, p: Tensor | None) -> _Solver:
         mask = take(self.mask, b, p)
-        return _Solver(mask, self.curve, self.matrix) if b is None else _Solver(mask, self.curve[b], self.matrix[b])
+        if b is None:
+            return _Solver(mask, self.curve, self.matrix)
+        matrix = self.matrix.keep(b) if isinstance(self.matrix, Factors) else self.matrix[b]
+        return _Solver(mask, self.curve[b], matrix)
 
 
 def take(value: Tensor, b: Tensor | None, p: Tensor | None) -> Tensor:
@@ -164,7 +170,7 @@ class Features(Form):
             return super().kinds()
         return _pairs(self.c, self.which)
 
-    def factor(self, kind: Tensor, mask: Tensor, curve: Float[Tensor, "B n"]) -> Tensor:
+    def factor(self, kind: Tensor, mask: Tensor, curve: Float[Tensor, "B n"]) -> Tensor | Factors:
         """Of the Gram matrix times mean curvature: weighing each row by its own would cost a Gram matrix a kind."""
         share = mask.to(curve.dtype) / mask.sum(dim=1, keepdim=True).clamp_min(1)
         matrix = self.grams[:, int(kind[0]) if kind.ndim else 0] * curve.sum(dim=1)[:, None, None]
@@ -213,7 +219,9 @@ class Kernels(Form):
         self._slices()
 
     def _slices(self) -> None:
-        ends = torch.bincount(self.which, minlength=self.kernels.shape[1]).mul(self.outputs).cumsum(0).tolist()
+        counts = torch.bincount(self.which, minlength=self.kernels.shape[1])
+        self.even = bool((counts == counts[0]).all()) and self.kernels.is_contiguous()
+        ends = counts.mul(self.outputs).cumsum(0).tolist()
         self.places = [(s, slice(a, e)) for s, (a, e) in enumerate(zip([0, *ends], ends, strict=False)) if a < e]
 
     @property
@@ -223,6 +231,9 @@ class Kernels(Form):
 
     def times(self, a: Float[Tensor, "B Q n"]) -> Float[Tensor, "B Q n"]:
         """Each fit's kernel times its coefficients."""
+        b, sets, n, _ = self.kernels.shape
+        if self.even:
+            return torch.bmm(a.reshape(b * sets, -1, n), self.kernels.reshape(b * sets, n, n)).view(a.shape)
         out = torch.empty_like(a)
         for s, at in self.places:
             out[:, at] = torch.bmm(a[:, at], self.kernels[:, s])
@@ -251,7 +262,7 @@ class Kernels(Form):
         root = torch.maximum(curve, 1e-6 * curve.amax(dim=1, keepdim=True)).clamp_min(1e-30).sqrt()
         matrix = root[:, :, None] * kernel * root[:, None]
         matrix.diagonal(dim1=1, dim2=2).add_(1)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+        inverse = Factors.of(matrix).inverse()
         inverse = (inverse * root[:, None]).div_(root[:, :, None])  # transposed, as rows are multiplied by it
         return torch.cat([inverse, (curve[:, None] @ inverse)], dim=1)
 
@@ -290,19 +301,17 @@ def _pairs(c: Tensor, which: Tensor) -> list[tuple[Tensor, Tensor]]:
     return [(kind, (c == kind[1]) & (which == kind[0])) for kind in torch.unique(pairs.T, dim=0)]
 
 
-def _factor(matrix: Tensor) -> Tensor:
+def _factor(matrix: Tensor) -> Tensor | Factors:
     """What `_solve` needs: the inverse of small matrices, the factor of large ones."""
-    factor = torch.linalg.cholesky(matrix)
-    return torch.cholesky_inverse(factor) if matrix.shape[1] <= INVERT_UP_TO else factor
+    factors = Factors.of(matrix)
+    return factors.inverse() if matrix.shape[1] <= INVERT_UP_TO else factors
 
 
-def _solve(g: Float[Tensor, "B Q D"], solver: Tensor) -> Tensor:
-    if g.shape[2] <= INVERT_UP_TO:
-        return g @ solver
-    return torch.cholesky_solve(g.transpose(1, 2), solver).transpose(1, 2)
+def _solve(g: Float[Tensor, "B Q D"], solver: Tensor | Factors) -> Tensor:
+    return solver.solve(g.clone()) if isinstance(solver, Factors) else g @ solver
 
 
-def _each_kind(solvers: list[_Solver], g: Tensor, outputs: int, solve: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def _each_kind(solvers: list[_Solver], g: Tensor, outputs: int, solve: Callable[[Tensor, Any], Tensor]) -> Tensor:
     """Every fit's gradient through the solver of its kind; kinds differ between fits and, seldom, between cells."""
     if len(solvers) == 1:
         return solve(g, solvers[0].matrix)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from probes.factor import Factors
 from probes.space import Block, memberships
 
 
@@ -75,28 +76,28 @@ def set_moments(
     dtype, device = block.x.dtype, block.x.device
     code, member = memberships(train[:, list(block.sets)])
     d, sets = block.x.shape[1], len(block.sets)
-    products = torch.zeros(sets, d, d, dtype=dtype, device=device) if gram else None
-    cross = torch.zeros(sets, d, targets.shape[1], dtype=dtype, device=device)
-    mass = torch.zeros(sets, dtype=torch.float64, device=device)
-    x_sum = torch.zeros(sets, d, dtype=torch.float64, device=device)
-    y_sum = torch.zeros(sets, targets.shape[1], dtype=torch.float64, device=device)
-    for p, pattern in enumerate(member):
-        if not pattern.any():
-            continue
+    grams, crosses, masses, x_sums, y_sums = [], [], [], [], []
+    for p in range(len(member)):
         rows = (code == p).nonzero().flatten()
         x, y = block.x[rows], targets[rows]
         w = torch.ones(len(x), dtype=dtype, device=device) if weights is None else weights[rows].to(dtype)
         wx = x if weights is None else x * w[:, None]
-        # Every training set that holds these rows takes their share.
-        if products is not None:
-            products[pattern] += wx.T @ x
-        cross[pattern] += wx.T @ y
-        mass[pattern] += w.sum(dtype=torch.float64)
-        x_sum[pattern] += wx.sum(dim=0, dtype=torch.float64)
-        y_sum[pattern] += (y * w[:, None]).sum(dim=0, dtype=torch.float64)
+        if gram:
+            grams.append(wx.T @ x)
+        crosses.append(wx.T @ y)
+        masses.append(w.sum(dtype=torch.float64))
+        x_sums.append(wx.sum(dim=0, dtype=torch.float64))
+        y_sums.append((y * w[:, None]).sum(dim=0, dtype=torch.float64))
+    # Every training set that holds these rows takes their share.
+    takes = member.T.to(dtype)
+    products = (takes @ torch.stack(grams).flatten(1)).view(sets, d, d) if gram else None
+    cross = (takes @ torch.stack(crosses).flatten(1)).view(sets, d, -1)
+    exact = takes.to(torch.float64)
+    mass, x_sum, y_sum = exact @ torch.stack(masses), exact @ torch.stack(x_sums), exact @ torch.stack(y_sums)
     if products is not None:
         mean = x_sum / mass[:, None]
-        products -= torch.einsum("sd,se,s->sde", mean, mean, mass).to(dtype)
+        root = (mean * mass.sqrt()[:, None]).to(dtype)
+        products = torch.baddbmm(products, root[:, :, None], root[:, None, :], alpha=-1)
     if block.alive is not None:
         alive = block.alive.T.to(dtype)
         cross *= alive[:, :, None]
@@ -113,15 +114,11 @@ def solve_sets(
     assert m.gram is not None
     system = m.gram.clone()
     system.diagonal(dim1=1, dim2=2).add_(alpha.to(system.dtype)[:, None] * block.penalty.T)
-    return _solve(system, cross)
-
-
-def _solve(system: Tensor, cross: Tensor) -> Tensor:
-    """Coefficients [set, coordinate, target]; where rounding makes a system indefinite, by eigenvalues instead."""
-    factor, info = torch.linalg.cholesky_ex(system)
-    out = torch.cholesky_solve(cross, factor)
-    for s in info.nonzero().flatten().tolist():
-        values, vectors = torch.linalg.eigh(system[s])
+    factors = Factors.of(system)
+    out = factors.solve(cross.transpose(1, 2).clone(memory_format=torch.contiguous_format)).transpose(1, 2)
+    for s in factors.failed.nonzero().flatten().tolist():  # rounding made the system indefinite: by eigenvalues
+        own = m.gram[s] + torch.diag(alpha[s].to(system.dtype) * block.penalty[:, s])
+        values, vectors = torch.linalg.eigh(own)
         keep = values > len(values) * torch.finfo(values.dtype).eps * values[-1]
         turned = vectors[:, keep]
         out[s] = turned @ ((turned.T @ cross[s]) / values[keep][:, None])

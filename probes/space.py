@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -25,6 +27,9 @@ KERNEL_FROM = 1.25
 
 STRIPS = 4
 """Strips in which a symmetric kernel is computed: with four, 5/8 of it."""
+
+DOUBTFUL = 1e-2
+"""Deviation in a training set, over that of all rows, below which a feature may be constant there."""
 
 KERNEL_BYTES = 512 * 2**20
 """Kernels held at once; where all training sets need more, they come in several blocks."""
@@ -84,30 +89,30 @@ class Block:
 def memberships(train: Bool[Tensor, "row set"]) -> tuple[Int[Tensor, " row"], Bool[Tensor, "pattern set"]]:
     """Rows that lie in the same training sets share a number [row]; which sets each number lies in [pattern, set].
 
-    Training sets are unions of folds, so there are few patterns, and sums over sets are sums over patterns.
+    Training sets are unions of folds, so there are few patterns, and sums over sets are sums over patterns. The cells
+    of a grid share their training sets, so the last answers are kept.
     """
-    code = torch.zeros(len(train), dtype=torch.int64, device=train.device)
-    for part in train.split(40, dim=1):
-        bits = 2 ** torch.arange(part.shape[1], device=train.device)
-        _, word = torch.unique((part * bits).sum(dim=1), return_inverse=True)
-        _, code = torch.unique(code * len(train) + word, return_inverse=True)
-    order = torch.zeros(int(code.max()) + 1, dtype=torch.int64, device=train.device)
-    order[code] = torch.arange(len(train), device=train.device)
-    return code, train[order]
+    held = train.cpu().numpy()
+    code, patterns = _memberships(held.tobytes(), held.shape)
+    return code.to(train.device), patterns.to(train.device)
+
+
+@lru_cache(maxsize=16)
+def _memberships(held: bytes, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    patterns, code = np.unique(np.frombuffer(held, dtype=bool).reshape(shape), axis=0, return_inverse=True)
+    return torch.from_numpy(code.reshape(-1)), torch.from_numpy(patterns)
 
 
 def moments(
     x: Float[Tensor, "row feature"], train: Bool[Tensor, "row set"], weights: Float[Tensor, " row"] | None = None
-) -> tuple[Float[Tensor, "feature set"], Float[Tensor, "feature set"]]:
-    """Standard deviation (divided by n, as StandardScaler) and range of each training set; sums are float64."""
+) -> Float[Tensor, "feature set"]:
+    """Standard deviation of each training set (divided by n, as StandardScaler); sums are float64."""
     code, patterns = memberships(train)
-    parts, squares, counts, least, most = [], [], [], [], []
+    parts, squares, counts = [], [], []
     for p in range(len(patterns)):
         index = (code == p).nonzero().flatten()
         rows = x[index]
         weighted = rows if weights is None else rows * weights[index, None].to(x.dtype)
-        least.append(rows.amin(dim=0))
-        most.append(rows.amax(dim=0))
         parts.append(weighted.sum(dim=0, dtype=torch.float64))
         squares.append((weighted * rows).sum(dim=0, dtype=torch.float64))
         counts.append(float(len(rows)) if weights is None else float(weights[index].sum()))
@@ -115,15 +120,22 @@ def moments(
     n = torch.tensor(counts, dtype=torch.float64, device=x.device) @ member
     mean = torch.stack(parts, dim=1) @ member / n
     variance = torch.stack(squares, dim=1) @ member / n - mean**2
+    return variance.clamp_min(0).sqrt()
+
+
+def extents(x: Float[Tensor, "row feature"], train: Bool[Tensor, "row set"]) -> Float[Tensor, "feature set"]:
+    """Range of each feature in each training set."""
+    code, patterns = memberships(train)
+    parts = [x[(code == p).nonzero().flatten()] for p in range(len(patterns))]
     inside = patterns.T[:, :, None]  # [set, pattern, 1]
-    low = torch.stack(least).masked_fill(~inside, torch.inf).amin(dim=1)
-    high = torch.stack(most).masked_fill(~inside, -torch.inf).amax(dim=1)
-    return variance.clamp_min(0).sqrt(), (high - low).T.to(torch.float64)
+    low = torch.stack([rows.amin(dim=0) for rows in parts]).masked_fill(~inside, torch.inf).amin(dim=1)
+    high = torch.stack([rows.amax(dim=0) for rows in parts]).masked_fill(~inside, -torch.inf).amax(dim=1)
+    return (high - low).T.to(torch.float64)
 
 
 def check_finite(x: Float[Tensor, "row feature"]) -> None:
     """Refuse NaN and infinity."""
-    if not torch.isfinite(x).all():
+    if not torch.isfinite(x.sum()) and not torch.isfinite(x).all():  # the sum is one pass; it may overflow, though
         rows = (~torch.isfinite(x)).any(dim=1).nonzero().flatten()
         raise ProbeError(
             f"Features hold NaN or infinity in {len(rows)} of {len(x)} rows (first: row {int(rows[0])}). Drop those "
@@ -164,12 +176,18 @@ def blocks(
     floor = 8 * torch.finfo(x.dtype).eps * largest.to(torch.float64)
     spread = (centred * centred).sum(dim=0, dtype=torch.float64).div(n).sqrt()
     constant = spread <= floor
-    centred = torch.where(constant, torch.zeros_like(centred), centred)
+    if bool(constant.any()):
+        centred = torch.where(constant, torch.zeros_like(centred), centred)
     scale = torch.where(constant | torch.tensor(not standardise, device=x.device), 1.0, spread)
     centred /= scale.to(x.dtype)
     if standardise:
-        deviation, extent = moments(centred, train, weights)
-        flat = extent * scale[:, None] <= floor[:, None]
+        deviation = moments(centred, train, weights)
+        flat = torch.zeros_like(deviation, dtype=torch.bool)
+        # A feature that is constant in a set has no deviation there but for rounding; only such are looked at.
+        doubtful = (deviation < DOUBTFUL).any(dim=1).nonzero().flatten()
+        if len(doubtful):
+            extent = extents(centred[:, doubtful], train)
+            flat[doubtful] = extent * scale[doubtful, None] <= floor[doubtful, None]
         deviation = torch.where(flat, 1.0, deviation)
     else:
         deviation = torch.ones(d, train.shape[1], dtype=torch.float64, device=x.device)
