@@ -85,7 +85,7 @@ class Circuit:
         ax.axhline(0, color="grey", linewidth=0.6)
         ax.axhline(1, color="grey", linewidth=0.6)
         ax.set(xlabel="addresses in the set", ylabel="share of the answer")
-        ax.legend(fontsize=8)
+        ax.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
         figure.savefig(path, dpi=120)
         return Path(path)
 

@@ -16,13 +16,18 @@ if TYPE_CHECKING:
     import polars as pl
 
 
+SURE = 0.05  # p-values that the heatmap marks
+
+
 @dataclass(frozen=True)
 class Sweep:
     """Results of a sweep.
 
     Attributes:
-        table: polars, one row a cell: the axes, value, effect (value - clean), and, with placebos, placebo (their mean
-            effect), placebo_low, placebo_high, and p, the share of effects at least as large by chance.
+        table: polars, one row a cell: the axes; value, the metric there; clean, the metric of the unedited run (stopped
+            where the cell stopped); effect, value - clean. With placebos also placebo, the mean of their effects;
+            placebo_low and placebo_high, between which 95 % of them are; and p, the permutation p-value: the share of
+            effects at least as large, the cell's own among them. One run gives no interval of its effect: see `pooled`.
         clean: the metric of the unedited run.
         axes: the axes, in order.
         placebos: one row a placebo: the axes, draw, effect; None without placebos.
@@ -39,7 +44,7 @@ class Sweep:
         return self.table[column].to_numpy().reshape(sizes)
 
     def plot(self, path: str | Path, column: str = "effect") -> Path:
-        """A heatmap of the first two axes (a line for one)."""
+        """A heatmap of the first two axes, means over any others; a line for one axis. Dots: p up to 0.05."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(6, 4), layout="constrained")
@@ -56,7 +61,12 @@ class Sweep:
             ax.set(xlabel=self.axes[0], ylabel=self.axes[1])
             ax.set_xticks(range(len(names[0])), names[0])
             ax.set_yticks(range(len(names[1])), names[1])
-            figure.colorbar(image, label=column)
+            figure.colorbar(
+                image, label=column if len(self.axes) == 2 else f"{column}, mean of {', '.join(self.axes[2:])}"
+            )
+            if "p" in self.table.columns and len(self.axes) == 2:
+                first, second = np.nonzero(self.grid("p") <= SURE)
+                ax.scatter(first, second, s=9, color="black")
         figure.savefig(path)
         return Path(path)
 

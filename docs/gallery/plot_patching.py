@@ -19,20 +19,20 @@ routes = [task.answer(run.sample) for run in (clean, corrupt)]
 
 # %%
 # The source run joins the batch as another world. The receipt says what fired, where, and how much it changed.
-patch = edits.patch("blocks.2.hook_resid_post", corrupt, step=0)
-patched = lab.run(clean, edits=patch)
-print(patched.edited)
+once, always = (edits.patch("blocks.2.hook_resid_post", corrupt, step=step) for step in (0, None))
+print(lab.run(clean, edits=once).edited)
 
 # %%
-# A graph of edits: what whole blocks add, at two steps. Graphs print, compare, are saved and drawn.
-updates = edits.block_update([1, 2], corrupt, step=[0, 1])
+# A graph of edits: what whole blocks add. Graphs print, compare, are saved and drawn.
+updates = edits.block_update([4, 5], corrupt)
 edits.draw(updates, "graph.png")
-print(edits.diff(patch, updates))
+print(edits.diff(once, updates))
 
 # %%
 # The answers, before and after.
-results = {"clean": lab.run(clean), "resid_post 2": patched, "block updates": lab.run(clean, edits=updates)}
-figure, axes = plt.subplots(1, 3)
+graphs = {"clean": (), "stream, step 0": once, "stream": always, "updates 4, 5": updates}
+results = {name: lab.run(clean, edits=graph) for name, graph in graphs.items()}
+figure, axes = plt.subplots(1, len(results), figsize=(9, 3))
 for ax, (name, result) in zip(axes, results.items(), strict=True):
     ax.imshow(result.frames[-1])
     ax.set(title=f"{name}\n{task.margin(clean.sample, result.frames, routes):.2f}", xticks=[], yticks=[])

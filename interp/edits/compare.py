@@ -96,8 +96,10 @@ def draw(edits: Edit | EditGraph | Order, path: str | Path) -> Path:
 def _row(edit: Edit) -> tuple[str, str, str]:
     rows = "all worlds asked for" if edit.rows is None else "world " + ", ".join(map(str, edit.rows))
     source = "\n".join(_wrapped(source, 24) for source in edit.sources)
-    return source, _wrapped(edit.op, 26), f"{_wrapped(edit.selection, 38)}\n({rows})"
+    return source, _wrapped(edit.op, 26), f"{_wrapped(edit.selection, 42)}\n({rows})"
 
 
 def _wrapped(said: Any, width: int) -> str:
-    return "\n".join(textwrap.wrap(str(said), width, break_on_hyphens=False)[:4])
+    return "\n".join(
+        textwrap.wrap(str(said), width, break_on_hyphens=False, break_long_words=len(str(said)) > 4 * width)[:4]
+    )
