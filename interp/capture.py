@@ -13,6 +13,7 @@ from torch import Tensor
 
 from interp.errors import InterpError
 from interp.hooks import Clock, Feed, tapped
+from interp.hostcopy import HostCopies
 from interp.patches import patchify
 from interp.sampler import Call, Step
 from interp.selection import Resolution
@@ -133,6 +134,8 @@ class Recorder:
         dtype: "bfloat16", "float32" or "float16".
         views: what is kept of each tensor; the tensor itself if empty.
         samples: the problems of the rows, for views that depend on them.
+        copies: how tensors come from a GPU while the model goes on, for sinks that do not keep what they are given;
+            they have everything once `receipt` was called. None: one by one, while the model waits.
     """
 
     def __init__(
@@ -142,8 +145,9 @@ class Recorder:
         dtype: str,
         views: Sequence[View] = (),
         samples: Sequence[Sample] = (),
+        copies: HostCopies | None = None,
     ) -> None:
-        self.resolution, self.sinks = resolution, sinks
+        self.resolution, self.sinks, self._copies = resolution, sinks, copies
         dtype_named(dtype)
         self.plan = ViewPlan.of(resolution, views, dtype)
         self.viewer = Viewer(self.plan, samples, self._put)
@@ -175,13 +179,21 @@ class Recorder:
     def _put(self, output: Output, step: int, branch: str, made: Tensor) -> None:
         """Hand one row to each sink: made [batch, <axes of the view>]."""
         steps, branches = self._places[output.site]
-        made = made.to("cpu", DTYPES[output.dtype])
+        beside = self._copies is not None and made.is_cuda
+        made = made.to(DTYPES[output.dtype], copy=beside)  # the model may change its own before it is copied
         if output.site.startswith("rope."):  # one row serves the whole batch
             made = made.expand(len(self.sinks), *made.shape[1:])
         if made.shape[0] != len(self.sinks):
             raise InterpError(f"{output.name} fired with {made.shape[0]} rows in a batch of {len(self.sinks)} runs")
-        for row, sink in zip(made.unbind(), self.sinks, strict=True):
-            sink.write(output.name, steps[step], branches[branch], row)
+
+        def hand_over(made: Tensor) -> None:
+            for row, sink in zip(made.unbind(), self.sinks, strict=True):
+                sink.write(output.name, steps[step], branches[branch], row)
+
+        if self._copies is not None and beside:
+            self._copies.put(made, hand_over)
+        else:
+            hand_over(made.cpu())
         cell = (output.name, step, branch)
         self.fired[cell] = self.fired.get(cell, 0) + 1
 
@@ -191,6 +203,8 @@ class Recorder:
         Raises:
             InterpError: something selected never fired, or fired more than once.
         """
+        if self._copies is not None:
+            self._copies.flush()
         wanted = {
             (output.name, step, branch)
             for output in self.plan.outputs

@@ -18,6 +18,7 @@ import numpy as np
 
 from interp.capture import NoSink, Recorder, dtype_named
 from interp.errors import InterpError, SelectionError
+from interp.hostcopy import HostCopies
 from interp.runspec import RunSpec
 from interp.selection import Selection
 from interp.store import BackgroundShard, BackgroundWriter, RunLayout, ShardWriter, SiteLayout, Store
@@ -125,7 +126,8 @@ def _one_batch(
         for run in missing:
             writers[run.key] = to.writer(run.key, _layout(run, plan, schedule, codec))
         sinks = [writers.get(run.key, NoSink()) for run in batch]
-        recorder = Recorder(plan.resolution, sinks, dtype, plan.views, [run.sample for run in batch])
+        samples = [run.sample for run in batch]
+        recorder = Recorder(plan.resolution, sinks, dtype, plan.views, samples, HostCopies())
         trajectories = lab.run_batch(batch, recorder)
         recorder.receipt()
         for run, trajectory in zip(batch, trajectories, strict=True):
