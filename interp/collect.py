@@ -65,6 +65,7 @@ def capture_runs(
     background: bool | None = None,
     labels: bool = True,
     codec: str | None = None,
+    share_text: bool = False,
 ) -> Store:
     """See `interp.Lab.capture`."""
     dtype_named(dtype)
@@ -96,7 +97,7 @@ def capture_runs(
         for batch in _batches(unique, batch_size):
             missing = [run for run in batch if run.key not in store]
             if missing:
-                _one_batch(lab, batch, missing, plans[_kind(batch[0])], target, dtype, labels, codec)
+                _one_batch(lab, batch, missing, plans[_kind(batch[0])], target, dtype, labels, codec, share_text)
                 bar.advance(len(missing))
     return store
 
@@ -114,6 +115,7 @@ def _one_batch(
     dtype: str,
     labels: bool,
     codec: str | None,
+    share_text: bool,
 ) -> None:
     """Run a batch and write the runs that are missing.
 
@@ -128,7 +130,7 @@ def _one_batch(
         sinks = [writers.get(run.key, NoSink()) for run in batch]
         samples = [run.sample for run in batch]
         recorder = Recorder(plan.resolution, sinks, dtype, plan.views, samples, HostCopies())
-        trajectories = lab.run_batch(batch, recorder)
+        trajectories = lab.run_batch(batch, recorder, share_text=share_text)
         recorder.receipt()
         for run, trajectory in zip(batch, trajectories, strict=True):
             if run.key in writers:

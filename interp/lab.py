@@ -33,6 +33,7 @@ from interp.runspec import RunSpec, SamplerSettings
 from interp.sampler import Plan, finish, prepare, run_steps, transformer_of
 from interp.schedule import build_scheduler, schedule_of, settings_for
 from interp.selection import AddressSpace, Selection, select
+from interp.shared_text import sharing_text
 from interp.tasks.sample import Sample
 from interp.trajectory import Schedule, Trajectory
 from interp.views import View, views_of
@@ -215,10 +216,18 @@ class Lab:
 
         return sweep(self, run, template, over, metric, **options)
 
-    def run_batch(self, specs: Sequence[RunSpec], recorder: Recorder | None = None) -> list[Trajectory]:
-        """Sample a batch of specs that share settings and size, feeding a recorder."""
+    def run_batch(
+        self, specs: Sequence[RunSpec], recorder: Recorder | None = None, *, share_text: bool = False
+    ) -> list[Trajectory]:
+        """Sample a batch of specs that share settings and size, feeding a recorder.
+
+        Args:
+            specs: one a row.
+            recorder: what is fed.
+            share_text: see `capture`.
+        """
         plan = prepare(self.pipe, specs)
-        steps = list(self._steps(plan, recorder))
+        steps = list(self._steps(plan, recorder, share_text))
         final = finish(plan, steps[-1].next_latents)
         return [
             Trajectory(
@@ -230,11 +239,15 @@ class Lab:
             for row in range(len(specs))
         ]
 
-    def _steps(self, plan: Plan, recorder: Recorder | None) -> Iterator[Any]:
+    def _steps(self, plan: Plan, recorder: Recorder | None, share_text: bool) -> Iterator[Any]:
+        clock = Clock()
         with ExitStack() as stack:
+            if share_text:
+                read = () if recorder is None else recorder.plan.resolution.sites
+                plan, shared = sharing_text(self.pipe, plan, read)
+                stack.enter_context(shared(clock))
+            plan.on_call = clock.enter
             if recorder is not None:
-                clock = Clock()
-                plan.on_call = clock.enter
                 stack.enter_context(recorder.tapped(self.pipe, clock))
             for step in run_steps(self.pipe, plan):
                 if recorder is not None:
@@ -306,6 +319,7 @@ class Lab:
         background: bool | None = None,
         labels: bool = True,
         codec: str | None = None,
+        share_text: bool = False,
     ) -> Any:
         """Run every spec and write what is selected to a store, one shard a run; finished runs are skipped.
 
@@ -324,6 +338,8 @@ class Lab:
             labels: keep with each run what its task says of it.
             codec: "zstd" stores without loss in about two thirds of the space, "int8" with loss in half of it (the
                 error is recorded beside); both cost time, and None is right for a fast disk.
+            share_text: compute what all runs of a batch have of one prompt once; see `interp.shared_text`. Equal to
+                rounding, not to the bit.
 
         Returns:
             The `interp.store.Store`.
@@ -351,6 +367,7 @@ class Lab:
             background,
             labels,
             codec,
+            share_text,
         )
 
 

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from interp import Sample
+from interp.answers.reading import name_of
 from interp.tasks.maze.score import MazeScore
+from interp.tasks.vbvr import ClipScore
 
 NONE = ""
 """The answer of a video that shows none."""
@@ -27,8 +29,10 @@ def read_video(task: Any, sample: Sample, video: np.ndarray) -> dict[str, Any]:
 
 def answer_of(score: Any) -> str:
     """The answer that a score names."""
+    if isinstance(score, ClipScore):
+        return ("right" if score.solved else NONE) if score.exact is None else answer_of(score.exact)
     if isinstance(score, MazeScore):
-        return " ".join(f"{row},{col}" for row, col in score.path)
+        return name_of(score.path)
     return str(score.answer) if score.valid else NONE
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,10 +14,11 @@ import torch
 
 import interp
 from interp import Lab, RunSpec, Sample, Store
-from interp.model import bundled_folder
 from studies.clean import CLEAN_SITES, CleanRuns
 from studies.folder import StudyFolder
 from studies.ledger import Ledger, key_of
+from studies.sampling import settings_of
+from studies.tasks import fitted, task_of
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class Bench:
         Raises:
             ModelError, TaskError: there is no such model or task.
         """
-        lab = _lab(given.model, given.dtype, given.device)
-        task = _task(given.task, given.size)
+        lab = lab_of(given.model, given.dtype, given.device)
+        task = task_of(given)
         cache = Path(given.cache) if given.cache else folder / "cache"
-        return Bench(folder, given, lab, task, cache, Ledger(folder / "measured.jsonl"))
+        return Bench(folder, fitted(given, task), lab, task, cache, Ledger(folder / "measured.jsonl"))
 
     def samples(self, n: int | None = None, **kind: Any) -> list[Sample]:
         """Problems, as many as asked for on the command line if ``n`` is None; ``kind`` goes to the task."""
@@ -71,15 +71,7 @@ class Bench:
             seeds: runs of each; the command line's if None.
             settings: sampler settings in place of the command line's.
         """
-        given = self.given
-        of_call: dict[str, Any] = {
-            "steps": given.steps,
-            "guidance_scale": given.guidance_scale,
-            "scheduler": given.scheduler,
-        }
-        if given.preset:
-            of_call = {"preset": given.preset}
-        chosen = of_call | settings
+        given, chosen = self.given, settings_of(self.given, **settings)
         found: list[RunSpec] = []
         for number, sample in enumerate(samples):
             first = (given.seed * 10_000 + number) * 1000
@@ -116,11 +108,13 @@ class Bench:
             dtype=dtype,
             views=str(views),
             labels=labels,
+            share_text=True,
         )
         to = self.cache / f"{name}-{kind[:12]}"
         to.parent.mkdir(parents=True, exist_ok=True)
+        keeping: dict[str, Any] = {"dtype": dtype, "views": views, "labels": labels}
         found: Store = self.lab.capture(
-            specs, what, to=to, dtype=dtype, views=views, labels=labels, batch_size=self.given.batch_size
+            specs, what, to=to, batch_size=self.given.batch_size, share_text=True, **keeping
         )
         return found
 
@@ -132,26 +126,17 @@ class Bench:
 
 
 @lru_cache(maxsize=2)
-def _lab(model: str, dtype: str | None, device: str | None) -> Lab:
-    options = {"torch_dtype": getattr(torch, dtype)} if dtype else {}
+def lab_of(model: str, dtype: str | None, device: str | None) -> Lab:
+    """The model, loaded once for studies that follow one another."""
+    return open_lab(model, dtype, device)
+
+
+def open_lab(model: str, dtype: str | None, device: str | None) -> Lab:
+    """The model, loaded now. The VAE stays in fp32, which decodes truly."""
+    options: dict[str, Any] = {}
+    if dtype:
+        options = {"torch_dtype": {"default": getattr(torch, dtype), "vae": torch.float32}}
     lab = interp.load(model, **options)
     if device:
         lab.pipe.to(device)
     return lab
-
-
-def tasks_of(model: str) -> tuple[str, ...]:
-    """Names of the tasks that a model was trained on, by the recipe in its card; mazes if it has none."""
-    folder = bundled_folder(model) if model in interp.bundled_models() else Path(model)
-    card = folder / "card.json"
-    try:
-        trained = json.dumps(json.loads(card.read_text(encoding="utf-8"))["recipe"]) if card.is_file() else ""
-    except (OSError, ValueError, KeyError):
-        trained = ""
-    return tuple(name for name in interp.tasks.names() if name in trained.replace("maze-mini", "")) or ("maze",)
-
-
-def _task(name: str, size: int | None) -> Any:
-    if name not in interp.tasks.names() and Path(name).is_dir():
-        return interp.tasks.get("vbvr", path=name)
-    return interp.tasks.get(name, **({"size": size} if name == "maze" and size is not None else {}))

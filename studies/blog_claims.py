@@ -10,6 +10,8 @@ mean, the majority's answer and any seed right.
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +32,7 @@ from studies.outcome import Outcome
 from studies.report import Picture, Section
 from studies.signs import X0
 from studies.study import Parser, Study, positive
+from studies.work import Terms, Work
 
 BLOG = "a summary in a blog, not the paper"
 FIRST, LATER, BY = 0.3, 0.8, 0.3
@@ -69,8 +72,7 @@ def answer(bench: Bench) -> Outcome:
     put_together = averages(bench, clean)
     damaged = specs[:: bench.given.seeds][: bench.given.corrupted]
     steps = len(clean.sigmas)
-    at = sorted({step_at(share, steps) for share in (*bench.given.at, CORRUPTED)})
-    watch = sorted({*spread(steps, bench.given.watch), *at, step_at(RECOVERED, steps)})
+    at, watch = watched(bench.given, steps)
     conditions = {
         f"size={size:g} at={step}": EditGraph((edits.noise(kind="add", scale=size, relative=True, step=step),))
         for size in sorted(set(bench.given.sizes))
@@ -97,6 +99,22 @@ def answer(bench: Bench) -> Outcome:
         n={"problems": len({s.sample.key for s in specs}), "runs": len(specs), "corrupted runs": len(damaged)},
         seeds=[spec.seed for spec in specs],
     )
+
+
+def work(terms: Terms) -> Work:
+    """What it takes; see `studies.work`."""
+    given = terms.given
+    at, watch = watched(given, terms.steps)
+    damaged = min(given.problems, given.corrupted)
+    averaged = Work(videos=Counter({terms.grid: given.problems * (given.seeds + 1)}))
+    firsts = at * len(set(given.sizes))
+    return terms.clean(read=terms.steps) + averaged + terms.measured(firsts, damaged, read=len(watch))
+
+
+def watched(given: Namespace, steps: int) -> tuple[list[int], list[int]]:
+    """Steps at which noise is added, and those whose x0_hat is read afterwards."""
+    at = sorted({step_at(share, steps) for share in (*given.at, CORRUPTED)})
+    return at, sorted({*spread(steps, given.watch), *at, step_at(RECOVERED, steps)})
 
 
 def step_at(share: float, steps: int) -> int:
@@ -308,7 +326,7 @@ def _averaging(bench: Bench, table: pl.DataFrame) -> Section:
         of = rows.filter(seeds=name)
         if len(of):
             at = [list(WAYS).index(way) for way in of["way"]]
-            series.append(Series(name, colour, at, *(of[c].to_list() for c in ("value", "low", "high"))))
+            series.append(Series.of(name, colour, of, at))
             counts.append(f"{name} {of['n'][0]}")
     names = ["one seed", *list(WAYS)[1:]]
     with bench.folder.writing("averaging.png") as path:
@@ -322,7 +340,7 @@ def _averaging(bench: Bench, table: pl.DataFrame) -> Section:
 
 
 def _series(name: str, colour: str, of: pl.DataFrame) -> Series:
-    return Series(name, colour, *(of[column].to_list() for column in ("step", "value", "low", "high")))
+    return Series.of(name, colour, of, "step")
 
 
 STUDY = Study(
@@ -334,6 +352,8 @@ STUDY = Study(
     defaults={"problems": 48, "seeds": 3, "size": 6, "batch_size": 24},
     quick={"problems": 12, "corrupted": 8, "sizes": [0.5, 1.0], "at": [0.2, 0.6]},
     minutes=(4, 1),
+    work=work,
+    real="--problems 12 --seeds 3",
 )
 
 if __name__ == "__main__":

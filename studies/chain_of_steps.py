@@ -22,6 +22,7 @@ from studies.outcome import Outcome
 from studies.report import Picture, Section
 from studies.signs import X0
 from studies.study import Parser, Study, positive
+from studies.work import Terms, Work
 
 PAPER = "shown in pictures: several paths or a superposition at first, then pruning, then a decision; no figures"
 MATTERS = 0.1
@@ -51,6 +52,12 @@ def answer(bench: Bench) -> Outcome:
         seeds=[spec.seed for spec in clean.specs],
         more={"runs": found.runs.to_dicts()},
     )
+
+
+def work(terms: Terms) -> Work:
+    """What it takes; see `studies.work`."""
+    decoded = range(terms.steps) if terms.given.decode is None else {*terms.given.decode, terms.steps - 1}
+    return terms.clean(read=len(decoded))
 
 
 def follow_clean(bench: Bench, clean: CleanRuns, steps: Sequence[int] | None = None) -> AnswerTrajectories:
@@ -201,6 +208,8 @@ STUDY = Study(
     defaults={"problems": 48, "seeds": 2, "size": 6},
     quick={"problems": 12},
     minutes=(2, 0.7),
+    work=work,
+    real="--problems 20 --seeds 2",
 )
 
 if __name__ == "__main__":

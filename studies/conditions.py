@@ -18,6 +18,7 @@ from interp.replay import Recording, record, replay, unedited
 from studies.bench import Bench
 from studies.claim import Estimate
 from studies.ledger import key_of
+from studies.work import first_step
 
 CLEAN = "clean"
 """The condition without edits; `measure` adds it."""
@@ -66,7 +67,7 @@ def measure(
                 edited = None if graph is None else graph.key
                 key = key_of(runs=[s.key for s in batch], edits=edited, early=early, **more)
                 if key not in bench.ledger:
-                    recording = recording or record(bench.lab, batch)
+                    recording = recording or record(bench.lab, batch, share_text=True)
                     runs = _run(bench, recording, graph, early, capture)
                     bench.ledger.put(key, [dict(read(run)) for run in runs])
                 about = ({"condition": name, "run": s.key, "problem": s.sample.key, "seed": s.seed} for s in batch)
@@ -82,14 +83,8 @@ def _run(
         return unedited(bench.lab, recording)
     stop = None
     if early:
-        stop = first_step(bench, recording.specs[0], graph) + 1
-    return replay(bench.lab, recording, graph, capture, stop=stop)
-
-
-def first_step(bench: Bench, spec: RunSpec, graph: EditGraph) -> int:
-    """The first step that a graph edits."""
-    space = bench.lab.space(spec)
-    return min(edit.selection.resolve(space).steps[0] for edit in graph)
+        stop = first_step(graph, bench.lab.space(recording.specs[0])) + 1
+    return replay(bench.lab, recording, graph, capture, stop=stop, share_text=True)
 
 
 def spread(steps: int, count: int) -> list[int]:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from studies.bench import Bench
     from studies.outcome import Outcome
     from studies.readout import Readout
+    from studies.work import Terms, Work
 
 
 @dataclass(frozen=True)
@@ -96,15 +97,25 @@ def options(parser: Parser) -> None:
 
 
 def answer(bench: Bench) -> Outcome:
-    """Run the study; see the module."""
+    """Run the study; see the module.
+
+    Raises:
+        TaskError: another task than mazes.
+    """
+    from interp.errors import TaskError
+    from interp.mini.vae import is_block_exact
+    from interp.tasks import MazeTask
     from studies.cells import fit_targets
     from studies.page import outcome_of
 
+    if not isinstance(bench.task, MazeTask):
+        raise TaskError(f"this study needs the maze task, whose cells are labelled; {bench.given.task} is another")
     settings = Settings.of(bench)
     begun = time.perf_counter()
     sets = plan(bench, settings)
     specs = [spec for one in sets.values() for spec in one.specs]
-    store = bench.store("decodability", specs, selection(bench.lab, settings), dtype="bfloat16", labels=True)
+    what = selection(settings.hook, is_block_exact(bench.lab.pipe.vae))
+    store = bench.store("decodability", specs, what, dtype="bfloat16", labels=True)
     captured = time.perf_counter()
     print("reading x0_hat ...", flush=True)
     readouts = {name: read_out(bench.lab, bench.task, store, one) for name, one in sets.items()}
@@ -125,16 +136,22 @@ def plan(bench: Bench, settings: Settings) -> dict[str, Set]:
     return sets
 
 
-def selection(lab: Lab, settings: Settings) -> Selection:
+def work(terms: Terms) -> Work:
+    """What it takes; see `studies.work`."""
+    kinds = len({target_named(name).fork for name in terms.given.target})
+    what = selection(terms.given.hook, terms.model.block_exact)
+    return terms.stored(what, kinds * terms.runs, dtype="bfloat16", labels=True, read=terms.steps)
+
+
+def selection(hook: str, block_exact: bool) -> Selection:
     """Hidden states, noisy latents and x0_hat, of the tokens of the last latent frame.
 
     x0_hat is kept whole where the VAE cannot decode the last latent frame without the others.
     """
     from interp import select
-    from interp.mini.vae import is_block_exact
 
-    hidden = select(f"blocks.*.{settings.hook}", branch="cond", frames=-1)
-    estimate = select("latents.hook_x0", frames=-1 if is_block_exact(lab.pipe.vae) else None)
+    hidden = select(f"blocks.*.{hook}", branch="cond", frames=-1)
+    estimate = select("latents.hook_x0", frames=-1 if block_exact else None)
     return hidden | select("latents.hook_in", frames=-1) | estimate
 
 
@@ -157,6 +174,8 @@ STUDY = Study(
     defaults={"size": 6, "problems": 48, "seeds": 2},
     quick={"problems": 32, "rows": 1000},
     minutes=(4, 2),
+    work=work,
+    real="--task maze --problems 48 --seeds 2 --batch-size 8",
 )
 
 if __name__ == "__main__":

@@ -2,24 +2,32 @@
 
 The same problems with the same noise are sampled in several numbers of steps. Each count is compared with the largest
 one, problem by problem: share of right answers, how often the favourite answer changes along the way, and the noise
-level at which a run commits. On a distilled model (``--model``) it speaks of distillation; on any other, of taking
-fewer steps with the same model.
+level at which a run commits. On one and the same model that speaks of taking fewer steps; with ``--lora``, which
+merges files of a distillation into a second copy of the model, it speaks of distillation too.
 """
 
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import polars as pl
 
+from interp import Sample, lora
 from interp.answers import AnswerTrajectories
-from studies.bench import Bench
+from interp.errors import InterpError
+from studies.bench import Bench, open_lab
 from studies.chain_of_steps import follow_clean, mixed, paired
 from studies.claim import Claim, Estimate, above
-from studies.figures import BLUE, GREEN, ORANGE, Series, points
+from studies.figures import BLUE, ORANGE, Series, points
 from studies.outcome import Outcome
 from studies.report import Picture, Section
 from studies.study import Parser, Study, positive
+from studies.work import Terms, Work
 
 PAPER = "a model distilled to 4 steps scores 0.605 against 0.685: the exploration phase collapses"
 MATTERS = 0.05
@@ -29,7 +37,9 @@ MEASURES = {
     "switches": "how often the favourite answer changes in a run",
     "committed_sigma": "noise level from which on the run shows its final answer, of runs that have one",
 }
+OWN, LORA = "own", "lora"
 COLUMNS = {
+    "weights": f"{OWN}: as the model comes; {LORA}: with the files of --lora merged in",
     "steps": "denoising steps",
     "measure": "; ".join(f"{name}: {text}" for name, text in MEASURES.items()),
     "value": "mean over runs",
@@ -44,31 +54,92 @@ def options(parser: Parser) -> None:
     add = parser.add_argument
     add("--counts", type=positive, nargs="+", default=[1, 2, 4, 8, 20, 50], metavar="STEPS", help="numbers of steps")
     add("--few", type=positive, default=4, help="the number that is compared with the largest; one of --counts")
+    add(
+        "--lora", nargs="+", default=None, metavar="FILE",
+        help="LoRA of a distillation: one file, or those of the high-noise and of the low-noise expert, none for none",
+    )  # fmt: skip
+    add(
+        "--lora-counts",
+        type=positive,
+        nargs="+",
+        default=None,
+        metavar="STEPS",
+        help="with it; that of --few if not given",
+    )
+    add("--lora-guidance", type=float, default=1.0, help="guidance with it; distilled models are made for none")
+    add("--lora-scale", type=float, default=1.0, help="factor of the update")
 
 
 def answer(bench: Bench) -> Outcome:
     """Run the study; see the module."""
-    counts = sorted({*bench.given.counts, bench.given.few})
+    counts, distilled = asked(bench.given)
     samples = bench.samples()
-    runs = {count: per_run(follow_clean(bench, bench.clean(bench.specs(samples, steps=count)))) for count in counts}
+    runs = {(OWN, count): sampled(bench, samples, count) for count in counts}
+    if bench.given.lora:
+        with with_lora(bench) as other:
+            guidance = {"guidance_scale": bench.given.lora_guidance}
+            runs |= {(LORA, count): sampled(other, samples, count, **guidance) for count in distilled}
     table = pl.DataFrame(
         [
-            {"steps": count, "measure": measure, **vars(_mean(of, measure))}
-            for count, of in runs.items()
+            {"weights": weights, "steps": count, "measure": measure, **vars(_mean(of, measure))}
+            for (weights, count), of in runs.items()
             for measure in MEASURES
         ]
     ).select(list(COLUMNS))
-    few, many = runs[bench.given.few], runs[counts[-1]]
     names = (bench.given.few, counts[-1])
+    many = runs[OWN, counts[-1]]
+    stated = claims(runs[OWN, names[0]], many, names)
+    for count in distilled if bench.given.lora else ():
+        stated += claims(runs[LORA, count], many, (count, names[1]), " of the distilled model")
     return Outcome(
         table=table,
         columns=COLUMNS,
-        claims=claims(few, many, names),
+        claims=stated,
         findings=findings(table, names),
         sections=[_section(bench, table)],
         n={"problems": len({s.key for s in samples}), "runs": sum(len(of) for of in runs.values())},
         seeds=sorted(set(many["seed"].to_list())),
     )
+
+
+def work(terms: Terms) -> Work:
+    """What it takes; see `studies.work`."""
+    counts, distilled = asked(terms.given)
+    found = sum((terms.clean(steps=count, read=count) for count in counts), Work())
+    for count in distilled if terms.given.lora else ():
+        found += terms.clean(steps=count, read=count, guidance_scale=terms.given.lora_guidance)
+    return found
+
+
+def asked(given: Namespace) -> tuple[list[int], list[int]]:
+    """Numbers of steps with the model's own weights, and with the LoRA, ascending."""
+    return sorted({*given.counts, given.few}), sorted({*(given.lora_counts or [given.few])})
+
+
+def sampled(bench: Bench, samples: Sequence[Sample], count: int, **settings: Any) -> pl.DataFrame:
+    """Runs in so many steps; see `per_run`."""
+    return per_run(follow_clean(bench, bench.clean(bench.specs(samples, steps=count, **settings))))
+
+
+@contextmanager
+def with_lora(bench: Bench) -> Iterator[Bench]:
+    """The same bench on a second copy of the model that has the LoRA; the first leaves the GPU meanwhile.
+
+    Raises:
+        InterpError: the files do not fit the model, see `interp.lora.load`.
+    """
+    given, files = bench.given, [None if name == "none" else name for name in bench.given.lora]
+    home = bench.lab.pipe.device
+    bench.lab.pipe.to("cpu")
+    try:
+        other = open_lab(given.model, given.dtype, given.device)
+        if len(files) > 2:
+            raise InterpError(f"--lora names {len(files)} files; it takes one, or one for each of two experts")
+        named = {"source": files[0]} if len(files) == 1 else {"high": files[0], "low": files[1]}
+        lora.load(other, **named, scale=given.lora_scale)
+        yield replace(bench, lab=other)
+    finally:
+        bench.lab.pipe.to(home)
 
 
 def per_run(found: AnswerTrajectories) -> pl.DataFrame:
@@ -86,8 +157,8 @@ def _mean(of: pl.DataFrame, measure: str) -> Estimate:
     return paired(of[measure], of["sample"], ends)
 
 
-def claims(few: pl.DataFrame, many: pl.DataFrame, names: tuple[int, int]) -> list[Claim]:
-    """Few steps against many, run by run."""
+def claims(few: pl.DataFrame, many: pl.DataFrame, names: tuple[int, int], whose: str = "") -> list[Claim]:
+    """Few steps, of whose model, against many of the model as it comes, run by run."""
 
     def difference(measure: str, ends: tuple[float, float] | None) -> Estimate:
         return paired(many[measure] - few[measure], many["sample"], ends)
@@ -95,7 +166,7 @@ def claims(few: pl.DataFrame, many: pl.DataFrame, names: tuple[int, int]) -> lis
     what = f"{names[1]} steps minus {names[0]}"
     stated = [
         above(
-            f"{names[0]} steps give fewer right answers than {names[1]}",
+            f"{names[0]} steps{whose} give fewer right answers than {names[1]}",
             difference("right", (-1, 1)),
             0.0,
             matters=MATTERS,
@@ -106,7 +177,7 @@ def claims(few: pl.DataFrame, many: pl.DataFrame, names: tuple[int, int]) -> lis
     if few["explored"].drop_nulls().len():
         stated.append(
             above(
-                f"with {names[0]} steps the favourite answer changes less often than with {names[1]}",
+                f"with {names[0]} steps{whose} the favourite answer changes less often than with {names[1]}",
                 difference("switches", None),
                 0.0,
                 matters=0.1,
@@ -121,23 +192,31 @@ def findings(table: pl.DataFrame, names: tuple[int, int]) -> str:
     """What was found, in numbers."""
 
     def said(count: int, measure: str) -> str:
-        row = table.filter((pl.col("steps") == count) & (pl.col("measure") == measure)).row(0, named=True)
+        row = table.filter(weights=OWN, steps=count, measure=measure).row(0, named=True)
         return f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
 
     few, many = names
+    merged = table.filter(weights=LORA, measure="right").select("steps", "value", "low", "high").rows()
+    told = "".join(
+        f" Right with the LoRA in {n} steps: {v:.2f} ({low:.2f} to {high:.2f})." for n, v, low, high in merged
+    )
     return (
         f"Right answers: {said(few, 'right')} with {few} steps, {said(many, 'right')} with {many}. Changes of the "
-        f"favourite in a run: {said(few, 'switches')} and {said(many, 'switches')}."
+        f"favourite in a run: {said(few, 'switches')} and {said(many, 'switches')}.{told}"
     )
 
 
 def _section(bench: Bench, table: pl.DataFrame) -> Section:
     counts = table["steps"].unique().sort().to_list()
     panels = []
-    for measure, colour in zip(MEASURES, (BLUE, GREEN, ORANGE, BLUE), strict=True):
-        rows = table.filter(pl.col("measure") == measure).sort("steps")
-        columns = [rows[name].to_list() for name in ("value", "low", "high")]
-        panels.append((measure, [Series(measure, colour, range(len(counts)), *columns)]))
+    for measure in MEASURES:
+        series = []
+        for weights, colour in ((OWN, BLUE), (LORA, ORANGE)):
+            rows = table.filter(weights=weights, measure=measure).sort("steps")
+            at = [counts.index(count) for count in rows["steps"]]
+            if at:
+                series.append(Series.of(weights, colour, rows, at))
+        panels.append((measure, series))
     with bench.folder.writing("steps.png") as path:
         names: dict[int, list[str]] = {panel: [str(count) for count in counts] for panel in range(len(panels))}
         points(path, panels, xlabel="denoising steps", ylabel="mean over runs", ylim=None, ticks=names)
@@ -155,6 +234,7 @@ STUDY = Study(
     defaults={"problems": 24, "seeds": 1, "size": 6},
     quick={"problems": 8, "counts": [1, 4, 20]},
     minutes=(2, 0.5),
+    work=work,
 )
 
 if __name__ == "__main__":

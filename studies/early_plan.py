@@ -1,54 +1,70 @@
-"""Does the plan of the first steps predict the final one, and can it be used to choose among seeds?
+"""Does the plan of the first steps predict the final one, and can it be used to choose or to steer seeds?
 
 K seeds of each problem are sampled. At every step the answer that x0_hat shows is compared with the final one. Then
-seeds are chosen early, without looking at the truth, at several steps: by how sure x0_hat is (entropy of the posterior
-over candidates), by a linear probe on early hidden states that predicts whether a run will be right (trained on other
-problems), by the majority of the answers shown so far, and at random. Each rule gives one answer per problem; what it
-wins is told as a share of the headroom between one seed and any of the K, beside its cost in denoising steps.
+seeds are chosen without looking at the truth, after some of the steps: by how sure x0_hat is, by a probe on early
+hidden states that predicts whether a run will be right (trained on other problems), by the majority of the answers
+shown so far, or one after the other until the probe is content. The probe's direction also steers single runs, with
+random directions as placebo. What each way wins is told as a share of the headroom between one seed and any of the K,
+beside its cost in denoising steps, a vote of whole runs at equal cost, and the paper's ensemble of hidden states.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import polars as pl
 
-from interp import select
+from interp import RunSpec, Selection, select
 from interp.answers import AnswerTrajectories
-from interp.intervals import cluster_mean
-from probes import LogisticProbe
-from studies.answers import NONE, majority
+from interp.edits import EditedRun, EditGraph, mean_over_worlds
+from studies.answers import read_video
 from studies.bench import Bench
 from studies.chain_of_steps import follow_clean, paired, steps_of
-from studies.claim import Claim, Estimate, above
+from studies.choosing import ANY, ONE, VOTE, Chosen, equal_vote, part_way, tabled, whole_runs
+from studies.claim import Claim, above
 from studies.clean import CleanRuns
-from studies.conditions import spread
-from studies.figures import BLUE, GREEN, ORANGE, Series, points
+from studies.conditions import measure, spread
+from studies.figures import BLUE, GREEN, INK, ORANGE, Series, points
+from studies.guiding import Guide, guide, steering
 from studies.outcome import Outcome
 from studies.report import Picture, Section
 from studies.study import Parser, Study, positive
+from studies.work import Terms, Work
 
 PAPER = "Video Models Reason Early (2603.30043): the plan is set early, and screening seeds early saves up to 3.3 times"
+PAPER_ENSEMBLE = "three seeds averaged in the middle layers at the first step: 0.685 to 0.716"
 MATTERS = 0.05
-FOLDS = 5
+STEER, PLACEBO, ENSEMBLE = "steer", "random", "ensemble"
 RULES = {
-    "one": "the first seed",
+    ONE: "the first seed",
     "entropy": "the seed whose x0_hat is surest: least entropy over the candidates",
     "probe": "the seed that a probe on hidden states gives the best chance of being right",
     "majority": "a seed that shows the answer that most seeds show so far",
-    "any": "any seed right: what a perfect choice would give",
+    "redraw": "seeds one after the other until the probe gives one more than its median chance; the best if none",
+    STEER: "the first seed, pushed along the probe's direction at this step",
+    PLACEBO: "the same in a random direction",
+    ENSEMBLE: "the first seed, with the mean over seeds of the middle layers' residual stream at the first step",
+    VOTE: "the majority's answer of so many seeds that run to the end",
+    ANY: "any of so many seeds right: what a perfect choice would give",
 }
+EARLY = ("entropy", "probe", "majority", "redraw")
 COLUMNS = {
     "rule": "; ".join(f"{name}: {text}" for name, text in RULES.items()),
-    "step": "after which the choice is made",
+    "step": "after which the choice is made, or at which the run is edited",
     "sigma": "its noise level",
-    "value": "share of problems whose chosen seed ends right",
+    "seeds": "how many seeds there are to choose from",
+    "strength": "of steering: size of the push as a share of the hidden states' own; else null",
+    "value": "share of problems that end right",
     "low": "lower end of its 95 % interval (bootstrap over problems)",
     "high": "upper end",
-    "headroom": "share of the way from one seed to any seed",
-    "cost": "denoising steps a problem, those of seeds given up included; one run is the number of steps",
+    "headroom": "share of the way from one seed to any of all seeds; null where there is none",
+    "headroom_low": "lower end of its 95 % interval; null where a resample in forty has no headroom",
+    "headroom_high": "upper end",
+    "cost": "denoising steps a problem, those of seeds given up included",
+    "vote": "share right by a vote of whole runs that costs at least as much",
     "n": "problems",
 }
 
@@ -58,6 +74,8 @@ def options(parser: Parser) -> None:
     add = parser.add_argument
     add("--places", type=positive, default=6, help="steps after which seeds are chosen, spread evenly")
     add("--layer", type=int, default=None, help="block whose output the probe reads; the middle one if not given")
+    add("--strengths", type=float, nargs="*", default=[0.1, 0.3], help="of steering, as shares of the states' own size")
+    add("--steered", type=positive, default=2, help="of the places, how many of the first are steered at")
 
 
 def answer(bench: Bench) -> Outcome:
@@ -66,14 +84,16 @@ def answer(bench: Bench) -> Outcome:
     clean = bench.clean(specs)
     found = follow_clean(bench, clean)
     places = spread(clean.steps, bench.given.places)
-    chances = probe_chances(bench, clean, found, places)
-    won = choices(found, chances, places)
-    table = tabled(won, clean.sigmas, bench.given.seeds)
+    guides = probes_of(bench, clean, found, places)
+    chosen = whole_runs(found, clean.steps)
+    chosen += part_way(found, {step: of.chances for step, of in guides.items()}, places, clean.steps)
+    edited = {**steered(bench, clean, guides), **ensembled(bench, clean)}
+    table = with_edited(tabled([*chosen, *edited.values()], clean.sigmas), edited)
     return Outcome(
         table=table,
         columns=COLUMNS,
-        claims=claims(found, won),
-        findings=findings(found, table),
+        claims=claims(found, chosen, edited, clean.steps),
+        findings=findings(table),
         sections=[_section(bench, table)],
         n={"problems": len({s.sample.key for s in specs}), "runs": len(specs)},
         seeds=[spec.seed for spec in specs],
@@ -81,163 +101,220 @@ def answer(bench: Bench) -> Outcome:
     )
 
 
-def probe_chances(
-    bench: Bench, clean: CleanRuns, found: AnswerTrajectories, places: Sequence[int]
-) -> dict[int, dict[str, float]]:
-    """By step and run: the chance of being right that a probe gives, trained on other problems only."""
-    layers = len(bench.lab.pipe.transformer.blocks)
-    layer = layers // 2 if bench.given.layer is None else bench.given.layer
-    site = f"blocks.{layer}.hook_resid_post"
-    store = bench.store(
-        "plan", clean.specs, select(site, branch="cond", step=list(places)), dtype="float32", views="frame_mean"
-    )
+def work(terms: Terms) -> Work:
+    """What it takes; see `studies.work`."""
+    given, places = terms.given, spread(terms.steps, terms.given.places)
+    hidden = probed(given, terms.layers, places)
+    edits_at = [step for step in places[: given.steered] for _ in (*given.strengths, *given.strengths)]
+    found = terms.clean(read=terms.steps) + terms.stored(hidden, views="frame_mean")
+    if edits_at:
+        found += terms.measured(edits_at, given.problems)
+    return found + terms.measured([0], group=given.seeds) if given.seeds > 1 else found
+
+
+def probed(given: Namespace, layers: int, places: Sequence[int]) -> Selection:
+    """What the probe reads."""
+    layer = layers // 2 if given.layer is None else given.layer
+    return select(f"blocks.{layer}.hook_resid_post", branch="cond", step=list(places))
+
+
+def probes_of(bench: Bench, clean: CleanRuns, found: AnswerTrajectories, places: Sequence[int]) -> dict[int, Guide]:
+    """By step: probes of whether a run will be right."""
+    hidden = probed(bench.given, len(bench.lab.pipe.transformer.blocks), places)
+    (site,) = hidden.resolve(bench.lab.space(clean.specs[0])).sites
+    store = bench.store("plan", clean.specs, hidden, dtype="float32", views="frame_mean")
     keys = [spec.key for spec in clean.specs]
     problems = np.array([spec.sample.key for spec in clean.specs])
     right = dict(found.runs.select("run", "solved").iter_rows())
     labels = np.array([int(right[key]) for key in keys])
-    said = {}
+    frames = bench.lab.grid(clean.specs[0].sample).frames
+    guides = {}
     for step in places:
-        features = np.asarray(store.read(f"{site}@frame_mean", step=step, runs=keys)).reshape(len(keys), -1)
-        said[step] = dict(zip(keys, held_out(features, labels, problems, bench.given.seed), strict=True))
-    return said
+        features = np.asarray(store.read(f"{site}@frame_mean", step=step, runs=keys)).reshape(len(keys), frames, -1)
+        guides[step] = guide(features, labels, problems, keys, bench.given.seed)
+    return guides
 
 
-def held_out(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
-    """Chance of label 1 for each row, from probes fitted on other groups; the base rate where one class is missing."""
-    rng = np.random.default_rng(seed)
-    names = rng.permutation(np.unique(groups))
-    chances = np.full(len(labels), float(labels.mean()))
-    for part in np.array_split(names, min(FOLDS, len(names))):
-        test = np.isin(groups, part)
-        if 0 < labels[~test].sum() < (~test).sum():
-            probe = LogisticProbe(C=0.01).fit(features[~test], labels[~test])
-            chances[test] = probe.predict_proba(features[test])[:, 1]
-    return chances
+def steered(bench: Bench, clean: CleanRuns, guides: dict[int, Guide]) -> dict[tuple[str, float], Chosen]:
+    """By name of the condition and strength: the first seed of every problem, pushed; and with random directions.
+
+    Nothing where no probe has a direction: all runs are right, or all are wrong.
+    """
+    given, specs = bench.given, clean.specs[:: bench.given.seeds]
+    hidden = probed(given, len(bench.lab.pipe.transformer.blocks), list(guides))
+    (site,) = hidden.resolve(bench.lab.space(specs[0])).sites
+    grid = bench.lab.grid(specs[0].sample)
+    asked = {
+        f"{rule} {step} {strength:g}": (rule, step, strength)
+        for step in list(guides)[: given.steered]
+        if any(towards is not None for towards in guides[step].directions.values())
+        for strength in given.strengths
+        for rule in (STEER, PLACEBO)
+    }
+    conditions: dict[str, EditGraph | Callable[[Sequence[RunSpec]], EditGraph]] = {
+        name: steering(guides[step], site, step, strength, grid, placebo=given.seed if rule == PLACEBO else None)
+        for name, (rule, step, strength) in asked.items()
+    }
+    if not conditions:
+        return {}
+    measured = measure(bench, specs, conditions, lambda run: read(bench, run))
+    return {
+        (name, strength): Chosen(rule, step, 1, *_won(measured, name, clean.steps))
+        for name, (rule, step, strength) in asked.items()
+    }
 
 
-def choices(
-    found: AnswerTrajectories, chances: dict[int, dict[str, float]], places: Sequence[int]
-) -> dict[tuple[str, int], np.ndarray]:
-    """By rule and step: whether the chosen seed ends right, for each problem in the order of their keys: [problem]."""
-    right = dict(found.runs.select("run", "solved").iter_rows())
-    won: dict[tuple[str, int], list[bool]] = {}
-    for step in places:
-        said = chances[step]
-        for _, of in found.steps.filter(step=step).sort("sample", "seed").group_by("sample", maintain_order=True):
-            runs = of["run"].to_list()
-            best = max(runs, key=said.__getitem__)
-            chosen = {"one": runs[0], "entropy": surest(of), "probe": best, "majority": voted(of)}
-            for rule, run in chosen.items():
-                won.setdefault((rule, step), []).append(right[run])
-            won.setdefault(("any", step), []).append(any(right[run] for run in runs))
-    return {key: np.array(hits, dtype=float) for key, hits in won.items()}
+def ensembled(bench: Bench, clean: CleanRuns) -> dict[tuple[str, float], Chosen]:
+    """The paper's ensemble, written to the first seed alone; the other seeds are needed for one step only."""
+    seeds, layers = bench.given.seeds, len(bench.lab.pipe.transformer.blocks)
+    if seeds == 1:
+        return {}
+    width = max(1, layers // 4)
+    first = (layers - width) // 2
+
+    def graph(batch: Sequence[RunSpec]) -> EditGraph:
+        joined = EditGraph()
+        for row in range(0, len(batch), seeds):
+            worlds = range(row, row + seeds)
+            joined = joined | mean_over_worlds(
+                "blocks.*.hook_resid_post", worlds=worlds, into="first", layer=slice(first, first + width), step=0
+            )
+        return joined
+
+    measured = measure(bench, clean.specs, {ENSEMBLE: graph}, lambda run: read(bench, run), group=seeds)
+    firsts = measured.group_by("condition", "problem", maintain_order=True).first()
+    right, cost = _won(firsts, ENSEMBLE, clean.steps)
+    return {(ENSEMBLE, float("nan")): Chosen(ENSEMBLE, 0, seeds, right, cost + seeds - 1)}
 
 
-def tabled(won: dict[tuple[str, int], np.ndarray], sigmas: Sequence[float], seeds: int) -> pl.DataFrame:
-    """One row a rule and step; columns as in `COLUMNS`."""
-    rows = []
-    for (rule, step), hits in won.items():
-        mean, low, high = cluster_mean(hits[:, None], np.arange(len(hits)), ends=(0, 1))
-        one, best = won["one", step].mean(), won["any", step].mean()
-        rows.append(
-            {
-                "rule": rule, "step": step, "sigma": sigmas[step],
-                "value": float(mean[0]), "low": float(low[0]), "high": float(high[0]),
-                "headroom": float((mean[0] - one) / (best - one)) if best > one else None,
-                "cost": _cost(rule, step + 1, seeds, len(sigmas)), "n": len(hits),
-            }
-        )  # fmt: skip
-    return pl.DataFrame(rows, schema_overrides={"headroom": pl.Float64}).select(list(COLUMNS))
+def read(bench: Bench, run: EditedRun) -> dict[str, object]:
+    """The answer of the finished video."""
+    return read_video(bench.task, run.spec.sample, run.frames)
 
 
-def _cost(rule: str, taken: int, seeds: int, steps: int) -> int:
-    if rule == "one":
-        return steps
-    return seeds * steps if rule == "any" else seeds * taken + steps - taken
+def _won(measured: pl.DataFrame, condition: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Whether the run of each problem, in the order of their keys, is right; and its cost."""
+    right = measured.filter(condition=condition).sort("problem")["right"].cast(pl.Float64).to_numpy()
+    return right, np.full(len(right), float(steps))
 
 
-def surest(of: pl.DataFrame) -> str:
-    """The run of least entropy; the first one where there are no candidates."""
-    return str(of.sort("entropy", maintain_order=True, nulls_last=True)["run"][0])
+def with_edited(table: pl.DataFrame, edited: dict[tuple[str, float], Chosen]) -> pl.DataFrame:
+    """The table of `studies.choosing.tabled`, whose last rows are runs with edits, with the strength of each."""
+    strengths = [None] * (len(table) - len(edited)) + [None if s != s else s for _, s in edited]
+    return table.with_columns(pl.Series("strength", strengths, dtype=pl.Float64)).select(list(COLUMNS))
 
 
-def voted(of: pl.DataFrame) -> str:
-    """A run that shows the answer most shown at this step; the first run where none shows any."""
-    answers = [text or NONE for text in of["answer"]]
-    chosen = majority(answers)
-    return str(of["run"][answers.index(chosen)])
-
-
-def claims(found: AnswerTrajectories, won: dict[tuple[str, int], np.ndarray]) -> list[Claim]:
-    """Prediction by x0_hat early on, and what choosing early wins."""
-    steps = steps_of(found)
-    quarter = steps[len(steps) // 4]
+def claims(
+    found: AnswerTrajectories, chosen: Sequence[Chosen], edited: dict[tuple[str, float], Chosen], steps: int
+) -> list[Claim]:
+    """Prediction by x0_hat early on, and what each way wins, at equal cost."""
+    read_at = steps_of(found)
+    quarter = read_at[len(read_at) // 4]
     rows = found.steps.filter(step=quarter).sort("run")
+    problems = pl.Series(sorted(found.steps["sample"].unique()))
     stated = [
         above(
             f"after a quarter of the steps (step {quarter}) x0_hat mostly shows the answer that the run ends with",
             paired(rows["final"], rows["sample"], (0, 1)),
             0.5,
-            matters=0.1,
+            matters=MATTERS,
             paper=PAPER,
-            measure="the share of runs with an answer",
+            measure="the share of runs that end with an answer",
         )
     ]
-    near = min((step for _, step in won), key=lambda step: abs(step - quarter))
-    for rule in ("entropy", "probe", "majority"):
-        difference = won[rule, near] - won["one", near]
-        mean, low, high = cluster_mean(difference[:, None], np.arange(len(difference)), ends=(-1, 1))
-        gain = Estimate(float(mean[0]), float(low[0]), float(high[0]), len(difference))
-        stated.append(
-            above(
-                f"choosing a seed after step {near} by {rule} gives more right answers than one seed",
-                gain,
-                0.0,
-                matters=MATTERS,
-                paper=PAPER if rule == "entropy" else None,
-                measure="the share of right answers minus that of one seed, problem by problem",
-            )
-        )
+
+    def gain(of: Chosen, over: Chosen, claim: str, **more: object) -> Claim:
+        difference = pl.Series(of.right - over.right)
+        measure = "the share of right answers minus that of the other way, problem by problem"
+        estimate = paired(difference, problems, (-1, 1))
+        return above(claim, estimate, 0.0, matters=MATTERS, measure=measure, **more)  # type: ignore[arg-type]
+
+    one = next(of for of in chosen if of.rule == ONE)
+    near = min((of.step for of in chosen if of.rule == "probe"), key=lambda step: abs(step - quarter))
+    for of in chosen:
+        if of.rule in EARLY and of.step == near:
+            vote = equal_vote(chosen, of, steps)
+            wins = f"choosing a seed after step {near} by {of.rule}"
+            paper = PAPER if of.rule == "entropy" else None
+            stated.append(gain(of, one, f"{wins} gives more right answers than one seed", paper=paper))
+            beats = f"{wins} ({of.cost.mean():.0f} steps) beats a vote of {vote.seeds} whole runs"
+            stated.append(gain(of, vote, beats))
+    ways = {of.rule: (name, of) for (name, _), of in edited.items()}  # the strongest push at the last place
+    if STEER in ways:
+        (_, pushed), (_, placebo) = ways[STEER], ways[PLACEBO]
+        claim = f"pushing hidden states at step {pushed.step} along the probe's direction gives more right answers"
+        random = float((placebo.right - one.right).mean())
+        stated.append(gain(pushed, one, f"{claim} than one seed", placebo=random))
+    if ENSEMBLE in ways:
+        claim = "averaging the middle layers over seeds at the first step gives more right answers than one seed"
+        stated.append(gain(ways[ENSEMBLE][1], one, claim, paper=PAPER_ENSEMBLE))
     return stated
 
 
-def findings(found: AnswerTrajectories, table: pl.DataFrame) -> str:
+def findings(table: pl.DataFrame) -> str:
     """What was found, in numbers."""
-    one, any_ = (table.filter(rule=rule).row(0, named=True)["value"] for rule in ("one", "any"))
+    one = table.filter(rule=ONE).row(0, named=True)["value"]
+    most = table["seeds"].to_numpy().max()
+    best = table.filter(rule=ANY, seeds=most)["value"].to_list() or [one]
     parts = []
-    for rule in ("entropy", "probe", "majority"):
-        best = table.filter(rule=rule).sort("value", descending=True).row(0, named=True)
-        share = "" if best["headroom"] is None else f", {best['headroom']:.0%} of the headroom"
-        parts.append(f"{rule} {best['value']:.2f} (at step {best['step']}{share}, {best['cost']} steps a problem)")
-    alone = f"One seed is right in {one:.2f} of the problems, any seed in {any_:.2f}."
-    return f"{alone} At their best steps: {'; '.join(parts)}."
+    for rule in (*EARLY, STEER, PLACEBO, ENSEMBLE, VOTE):
+        of = table.filter(rule=rule).sort("value", descending=True, maintain_order=True)
+        if len(of):
+            row = of.row(0, named=True)
+            share = "" if row["headroom"] is None else f", {row['headroom']:.0%} of the headroom"
+            parts.append(f"{rule} {row['value']:.2f} (step {row['step']}{share}, {row['cost']:.0f} steps a problem)")
+    alone = f"One seed is right in {one:.2f} of the problems, any of {most} in {best[0]:.2f}."
+    return f"{alone} Each way at its best: {'; '.join(parts)}."
 
 
 def _section(bench: Bench, table: pl.DataFrame) -> Section:
+    one = table.filter(rule=ONE).row(0, named=True)["value"]
     series = []
-    for rule, colour in (("entropy", BLUE), ("probe", GREEN), ("majority", ORANGE)):
-        of = table.filter(rule=rule).sort("step")
-        series.append(Series(rule, colour, *(of[name].to_list() for name in ("step", "value", "low", "high"))))
-    one = table.filter(rule="one").row(0, named=True)["value"]
+    for rule, colour in (("entropy", BLUE), ("probe", GREEN), ("majority", ORANGE), ("redraw", INK)):
+        series.append(Series.of(rule, colour, table.filter(rule=rule).sort("step"), "step"))
+    paid = [Series.of("any", INK, table.filter(pl.col("rule").is_in([ONE, ANY])).sort("cost"), "cost")]
+    paid.append(Series.of("vote", ORANGE, table.filter(pl.col("rule").is_in([ONE, VOTE])).sort("cost"), "cost"))
+    for rule, colour in (("probe", GREEN), (ENSEMBLE, BLUE)):
+        of = table.filter(rule=rule).sort("cost")
+        paid += [Series.of(rule, colour, of, "cost")] if len(of) else []
     with bench.folder.writing("choices.png") as path:
         points(path, [("Seeds chosen early", series)], xlabel="chosen after step", ylabel="right answers", level=one)
+    with bench.folder.writing("cost.png") as path:
+        points(
+            path,
+            [("At what cost", paid)],
+            xlabel="denoising steps a problem",
+            ylabel="right answers",
+            level=one,
+            apart=0,
+        )
     n = table.row(0, named=True)["n"]
     caption = (
         f"Share of {n} problems whose chosen seed (of {bench.given.seeds}) ends right; bars: 95 % intervals over "
         "problems. Dashed: one seed."
     )
-    return Section("Choosing seeds early", (), (Picture(bench.folder / "choices.png", "Choices", caption),))
+    return Section(
+        "Choosing seeds early",
+        (),
+        (
+            Picture(bench.folder / "choices.png", "Choices", caption),
+            Picture(bench.folder / "cost.png", "Cost", f"The same by cost, beside votes and any seed right. {caption}"),
+        ),
+        tables=(table.select("rule", "step", "seeds", "strength", "value", "headroom", "cost", "vote").to_dicts(),),
+    )
 
 
 STUDY = Study(
     name="early_plan",
-    question="Does the plan of the first steps predict the final one, and can it be used to choose among seeds?",
+    question="Does the plan of the first steps predict the final one, and can it be used to choose or steer seeds?",
     needs="a task with candidate answers; a model that is right sometimes, not always",
     answer=answer,
     options=options,
     defaults={"problems": 40, "seeds": 4, "size": 6},
-    quick={"problems": 12, "seeds": 3},
+    quick={"problems": 12, "seeds": 3, "strengths": [0.3], "steered": 1},
     minutes=(3, 1),
+    work=work,
+    real="--problems 20 --seeds 3 --strengths 0.3 --steered 1 --video 49 512 512",
 )
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ what choosing could win: the majority's answer, and any seed right.
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,11 +24,12 @@ from interp.intervals import cluster_mean
 from studies.answers import majority, read_video
 from studies.bench import Bench
 from studies.claim import Claim, Estimate, above
-from studies.conditions import CLEAN, contrast, measure, shares
+from studies.conditions import CLEAN, contrast, measure, shares, spread
 from studies.figures import BLUE, GREEN, ORANGE, Series, points
 from studies.outcome import Outcome
 from studies.report import Picture, Section
 from studies.study import Parser, Study, positive
+from studies.work import Terms, Work
 
 PAPER = "three seeds, first step, 40 layers: none 0.685, layers 20-29 0.716, layers 0-9 0.688, all 0.690"
 MATTERS = 0.02
@@ -55,6 +57,7 @@ def options(parser: Parser) -> None:
     """What only this study asks for."""
     add = parser.add_argument
     add("--width", type=positive, default=None, help="layers of a window; a quarter of the layers if not given")
+    add("--windows", type=positive, default=None, help="windows that are tried, spread evenly; or all")
     add("--at", type=int, nargs="+", default=[0, 1, 2], metavar="STEP", help="steps; windows are tried at the first")
 
 
@@ -64,7 +67,7 @@ def answer(bench: Bench) -> Outcome:
     specs = bench.specs(bench.samples())
     layers = len(bench.lab.pipe.transformer.blocks)
     steps = bench.lab.schedule(specs[0].settings).steps
-    tried = variants(layers, bench.given.width or max(1, layers // 4), bench.given.at, steps)
+    tried = variants(layers, bench.given, steps)
     found = measure(
         bench,
         specs,
@@ -85,14 +88,22 @@ def answer(bench: Bench) -> Outcome:
     )
 
 
+def work(terms: Terms) -> Work:
+    """What it takes; see `studies.work`."""
+    given = terms.given
+    tried = variants(terms.layers, given, terms.steps)
+    return terms.measured((make((0, 1)) for _, make in tried.values()), group=given.seeds)
+
+
 def read(bench: Bench, run: EditedRun) -> dict[str, Any]:
     """The answer of the finished video."""
     return read_video(bench.task, run.spec.sample, run.frames)
 
 
-def variants(layers: int, width: int, at: Sequence[int], steps: int) -> dict[str, tuple[dict[str, Any], Make]]:
+def variants(layers: int, given: Namespace, steps: int) -> dict[str, tuple[dict[str, Any], Make]]:
     """Every way of averaging, by name: its columns of the table, and what it does to one group of worlds."""
     found: dict[str, tuple[dict[str, Any], Make]] = {}
+    width, at = given.width or max(1, layers // 4), given.at
 
     def put(what: str, make: Make, **facts: Any) -> None:
         named = [what, *(f"{k}={v}" for k, v in facts.items() if v is not None)]
@@ -123,7 +134,8 @@ def variants(layers: int, width: int, at: Sequence[int], steps: int) -> dict[str
     def latents(site: str, step: int) -> Make:
         return lambda worlds: EditGraph((edits.mean_over_worlds(site, worlds=worlds, step=step),))
 
-    windows = [(first, first + width - 1) for first in range(layers - width + 1)]
+    places = layers - width + 1
+    windows = [(first, first + width - 1) for first in spread(places, given.windows or places)]
     middle = windows[len(windows) // 2]
     for first, last in dict.fromkeys([*windows, (0, layers - 1)]):
         put("resid", resid(first, last, at[0]), first_layer=first, last_layer=last, step=at[0])
@@ -289,11 +301,9 @@ def _section(bench: Bench, table: pl.DataFrame) -> Section:
             & pl.col("match").is_null()
             & (pl.col("into") == "all")
         ).sort("first_layer")
-        columns = (rows[c].to_list() for c in ("first_layer", "gain", "gain_low", "gain_high"))
-        panels.append(Series(name, colour, *columns))
+        panels.append(Series.of(name, colour, rows, "first_layer", "gain"))
     others = table.filter(pl.col("what").is_in(["velocity", "x0", "latents_in", "latents_out", "majority", "any"]))
-    columns = (others[c].to_list() for c in ("gain", "gain_low", "gain_high"))
-    rest = Series("other", GREEN, range(len(others)), *columns)
+    rest = Series.of("other", GREEN, others, range(len(others)), "gain")
     with bench.folder.writing("ensemble.png") as path:
         points(
             path,
@@ -323,6 +333,8 @@ STUDY = Study(
     defaults={"problems": 32, "seeds": 3, "size": 6, "batch_size": 24},
     quick={"problems": 8},
     minutes=(12, 3),
+    work=work,
+    real="--problems 10 --seeds 3 --width 10 --windows 5 --at 0 --batch-size 3 --video 49 512 512",
 )
 
 if __name__ == "__main__":

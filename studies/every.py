@@ -1,4 +1,4 @@
-"""All studies with one cache, one folder each, and an index page of their claims.
+"""All studies, on one model or several, with one cache, one folder each, and an index page of their claims.
 
 A study whose summary is there and was made by the same command is not run again; one that was stopped goes on. A study
 that fails does not stop the others: the index says what happened, and the exit status is not 0.
@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from interp.errors import InterpError, OutputError, suggest
+from interp.model import bundled_models
 from studies import NAMES, study_named
 from studies.folder import StudyFolder
 from studies.index import Entry, write_index
@@ -24,9 +25,18 @@ INDEX = "all"
 
 @dataclass(frozen=True)
 class Call:
-    """One study to be run: its name and the arguments of its command line."""
+    """One study to be run on one model.
+
+    Attributes:
+        name: of the study.
+        model: see `studies.study.common_options`.
+        place: its folder within the folder of all.
+        arguments: of its command line.
+    """
 
     name: str
+    model: str
+    place: str
     arguments: tuple[str, ...]
 
 
@@ -38,20 +48,23 @@ def run_all(arguments: Sequence[str]) -> Path:
     """
     given, passed_on = _parser().parse_known_args(arguments)
     names = _chosen(given.only, given.skip)
+    folders = [Path(model).name for model in given.model]
+    if len(set(folders)) < len(folders):
+        raise InterpError(f"--model {' '.join(given.model)}: two would have one folder; give each its own name")
     folder = StudyFolder(given.out, INDEX)
-    calls = [_call(name, folder, given, passed_on) for name in names]
+    calls = [call for model in given.model for call in _calls(names, model, folder, given, passed_on)]
     for call in calls:
         study_named(call.name).parse(call.arguments)  # a wrong option is found before the first study runs
     entries: list[Entry] = []
     for number, call in enumerate(calls, 1):
-        print(f"[{number}/{len(calls)}] {call.name}", flush=True)
+        print(f"[{number}/{len(calls)}] {call.name} on {call.model}", flush=True)
         entries.append(_one(call, folder))
         write_index(folder, entries)
     failed = [entry for entry in entries if entry.error]
     if failed:
         raise InterpError(
             f"{len(failed)} of {len(entries)} studies failed: "
-            + "; ".join(f"{entry.name}: {entry.error}" for entry in failed)
+            + "; ".join(f"{entry.place}: {entry.error}" for entry in failed)
             + f"; the others are in {folder / 'index.html'}, and the same command goes on"
         )
     print(f"index: {folder / 'index.html'}")
@@ -66,6 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--out", required=True, metavar="DIR", help="folder: one folder a study, the cache, and index.html")
+    add(
+        "--model", nargs="+", default=list(bundled_models()), metavar="NAME",
+        help="bundled names, folders or hub ids; of several, each has a folder; every bundled model if not given",
+    )  # fmt: skip
     add("--only", nargs="+", default=list(NAMES), metavar="NAME", help="these studies")
     add("--skip", nargs="+", default=[], metavar="NAME", help="not these")
     add("--quick", action="store_true", help="fewer problems: a first look, with wide intervals")
@@ -79,25 +96,32 @@ def _chosen(only: Sequence[str], skip: Sequence[str]) -> list[str]:
     return [name for name in NAMES if name in only and name not in skip]
 
 
-def _call(name: str, folder: StudyFolder, given: argparse.Namespace, passed_on: Sequence[str]) -> Call:
-    own = ["--out", str(folder / name), "--cache", str(folder / "cache"), *(["--quick"] if given.quick else [])]
-    return Call(name, (*own, *passed_on))
+def _calls(
+    names: Sequence[str], model: str, folder: StudyFolder, given: argparse.Namespace, passed_on: Sequence[str]
+) -> Iterator[Call]:
+    """The studies on one model."""
+    within = f"{Path(model).name}/" if len(given.model) > 1 else ""
+    shared = ["--cache", str(folder / "cache"), "--model", model, *(["--quick"] if given.quick else [])]
+    for name in names:
+        yield Call(name, model, within + name, ("--out", str(folder / (within + name)), *shared, *passed_on))
 
 
 def _one(call: Call, folder: StudyFolder) -> Entry:
     study = study_named(call.name)
-    done = summary_of(folder / call.name)
+    done = summary_of(folder / call.place)
+    about = {"name": call.name, "question": study.question, "model": call.model, "place": call.place}
     command = study.parse(call.arguments).command
     if done is not None and done.get("command") == command:
         print("  finished before", flush=True)
-        return Entry(call.name, study.question, done, None, None)
+        return Entry(**about, summary=done, seconds=None, error=None)
     begun = time.perf_counter()
     try:
         study.run(call.arguments)
     except InterpError as error:
         print(f"  failed: {error}", flush=True)
-        return Entry(call.name, study.question, None, None, " ".join(str(error).split()))
-    return Entry(call.name, study.question, summary_of(folder / call.name), time.perf_counter() - begun, None)
+        return Entry(**about, summary=None, seconds=None, error=" ".join(str(error).split()))
+    took = time.perf_counter() - begun
+    return Entry(**about, summary=summary_of(folder / call.place), seconds=took, error=None)
 
 
 def summary_of(folder: Path) -> dict[str, Any] | None:

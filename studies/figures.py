@@ -1,6 +1,7 @@
 """Pictures of a study. Each function draws one figure to a PNG; all numbers come in, none is computed here.
 
-Colours: one sequential map for shares, blue for what the network knows, warm grey for chance, dashes for baselines.
+They have the style of `probes.style`: a colour comes with its own dash and marker. Dashes without markers are baselines
+and levels to compare with; warm grey is chance.
 """
 
 from __future__ import annotations
@@ -12,31 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
+from probes.style import CATEGORIES, DASHES, MARKERS, SEQUENTIAL, blank, save, style
 from studies.signs import SIGMA
 
-INK, FAINT, BLUE, ORANGE, GREEN, CHANCE = "#1d2733", "#8a94a0", "#2563a8", "#c8641b", "#2f7d4f", "#b9b2a8"
-_STYLE: Any = {  # matplotlib's rcParams
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.edgecolor": "#c5ccd3",
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.titlecolor": INK,
-    "text.color": INK,
-    "xtick.color": "#4a5562",
-    "ytick.color": "#4a5562",
-    "axes.grid": True,
-    "grid.color": "#eceff2",
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "figure.facecolor": "white",
-    "savefig.dpi": 160,
-}
+BLUE, ORANGE, GREEN = CATEGORIES[:3]
+INK, FAINT, CHANCE = CATEGORIES[6], "#8a94a0", "#b9b2a8"
+BASELINE = (0, (4, 2))
 
 
 @dataclass(frozen=True)
@@ -69,6 +53,21 @@ class Series:
     values: Sequence[float]
     low: Sequence[float]
     high: Sequence[float]
+
+    @classmethod
+    def of(cls, name: str, colour: str, rows: pl.DataFrame, at: str | Sequence[float], value: str = "value") -> Series:
+        """From a table with columns value, low and high, or NAME, NAME_low and NAME_high; one row a place, in order.
+
+        Args:
+            name: for the legend.
+            colour: of line and marker.
+            rows: of the table.
+            at: the column of the places, or the places.
+            value: "value", or another NAME.
+        """
+        places = rows[at].to_list() if isinstance(at, str) else at
+        columns = ("value", "low", "high") if value == "value" else (value, f"{value}_low", f"{value}_high")
+        return cls(name, colour, places, *(rows[column].to_list() for column in columns))
 
 
 @dataclass(frozen=True)
@@ -103,18 +102,19 @@ class Heat:
 def _figure(
     path: Path, size: tuple[float, float], rows: int = 1, cols: int = 1, *, tight: bool = False, **kwargs: Any
 ) -> Iterator[Any]:
-    """Axes [rows, cols] in the house style, saved when the block ends."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasAgg(figure)
+    """Axes [rows, cols], saved when the block ends."""
+    with style():
+        figure = blank(*size)
         if tight:
             figure.set_layout_engine("constrained", w_pad=0.015, h_pad=0.02, wspace=0, hspace=0)
         yield figure.subplots(rows, cols, squeeze=False, **kwargs)
-        figure.savefig(path, format="png")
+        save(figure, path)
+
+
+def _marks(colour: str) -> dict[str, Any]:
+    """The dash and marker that go with a colour."""
+    number = CATEGORIES.index(colour) if colour in CATEGORIES else 0
+    return {"color": colour, "ls": DASHES[number], "marker": MARKERS[number]}
 
 
 def strips(path: Path, rows: Sequence[StripRow], steps: Sequence[int], sigmas: Sequence[float]) -> None:
@@ -175,8 +175,9 @@ def lines(
                 axis.fill_between(steps, 2 * middle - upper, upper, color=CHANCE, alpha=0.4, lw=0)
                 axis.plot(steps, middle, color=CHANCE, lw=1.2, label="chance")
             for line in drawn:
-                style = {"ls": (0, (4, 2)), "lw": 1.4} if line.dashed else {"lw": 1.9, "marker": "o", "ms": 2.8}
-                axis.plot(steps, line.values, color=line.colour, label=line.name, **style)
+                baseline = {"color": line.colour, "ls": BASELINE, "lw": 1.4}
+                drawn_as = baseline if line.dashed else {**_marks(line.colour), "lw": 1.8, "ms": 3}
+                axis.plot(steps, line.values, label=line.name, **drawn_as)
                 if line.low is not None and line.high is not None:
                     axis.fill_between(steps, line.low, line.high, color=line.colour, alpha=0.16, lw=0)
             axis.set(xlabel="step", ylim=ylim, xlim=(-0.4, len(sigmas) - 0.6))
@@ -198,6 +199,7 @@ def points(
     ylim: tuple[float, float] | None = (0.0, 1.0),
     level: float | None = None,
     ticks: Mapping[int, Sequence[str]] | None = None,
+    apart: float = 0.12,
 ) -> None:
     """Quantities with intervals at places of any kind, up to three panels a row.
 
@@ -208,6 +210,7 @@ def points(
         ylim: limits; those of the data if None.
         level: a dashed line to compare with.
         ticks: names of the places 0, 1, ... of some panels, by the panel's number.
+        apart: how far series at one place are drawn from one another.
     """
     cols = min(len(panels), 3)
     rows = -(-len(panels) // cols)
@@ -215,7 +218,7 @@ def points(
         for place, (axis, (title, series)) in enumerate(zip(axes.flat, panels, strict=False)):
             joined = "none" if place in (ticks or {}) else "-"  # places with names have no order
             for number, one in enumerate(series):
-                at = np.asarray(one.at, dtype=float) + 0.12 * (number - (len(series) - 1) / 2)
+                at = np.asarray(one.at, dtype=float) + apart * (number - (len(series) - 1) / 2)
                 values = np.asarray(one.values)
                 bars = np.clip([values - np.asarray(one.low), np.asarray(one.high) - values], 0, None)
                 axis.errorbar(
@@ -231,7 +234,7 @@ def points(
                     elinewidth=0.9,
                 )
             if level is not None:
-                axis.axhline(level, color=FAINT, ls=(0, (4, 2)), lw=1.2)
+                axis.axhline(level, color=FAINT, ls=BASELINE, lw=1.2)
             if ylim is not None:
                 axis.set_ylim(ylim[0] - 0.03, ylim[1] + 0.03)
             axis.set_title(title)
@@ -301,7 +304,7 @@ def heatmaps(
 
 def _map(axis: Any, values: np.ndarray, above: np.ndarray | None, low: float, high: float) -> Any:
     image = axis.imshow(
-        values, origin="lower" if above is not None else "upper", aspect="auto", cmap="viridis", vmin=low, vmax=high
+        values, origin="lower" if above is not None else "upper", aspect="auto", cmap=SEQUENTIAL, vmin=low, vmax=high
     )
     axis.grid(False)
     axis.spines[:].set_visible(False)

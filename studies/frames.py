@@ -22,6 +22,7 @@ from studies.figures import BLUE, Series, points
 from studies.outcome import Outcome
 from studies.report import Picture, Section
 from studies.study import Parser, Study, positive
+from studies.work import Terms, Work
 
 PAPER = "100 frames 0.685; 17: 0.663; 9: 0.632; 5: 0.619; 1: 0.581 (another model)"
 MATTERS = 0.05
@@ -67,6 +68,11 @@ def answer(bench: Bench) -> Outcome:
         n={"problems": table["problem"].n_unique(), "runs": len(table)},
         seeds=sorted(set(table["seed"].to_list())),
     )
+
+
+def work(terms: Terms) -> Work:
+    """What it takes; see `studies.work`."""
+    return sum((terms.with_video(count).clean(read=1) for count in set(terms.given.counts)), Work())
 
 
 def checked(bench: Bench) -> list[int]:
@@ -139,6 +145,8 @@ STUDY = Study(
     defaults={"problems": 32, "seeds": 1, "size": 5},
     quick={"problems": 8},
     minutes=(1, 0.3),
+    work=work,
+    real="--problems 20 --seeds 1 --counts 1 5 9 17 81",
 )
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ class Entry:
 
     Attributes:
         name, question: of the study.
+        model: that it ran on.
+        place: its folder, relative to the page.
         summary: its summary.json; None if it failed.
         seconds: how long it took; None if it was finished before.
         error: what went wrong, or None.
@@ -28,16 +30,19 @@ class Entry:
 
     name: str
     question: str
+    model: str
+    place: str
     summary: dict[str, Any] | None
     seconds: float | None
     error: str | None
 
 
 def claims_table(entries: Sequence[Entry]) -> pl.DataFrame:
-    """All claims: study, claim, paper, value, low, high, chance, placebo, n, verdict, rule, seeds, command."""
+    """All claims: study, model, claim, paper, value, low, high, chance, placebo, n, verdict, rule, seeds, command."""
     rows = [
         {
             "study": entry.name,
+            "model": entry.model,
             **{k: claim.get(k) for k in ("claim", "paper")},
             **{k: _number(claim.get(k)) for k in ("value", "low", "high", "chance", "placebo")},
             "n": claim.get("n"),
@@ -69,6 +74,7 @@ def write_index(folder: StudyFolder, entries: Sequence[Entry]) -> None:
         folder.write_with("claims.parquet", table.write_parquet)
     counted = Counter(table["verdict"].to_list() if len(table) else [])
     findings = f"{len(table)} claims: " + ", ".join(f"{counted[verdict]} {verdict}" for verdict in VERDICTS) + "."
+    places = {(entry.name, entry.model): entry.place for entry in entries}
     models = {e.summary["model"]: e.summary["model_hash"] for e in entries if e.summary}
     page = Report(
         title="Studies of video reasoning",
@@ -82,7 +88,7 @@ def write_index(folder: StudyFolder, entries: Sequence[Entry]) -> None:
                     "Value, 95 % interval and chance are of this model. The rule that turns numbers into a verdict "
                     "stands in each study's report. Figures of the paper are of another model and of other problems.",
                 ),
-                tables=([_shown(row) for row in table.to_dicts()],),
+                tables=([_shown(row, places, len(models) > 1) for row in table.to_dicts()],),
             ),
             Section("Studies", tables=([_line(entry) for entry in entries],)),
         ],
@@ -91,9 +97,10 @@ def write_index(folder: StudyFolder, entries: Sequence[Entry]) -> None:
     folder.write_text("index.html", render(page))
 
 
-def _shown(row: dict[str, Any]) -> dict[str, Any]:
+def _shown(row: dict[str, Any], places: Mapping[tuple[str, str], str], several: bool) -> dict[str, Any]:
     return {
-        "study": Link(row["study"], f"{row['study']}/report.html"),
+        "study": Link(row["study"], f"{places[row['study'], row['model']]}/report.html"),
+        **({"model": row["model"]} if several else {}),
         "claim": row["claim"],
         "paper": row["paper"],
         "value": row["value"],
@@ -106,13 +113,9 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _line(entry: Entry) -> dict[str, Any]:
+    about = {"study": entry.name, "model": entry.model, "question": entry.question}
     if entry.error:
-        return {"study": entry.name, "question": entry.question, "took": "failed", "note": entry.error}
+        return {**about, "took": "failed", "note": entry.error}
     took = "before" if entry.seconds is None else f"{entry.seconds:.0f} s"
     findings = entry.summary["findings"] if entry.summary else ""
-    return {
-        "study": Link(entry.name, f"{entry.name}/report.html"),
-        "question": entry.question,
-        "took": took,
-        "note": findings,
-    }
+    return {**about, "study": Link(entry.name, f"{entry.place}/report.html"), "took": took, "note": findings}

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from interp import RunSpec, select
+from interp import RunSpec, Selection, select
 from interp.lenses import AffineLens, fit_affine_lens, layer_lens
 from interp.tasks.blocks import BLOCK
 from interp.views import norm
@@ -35,9 +35,11 @@ from studies.masks import named
 from studies.outcome import Outcome
 from studies.probing import Probed, TokenRows, probe_tokens
 from studies.study import Parser, Study, positive
+from studies.work import Terms, Work
 
 PAPER = "layers 0-9 of 40: global structure and background; from about 9: foreground and objects named in the prompt"
 PAPER_STEPS = "the layers' roles are the same at every step (shown in pictures; no figures)"
+NORMS = (norm(), norm("robust"))
 MATTERS = {"l2": 0.1, "robust": 0.1, "layer": 0.05}
 SCORE = 0.05
 ALIKE = 0.8
@@ -96,6 +98,26 @@ def answer(bench: Bench) -> Outcome:
     )
 
 
+def work(terms: Terms) -> Work:
+    """What it takes; see `studies.work`."""
+    given, places = terms.given, spread(terms.steps - 1, terms.given.places)
+    found = terms.stored(streams(), views=NORMS) + terms.stored(last_frame(places), dtype="bfloat16")
+    for _ in range(2 if given.tuned > 0 else 1):
+        found += terms.sampled(stop=max(places) + 1, read=len(places) * terms.layers)
+    return found + terms.sampled(given.tuned)
+
+
+def streams() -> Selection:
+    """Whose energy is measured."""
+    return select(["blocks.*.hook_resid_post", "blocks.0.hook_resid_pre"], branch="cond")
+
+
+def last_frame(places: Sequence[int]) -> Selection:
+    """What probes read."""
+    hidden = select("blocks.*.hook_resid_post", branch="cond", frames=-1, step=list(places))
+    return hidden | select(["latents.hook_in", "latents.hook_x0"], frames=-1, step=list(places))
+
+
 def stages(depth: int) -> dict[str, list[int]]:
     """Layers by quarter of the depth.
 
@@ -115,8 +137,7 @@ def after_early(depth: int) -> list[int]:
 
 def energy_of(bench: Bench, specs: Sequence[RunSpec], depth: int) -> Contrasts:
     """Energy of every token after every layer, as contrasts between parts."""
-    streams = select(["blocks.*.hook_resid_post", "blocks.0.hook_resid_pre"], branch="cond")
-    store = bench.store("energy", specs, streams, views=[norm(), norm("robust")])
+    store = bench.store("energy", specs, streams(), views=NORMS)
     keys = [spec.key for spec in specs]
     sites = {-1: "blocks.0.hook_resid_pre"} | {k: f"blocks.{k}.hook_resid_post" for k in range(depth)}
     maps = {
@@ -131,9 +152,7 @@ def probes_of(
     bench: Bench, specs: Sequence[RunSpec], places: Sequence[int], sigmas: Sequence[float], depth: int
 ) -> Probed | None:
     """Probes for the tokens that the answer is about; None where too few problems name such tokens."""
-    hidden = select("blocks.*.hook_resid_post", branch="cond", frames=-1, step=list(places))
-    latents = select(["latents.hook_in", "latents.hook_x0"], frames=-1, step=list(places))
-    store = bench.store("layers", specs, hidden | latents, dtype="bfloat16")
+    store = bench.store("layers", specs, last_frame(places), dtype="bfloat16")
     grid = bench.lab.grid(specs[0].sample)
     labels: list[np.ndarray | None] = []
     for spec in specs:
@@ -355,6 +374,8 @@ STUDY = Study(
     defaults={"problems": 32, "seeds": 1, "steps": 8, "size": 5},
     quick={"problems": 10, "places": 2, "tuned": 0},
     minutes=(4, 1),
+    work=work,
+    real="--task grounding --problems 32 --seeds 1 --batch-size 8",
 )
 
 if __name__ == "__main__":

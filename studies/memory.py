@@ -13,6 +13,7 @@ cannot read may still be there in another form; that is what the placebos are fo
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,12 +29,13 @@ from studies.figures import BLUE, GREEN, INK, ORANGE, Heat, Series, heatmaps, po
 from studies.knockouts import FIRST, KINDS, PLACEBOS, Place, knocked_out, places
 from studies.outcome import Outcome
 from studies.probed import COLUMNS as PROBED
-from studies.probed import HOOK, Probed, hidden_sites, probe, states
+from studies.probed import HOOK, Probed, hidden_sites, kept, probe, states
 from studies.questions import Question, start_state
 from studies.readers import Readers
 from studies.report import Picture, Section
 from studies.signs import DASH, X0, XT
 from studies.study import Parser, Study, positive
+from studies.work import Terms, Work
 
 PAPER = "an object returns to where it was, and an occluded one is kept (shown in pictures; no figures)"
 MATTERS = 0.05
@@ -71,9 +73,7 @@ def answer(bench: Bench) -> Outcome:
     given, specs = bench.given, bench.specs(bench.samples())
     samples, grid = [spec.sample for spec in specs], bench.lab.grid(specs[0].sample)
     count, layers = bench.lab.schedule(specs[0].settings).steps, len(bench.lab.pipe.transformer.blocks)
-    closed = places(count, layers, given.spans, given.windows)
-    steps = sorted({*spread(count, given.places), *(place.steps[0] for place in closed)})
-    frames = sorted({grid.frames // 2, grid.frames - 1})
+    closed, steps, frames = asked(given, count, layers, grid.frames)
     clean = states(bench, specs, frames, steps)
     questions = [start_state(bench.task, samples, grid, frame) for frame in frames]
     probed = [
@@ -102,6 +102,22 @@ def answer(bench: Bench) -> Outcome:
         seeds=[spec.seed for spec in specs],
         more={"columns of probes.parquet": PROBED},
     )
+
+
+def work(terms: Terms) -> Work:
+    """What it takes; see `studies.work`."""
+    given = terms.given
+    closed, steps, frames = asked(given, terms.steps, terms.layers, terms.grid.frames)
+    firsts = [place.steps[0] for place in closed for _ in KINDS]
+    sampled = terms.stored(kept(frames, steps), dtype="bfloat16")
+    return sampled + terms.measured(firsts, min(given.problems, given.knocked))
+
+
+def asked(given: Namespace, steps: int, layers: int, frames: int) -> tuple[list[Place], list[int], list[int]]:
+    """Places of knock-outs; steps and latent frames whose hidden states are read."""
+    closed = places(steps, layers, given.spans, given.windows)
+    read = sorted({*spread(steps, given.places), *(place.steps[0] for place in closed)})
+    return closed, read, sorted({frames // 2, frames - 1})
 
 
 class Reading:
@@ -344,6 +360,8 @@ STUDY = Study(
     defaults={"problems": 48, "seeds": 1, "steps": 12, "size": 5},
     quick={"problems": 20, "knocked": 6, "spans": 2, "windows": 3, "places": 6, "shuffles": 5},
     minutes=(4, 1),
+    work=work,
+    real="--task reappearance --problems 48 --seeds 1 --batch-size 8",
     tasks=("reappearance", "maze"),
 )
 

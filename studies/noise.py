@@ -10,6 +10,7 @@ condition is measured with all frames and with the first and the last latent fra
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from studies.figures import BLUE, GREEN, ORANGE, Series, points
 from studies.outcome import Outcome
 from studies.report import Picture, Section
 from studies.study import Parser, Study, positive
+from studies.work import Terms, Work
 
 PAPER = "score 0.685 undisturbed; below 0.3 with noise at a step, far less of a drop with noise at a frame"
 KINDS = {
@@ -53,18 +55,16 @@ def options(parser: Parser) -> None:
     """What only this study asks for."""
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="kinds of noise")
     parser.add_argument("--places", type=positive, default=7, help="steps at which noise is tried, spread evenly")
+    parser.add_argument(
+        "--in-frames", type=positive, default=None, help="latent frames in which noise is tried, spread evenly; or all"
+    )
 
 
 def answer(bench: Bench) -> Outcome:
     """Run the study; see the module."""
     specs = bench.specs(bench.samples())
     grid, steps = bench.lab.grid(specs[0].sample), bench.lab.schedule(specs[0].settings).steps
-    places = spread(steps, bench.given.places)
-    conditions = {
-        name: graph
-        for kind in bench.given.kinds
-        for name, graph in of_kind(kind, places, steps, grid.frames, bench.given.seed).items()
-    }
+    conditions = asked(bench.given, steps, grid.frames)
     found = measure(bench, specs, conditions, lambda run: read(bench, run))
     table = described(shares(found, "right"))
     return Outcome(
@@ -78,17 +78,36 @@ def answer(bench: Bench) -> Outcome:
     )
 
 
+def work(terms: Terms) -> Work:
+    """What it takes; see `studies.work`."""
+    return terms.measured(asked(terms.given, terms.steps, terms.grid.frames).values())
+
+
+def asked(given: Namespace, steps: int, frames: int) -> dict[str, EditGraph]:
+    """Every condition of the command line by name."""
+    places = spread(steps, given.places)
+    inside = spread(frames, given.in_frames or frames)
+    return {
+        name: graph
+        for kind in given.kinds
+        for name, graph in of_kind(kind, places, inside, steps, frames, given.seed).items()
+    }
+
+
 def read(bench: Bench, run: EditedRun) -> dict[str, int]:
     """Whether the finished video shows the right answer."""
     return {"right": int(bench.task.score(run.spec.sample, run.frames).solved)}
 
 
-def of_kind(kind: str, at: Sequence[int], steps: int, frames: int, seed: int) -> dict[str, EditGraph]:
+def of_kind(
+    kind: str, at: Sequence[int], inside: Sequence[int], steps: int, frames: int, seed: int
+) -> dict[str, EditGraph]:
     """The conditions of one kind of noise by name, "kind place number".
 
     Args:
         kind: one of `KINDS`.
         at: steps to disturb one at a time.
+        inside: latent frames to disturb one at a time.
         steps: of a run.
         frames: latent frames.
         seed: of which steps and cells the controls take.
@@ -101,7 +120,7 @@ def of_kind(kind: str, at: Sequence[int], steps: int, frames: int, seed: int) ->
         if frames > 2:
             found[f"{kind} inner {step}"] = disturb(kind, [step], range(1, frames - 1))
     possible = np.arange(renoised, steps)
-    for frame in range(frames):
+    for frame in inside:
         found[f"{kind} frame {frame}"] = disturb(kind, possible, [frame])
         some = np.sort(rng.choice(possible, min(frames, len(possible)), replace=False))
         found[f"{kind} matched {frame}"] = disturb(kind, some, [frame])
@@ -190,8 +209,7 @@ def _section(bench: Bench, table: pl.DataFrame) -> Section:
         for place, colour in (("step", BLUE), ("inner", GREEN), ("frame", ORANGE)):
             rows = table.filter((pl.col("kind") == kind) & (pl.col("place") == place)).sort("at")
             if len(rows):
-                columns = (rows[name].to_list() for name in ("at", "value", "low", "high"))
-                lines.append(Series(place, colour, *columns))
+                lines.append(Series.of(place, colour, rows, "at"))
         panels.append((kind, lines))
     with bench.folder.writing("noise.png") as path:
         points(path, panels, ylabel="right answers", xlabel="step, or latent frame", level=clean["value"])
@@ -212,6 +230,8 @@ STUDY = Study(
     defaults={"problems": 32, "seeds": 1, "size": 5},
     quick={"problems": 8, "places": 4, "kinds": ["replace", "renoise"]},
     minutes=(10, 1.5),
+    work=work,
+    real="--problems 10 --kinds replace renoise --places 5 --in-frames 3",
 )
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from studies.decodability import Set
 
 STRIP_ROWS, STRIP_STEPS = 6, 10
-SHADES = ("#a9cbe8", "#5f9bd2", BLUE)
+SHADES = ("#8fc1e3", "#4596cc", BLUE)
 SOURCES = {"x0_hat": f"{X0} of the step", "x_t": f"{XT} (noisy latents)", "first_frame": "first frame"}
 _SOURCE_COLOURS = {"x0_hat": ORANGE, "x_t": FAINT, "first_frame": GREEN}
 _LOW, _HIGH = 0.45, 1.0

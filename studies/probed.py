@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from interp import select
+from interp import Selection, select
 from interp.grid import TokenGrid
 from interp.runspec import RunSpec
 from probes import GridResult, fit_grid
@@ -93,10 +93,16 @@ class Probed:
 
 def states(bench: Bench, specs: Sequence[RunSpec], frames: Sequence[int], steps: Sequence[int]) -> CleanRuns:
     """Runs without edits whose store also holds the residual stream of some latent frames; of these steps only."""
+    store = bench.store("states", specs, kept(frames, steps), dtype="bfloat16")
+    return CleanRuns(bench.lab, bench.task, store, tuple(specs))
+
+
+def kept(frames: Sequence[int], steps: Sequence[int]) -> Selection:
+    """What the store of `states` keeps."""
     what = select(f"blocks.*.{HOOK}", branch="cond", frames=sorted(set(frames)), step=list(steps))
     for site in BASELINES.values():
         what = what | select(site, step=list(steps))
-    return CleanRuns(bench.lab, bench.task, bench.store("states", specs, what, dtype="bfloat16"), tuple(specs))
+    return what
 
 
 def hidden_sites(runs: CleanRuns) -> list[str]:

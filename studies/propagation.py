@@ -10,6 +10,7 @@ they change: that tells a sensitivity of the denoising from one of the change.
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ from studies.noise import disturb
 from studies.outcome import Outcome
 from studies.report import Picture, Section
 from studies.study import Parser, Study, positive
+from studies.work import Terms, Work
 
 PAPER_EARLY = "early noise propagates with almost no recovery"
 PAPER_PEAK = "sensitivity peaks at steps 20-30 of 50"
@@ -84,14 +86,34 @@ def answer(bench: Bench) -> Outcome:
     )
 
 
+def work(terms: Terms) -> Work:
+    """What it takes; see `studies.work`."""
+    hidden = compared_state(terms.given, terms.layers)
+    found = Work()
+    for boundary in (None, *terms.given.boundaries):
+        own: dict[str, Any] = {} if boundary is None else {"boundary_ratio": boundary}
+        found += terms.clean(**own) + terms.stored(hidden, **own)
+        found += terms.measured(disturbed(terms.given, terms.steps) * len(terms.given.kinds), read=0, **own)
+    return found
+
+
+def compared_state(given: Namespace, layers: int) -> Selection:
+    """The hidden states that are compared."""
+    layer = layers // 2 if given.layer is None else given.layer
+    return select(f"blocks.{layer}.hook_resid_post", branch="cond", frames=-1)
+
+
+def disturbed(given: Namespace, steps: int) -> list[int]:
+    """The steps that are disturbed, one at a time."""
+    return [step for step in spread(steps, given.places + 2) if 0 < step < steps - 1]
+
+
 def compared(bench: Bench, specs: Sequence[RunSpec]) -> list[dict[str, Any]]:
     """One row a run, disturbance, state and later step, and those between seeds."""
     clean = bench.clean(specs)
-    layers = len(bench.lab.pipe.transformer.blocks)
-    layer = layers // 2 if bench.given.layer is None else bench.given.layer
-    hidden = select(f"blocks.{layer}.hook_resid_post", branch="cond", frames=-1)
+    hidden = compared_state(bench.given, len(bench.lab.pipe.transformer.blocks))
     reference = _Reference(bench, clean, hidden)
-    places = [step for step in spread(clean.steps, bench.given.places + 2) if 0 < step < clean.steps - 1]
+    places = disturbed(bench.given, clean.steps)
     conditions = {
         f"{kind} {at}": disturb(kind, [at], range(bench.lab.grid(specs[0].sample).frames))
         for kind in bench.given.kinds
@@ -272,7 +294,7 @@ def _section(bench: Bench, table: pl.DataFrame) -> Section:
         series = []
         for state, colour in (("latents", BLUE), ("x0", ORANGE), ("hidden", GREEN)):
             of = own.filter((pl.col("kind") == kind) & (pl.col("state") == state) & (pl.col("step") == last)).sort("at")
-            series.append(Series(state, colour, *(of[name].to_list() for name in ("at", "value", "low", "high"))))
+            series.append(Series.of(state, colour, of, "at"))
         panels.append((kind, series))
     with bench.folder.writing("sensitivity.png") as path:
         points(path, panels, xlabel="disturbed at step", ylabel="1 - CKA at the last step", ylim=(0.0, 1.0))
@@ -290,6 +312,8 @@ STUDY = Study(
     defaults={"problems": 12, "seeds": 2, "size": 5},
     quick={"problems": 4, "places": 4},
     minutes=(3, 0.7),
+    work=work,
+    real="--problems 8 --places 6 --kinds renoise --boundaries 0.95",
 )
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ code, pre { font: .84rem/1.5 ui-monospace, "DejaVu Sans Mono", monospace; }
 pre { background: #f6f8fa; padding: .8rem 1rem; overflow-x: auto; border-radius: 4px; }
 """
 
-PIXELS_PER_POINT = 1.6  # figures are drawn at 160 dots an inch and shown at 100
+PIXELS_PER_POINT = 1.5  # figures are drawn at 150 dots an inch and shown at 100
 
 
 @dataclass(frozen=True)

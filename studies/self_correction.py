@@ -10,6 +10,7 @@ repaired run ends with the right answer all the same.
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,6 +34,7 @@ from studies.outcome import Outcome
 from studies.pairs import draw_pairs
 from studies.report import Picture, Section
 from studies.study import Parser, Study, positive
+from studies.work import Terms, Work
 
 PAPER = "wrong intermediate answers are corrected in later steps (shown in pictures; no figures)"
 MATTERS = 0.05
@@ -63,11 +65,9 @@ def answer(bench: Bench) -> Outcome:
     specs = bench.specs([one for one, _ in pairs])
     clean = bench.clean(specs)
     mistakes = wrong_latents(bench, pairs)
-    places = [step for step in spread(clean.steps, bench.given.places) if step > 0]
     conditions = {
         f"size={size:g} step={step}": injection(clean, mistakes, step, size)
-        for size in (PLACEBO, *sorted(set(bench.given.sizes)))
-        for step in places
+        for size, step in asked(bench.given, clean.steps)
     }
     found = measure(bench, specs, conditions, lambda run: read(bench, run))
     trajectories = follow_clean(bench, clean)
@@ -82,6 +82,17 @@ def answer(bench: Bench) -> Outcome:
         seeds=[spec.seed for spec in specs],
         more={"transitions": trajectories.runs.to_dicts()},
     )
+
+
+def work(terms: Terms) -> Work:
+    """What it takes; see `studies.work`."""
+    return terms.clean(read=terms.steps) + terms.measured([step for _, step in asked(terms.given, terms.steps)])
+
+
+def asked(given: Namespace, steps: int) -> list[tuple[float, int]]:
+    """Size of the mistake and step of every condition."""
+    places = [step for step in spread(steps, given.places) if step > 0]
+    return [(size, step) for size in (PLACEBO, *sorted(set(given.sizes))) for step in places]
 
 
 def read(bench: Bench, run: EditedRun) -> dict[str, Any]:
@@ -198,7 +209,7 @@ def _section(bench: Bench, table: pl.DataFrame) -> Section:
     for size, colour in zip(sizes, [INK, GREEN, ORANGE, BLUE] * len(sizes), strict=False):
         of = table.filter(pl.col("size") == size).sort("step")
         name = "placebo" if size == PLACEBO else f"size {size:g}"
-        series.append(Series(name, colour, *(of[column].to_list() for column in ("step", "value", "low", "high"))))
+        series.append(Series.of(name, colour, of, "step"))
     with bench.folder.writing("repair.png") as path:
         points(path, [("Repair", series)], xlabel="put in at step", ylabel="right answers", level=clean["value"])
     caption = (
@@ -217,6 +228,8 @@ STUDY = Study(
     defaults={"problems": 24, "seeds": 1, "size": 5},
     quick={"problems": 6, "places": 4, "sizes": [1.0]},
     minutes=(4, 0.7),
+    work=work,
+    real="--task maze --problems 24 --seeds 1 --batch-size 8",
 )
 
 if __name__ == "__main__":

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from studies.command import run_command
 from studies.folder import StudyFolder
+from studies.tasks import default_task
 
 if TYPE_CHECKING:
     from studies.bench import Bench
     from studies.outcome import Outcome
+    from studies.work import Terms, Work
 
 Parser = argparse.ArgumentParser
 
@@ -38,10 +40,13 @@ class Study:
         needs: what of a model and of a task it asks for, in words.
         answer: from a `Bench` to an `Outcome`.
         options: adds the study's own options to the parser.
-        tasks: names of tasks, the best one first; without ``--task``, the first that the model was trained on.
+        tasks: names of tasks, the best one first; without ``--task``, the first that the model was trained on, see
+            `studies.tasks.default_task`.
         defaults: values of options where they differ from the common ones.
         quick: the same for ``--quick``.
         minutes: on the bundled model and two cores, with the defaults and with ``--quick``.
+        work: counts what it will ask of a model, see `studies.work`; None: not counted.
+        real: arguments with which it is run on published weights, see `studies.real`.
     """
 
     name: str
@@ -53,6 +58,8 @@ class Study:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     quick: Mapping[str, Any] = field(default_factory=dict)
     minutes: tuple[float, float] = (5.0, 1.0)
+    work: Callable[[Terms], Work] | None = None
+    real: str = "--problems 20 --seeds 1"
 
     def parser(self, quick: bool = False) -> Parser:
         """The command line; with ``quick``, the defaults are those of ``--quick``."""
@@ -71,10 +78,7 @@ class Study:
         quick = self.parser().parse_args(arguments).quick
         given = self.parser(quick).parse_args(arguments)
         if given.task is None:
-            from studies.bench import tasks_of
-
-            known = tasks_of(given.model)
-            given.task = next((task for task in self.tasks if task in known), self.tasks[-1])
+            given.task = default_task(given.model, self.tasks)
         given.command = f"python -m studies.{self.name} {shlex.join(arguments)}"
         return given
 
@@ -105,8 +109,14 @@ def common_options(parser: Parser) -> None:
     add("--cache", default=None, metavar="DIR", help="stores of runs, shared between studies; DIR/cache if not given")
     add("--quick", action="store_true", help="fewer problems: a first look, with wide intervals")
     add("--model", default="wan-maze-mini", help="bundled name, folder of a diffusers pipeline, or hub id")
-    add("--task", default=None, help="name of a task, or the folder of one in VBVR layout; one that the model knows")
-    add("--size", type=int, default=None, help="cells a side of mazes")
+    what = parser.add_mutually_exclusive_group().add_argument
+    what("--task", default=None, help="name of a task; one that suits study and model if not given")
+    what("--folder", dest="task", metavar="DIR", help="problems in VBVR layout: every sample at or below DIR")
+    add(
+        "--video", type=positive, nargs=3, default=None, metavar=("FRAMES", "H", "W"),
+        help="of a folder's problems: frames (4k + 1), height and width of videos; the ground truth's if not given",
+    )  # fmt: skip
+    add("--size", type=int, default=None, help="cells a side, for tasks that have it; the task's own if not given")
     add("--problems", type=positive, default=64, help="problems")
     add("--seeds", type=positive, default=2, help="runs of one problem, each with noise of its own")
     add("--seed", type=int, default=0, help="which problems and which noise")

@@ -12,6 +12,7 @@ local.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +29,8 @@ from studies.pairs import DECIDED, draw_pairs
 from studies.signs import X0
 from studies.study import Parser, Study, positive
 from studies.trial_pictures import TITLES, sections
-from studies.trials import DIRECTIONS, OPS, Swaps, Trial, measure_swaps
+from studies.trials import DIRECTIONS, KEPT_BYTES, OPS, Swaps, Trial, measure_swaps
+from studies.work import Terms, Work
 
 PAPER = "the whole representation at layer 20 of 40, at the first step, reverses the answer; no flip rate published"
 MATTERS = 0.1
@@ -89,6 +91,24 @@ def answer(bench: Bench) -> Outcome:
         n={"problems": len(pairs) - 1, "runs": len(found.problems), "swaps": len(found.problems) * len(found.cells)},
         seeds=[spec.seed for spec in specs],
     )
+
+
+def work(terms: Terms) -> Work:
+    """What it takes at most (cells may start from kept layers); see `studies.work`."""
+    given, space = terms.given, terms.space()
+    trials = planned(given.ops, terms.layers, terms.steps, given.places, given.at, space.branches, given.every)
+    sites = dict.fromkeys(site for trial in trials for site in OPS[trial.op])
+    last = max(step for trial in trials for step in trial.steps)
+    layer = sum(math.prod(space.widths[site.replace("*", "0")]) for site in sites) * len(space.branches)
+    at_once = max(1, int(KEPT_BYTES // (3 * (last + 1) * layer * (2 if given.dtype else 4))))
+    pieces = [math.ceil(len(trial.layers) / at_once) for trial in trials]
+    sampled = 2 * sum(pieces) if max(pieces) > 1 else 1  # the pair and its third problem, kept for each piece of layers
+    found = terms.rows(range(terms.steps), 2) + terms.rows(range(last + 1), 3 * sampled)
+    for trial in trials:
+        for step in trial.steps:
+            first, end = (0 if trial.until else step), (step + 1 if trial.read == "early" else terms.steps)
+            found += terms.rows(range(first, end), 2 * len(trial.layers), read=1)
+    return found.times(given.problems)
 
 
 def planned(
@@ -278,6 +298,8 @@ STUDY = Study(
     defaults={"problems": 8, "seeds": 1, "steps": 8, "size": 5, "guidance_scale": 2.0},
     quick={"problems": 2, "places": 3, "every": 3, "ops": ["resid", "cross_attn"]},
     minutes=(6, 1),
+    work=work,
+    real="--task grounding --problems 8 --places 8 --every 4",
 )
 
 if __name__ == "__main__":

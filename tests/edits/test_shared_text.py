@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,6 +44,20 @@ def test_keeping_the_text_over_steps_changes_no_bit(kind: str, monkeypatch: pyte
     lab.pipe.transformer.blocks[0].attn2.to_k.bias.data.add_(0.1)  # nothing is remembered after the run
     changed = results(lab.run(lab.plan(runs[0].sample, [1, 2, 3], steps=3, guidance_scale=4.0)))
     assert not torch.equal(changed, plain)
+
+
+def test_captures_share_the_text_if_asked(tmp_path: Path) -> None:
+    lab, runs = lab_and_runs("i2v two experts", steps=2)
+    before, keys = state(lab.pipe), [run.key for run in runs[:2]]
+    found = []
+    site = "blocks.1.hook_resid_post"
+    for share in (False, True):
+        to = tmp_path / str(share)
+        store = lab.capture(runs[:2], site, to=to, dtype="float32", progress=False, share_text=share)
+        found.append(torch.from_numpy(store.read(site, runs=keys, branch="cond")))
+    assert state(lab.pipe) == before
+    assert not torch.equal(*found)
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-5)
 
 
 def test_padding_is_kept_once_and_counted() -> None:

@@ -89,6 +89,24 @@ def test_all_studies_share_a_cache_resume_and_make_an_index(
     assert "It is &lt; so." in page
 
 
+def test_models_share_a_cache_and_an_index(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    second = tmp_path / "second"
+    tiny_i2v(seed=5).save_pretrained(second)
+    out = tmp_path / "out"
+    command = ["all", "--out", str(out), "--model", str(model), str(second), *OPTIONS, "--only", "first"]
+    assert entry.main(command) == 0
+    assert calls == ["first", "first"]
+    assert len(list((out / "cache").iterdir())) == 2
+    table = pl.read_parquet(out / "claims.parquet")
+    assert table["model"].to_list() == [str(model), str(second)]
+    page = (out / "index.html").read_text()
+    for name in (model.name, second.name):
+        assert (out / name / "first" / "summary.json").is_file()
+        assert f'href="{name}/first/report.html"' in page
+    assert entry.main([*command[:4], str(model), *command[4:]]) == 2
+    assert "one folder" in capsys.readouterr().err
+
+
 def test_another_command_is_run_again(model: Path, tmp_path: Path) -> None:
     command = ["all", "--out", str(tmp_path / "out"), "--model", str(model), *OPTIONS, "--only", "first"]
     assert entry.main(command) == 0

@@ -13,9 +13,13 @@ from typing import Any
 import polars as pl
 import pytest
 
+from interp.store import Store
 from studies import NAMES, study_named
+from studies.bench import lab_of
 from studies.claim import VERDICTS
+from studies.work import Terms
 from tests import pipelines
+from tests.studies.counted import counted
 
 SHAPES: dict[str, Callable[[], Any]] = {
     "A14B": lambda: pipelines.tiny_i2v(two_experts=True),
@@ -37,6 +41,10 @@ OWN = {
     "swap": ["--problems", "1", "--places", "1", "--ops", "resid", "--every", "2"],
     "ensemble": ["--seeds", "2", "--at", "0", "--width", "1"],
 }
+NEVER_RIGHT = {"early_plan": ["--strengths"]}
+"""What is not run where no answer is right: there is no direction to steer along (see test_choosing)."""
+AT_MOST = {"swap"}
+"""Studies whose forwards depend on how sweeps put cells into batches; what they count is a bound."""
 NEEDS_ANSWERS = {"decodability"}  # tested with targets that a model without answers has, in test_decodability
 
 
@@ -53,8 +61,17 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_it_runs(name: str, shape: str, models: dict[str, Path], tmp_path: Path) -> None:
     study = study_named(name)
     command = ["--out", str(tmp_path / "out"), "--model", str(models[shape]), *SMALL, *OWN.get(name, [])]
-    assert study.main(command) == 0
+    lab = lab_of(str(models[shape]), None, None)
+    with counted(lab.pipe) as calls:
+        assert study.main(command) == 0
     out = tmp_path / "out"
+    assert study.work is not None
+    asked = study.work(Terms.of(study.parse([*command, *NEVER_RIGHT.get(name, [])])))
+    if name in AT_MOST:
+        assert asked.row_forwards >= sum(one.rows * count for one, count in calls.items())
+    else:
+        assert asked.forwards == calls
+    assert asked.nbytes == bytes_in(out / "cache")
     table, summary = pl.read_parquet(out / "table.parquet"), json.loads((out / "summary.json").read_text())
     assert len(table) > 0
     assert summary["study"] == name
@@ -66,3 +83,9 @@ def test_it_runs(name: str, shape: str, models: dict[str, Path], tmp_path: Path)
     page = (out / "report.html").read_text()
     assert study.question in page
     assert "data:image/png" in page
+
+
+def bytes_in(cache: Path) -> int:
+    """What stores hold of activations."""
+    stores = [Store.open(folder) for folder in cache.iterdir()] if cache.is_dir() else []
+    return sum(store.read(site, runs=[run]).nbytes for store in stores for site in store.sites for run in store.runs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +11,14 @@ import pytest
 
 from interp import Lab, tasks
 from interp.edits import patch, run_with
-from studies.bench import Bench, tasks_of
+from studies.bench import Bench
 from studies.claim import NOT, OPEN, SHOWS
 from studies.folder import StudyFolder
 from studies.ledger import Ledger
 from studies.masks import disputed, elsewhere, foreground, named, tokens_of
 from studies.pairs import Between, draw_pairs
 from studies.swap import STUDY, claims, planned, summarised
+from studies.tasks import tasks_of
 from studies.trials import DIRECTIONS, Swaps, Trial, measure_swaps
 from tests.pipelines import tiny_i2v
 
@@ -145,7 +147,8 @@ def test_claims_follow_the_numbers() -> None:
 
 def test_the_default_task_is_one_that_the_model_knows(tmp_path: Path) -> None:
     assert tasks_of("wan-maze-mini") == ("maze",)
-    card = '{"recipe": {"name": "wan-puzzle-mini", "stages": [{"parts": [["maze-5", 0.5], ["grounding", 0.5]]}]}}'
+    board = {"parts": [["maze-5", 0.5], ["grounding", 0.5]]}
+    card = json.dumps({"recipe": {"name": "wan-puzzle-mini", "stages": [{"boards": [board]}]}})
     (tmp_path / "card.json").write_text(card)
     assert tasks_of(str(tmp_path)) == ("grounding", "maze")
     assert STUDY.parse(["--out", "x", "--model", str(tmp_path)]).task == "grounding"

@@ -232,3 +232,23 @@ def test_what_cannot_be_asked(written: Path, tmp_path: Path, made: list[Any]) ->
         write_folder(tmp_path, made[0], truth_of(made[0])[::-1])
     shuffled = tasks.get("vbvr", path=written).sample(seed=1)
     assert {s.key for s in shuffled} == {s.key for s in tasks.get("vbvr", path=written).sample()}
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_candidates_are_rendered_at_the_size_of_the_videos(exact: bool, written: Path, tmp_path: Path) -> None:
+    shutil.copytree(written / "00002", tmp_path / "one")
+    if not exact:
+        (tmp_path / "one" / EXTRA).unlink()
+    task = tasks.get("vbvr", path=tmp_path, height=160, width=160)
+    (sample,) = task.sample()
+    names = task.candidates(sample)
+    videos = [task.render(sample, k) for k in range(len(names))]
+    assert {video.shape for video in videos} == {(17, 160, 160, 3)}
+    right = [task.score(sample, video).solved for video in videos]
+    assert sum(right) == 1
+    truth = task.render(sample).repeat(2, axis=1).repeat(2, axis=2)
+    np.testing.assert_array_equal(videos[right.index(True)], truth)
+    if not exact:
+        assert (videos[1] == videos[1][:1]).all()
+        with pytest.raises(TaskError, match="two candidates"):
+            task.render(sample, 2)

@@ -165,9 +165,29 @@ class VBVRTask:
             raise TaskError(f"{len(samples)} samples cannot be scored on {len(videos)} videos; give one each")
         return [self.score(sample, video) for sample, video in zip(samples, videos, strict=True)]
 
-    def render(self, sample: Sample) -> np.ndarray:
-        """The ground truth: uint8 [frame, row, col, rgb]."""
-        return clip_of(sample).video
+    def render(self, sample: Sample, answer: int | None = None) -> np.ndarray:
+        """The ground truth as it is, or the video of a candidate at the size of the sample's own videos.
+
+        Args:
+            sample: of this task.
+            answer: number of one of `candidates`; None for the ground truth.
+
+        Returns:
+            uint8 [frame, row, col, rgb].
+
+        Raises:
+            TaskError: there is no such candidate.
+        """
+        clip = clip_of(sample)
+        if answer is None:
+            return clip.video
+        if clip.exact is not None:
+            found: np.ndarray = EXACT[clip.exact.task]().render(clip.exact, answer)
+        elif answer in (0, 1):
+            found = clip.video if answer == 0 else np.repeat(clip.first[None], clip.frames, axis=0)
+        else:
+            raise TaskError(f"answer={answer}: a folder has two candidates, 0 (the ground truth) and 1 (no change)")
+        return _sized(found, sample.height, sample.width)
 
     def candidates(self, sample: Sample) -> tuple[Any, ...]:
         """The exact task's answers; else two, the ground truth and nothing at all."""
@@ -236,11 +256,16 @@ class VBVRTask:
     @staticmethod
     def _at_own_size(exact: Sample, video: np.ndarray) -> np.ndarray:
         """Frames at the exact problem's size, uint8."""
-        if video.shape[1:3] == (exact.height, exact.width):
-            return video
-        frames = [np.rint(_floats(frame) * 255).astype(np.uint8) for frame in video]
-        size = (exact.width, exact.height)
-        return np.stack([np.asarray(Image.fromarray(f).resize(size, Image.Resampling.BOX)) for f in frames])
+        return _sized(video, exact.height, exact.width)
+
+
+def _sized(video: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Frames at another size, uint8; as they are where they have it."""
+    if video.shape[1:3] == (height, width):
+        return video
+    frames = [np.rint(_floats(frame) * 255).astype(np.uint8) for frame in video]
+    resize = Image.Resampling.BOX  # a multiple repeats pixels, a share of the size averages them
+    return np.stack([np.asarray(Image.fromarray(frame).resize((width, height), resize)) for frame in frames])
 
 
 def _floats(frame: np.ndarray) -> np.ndarray:
