@@ -26,23 +26,24 @@ from interp.lenses import AffineLens, fit_affine_lens, layer_lens
 from interp.tasks.blocks import BLOCK
 from interp.views import norm
 from studies.bench import Bench
-from studies.claim import Claim, Estimate, above
+from studies.claim import Estimate
 from studies.conditions import spread
-from studies.energy import KINDS, PARTS, Contrasts, contrasts_of
+from studies.energy import PARTS, Contrasts, contrasts_of
 from studies.layer_pictures import sections
 from studies.ledger import key_of
 from studies.masks import named
 from studies.outcome import Outcome
 from studies.probing import Probed, TokenRows, probe_tokens
+from studies.report import Section
+from studies.stages import by_stage, claims, findings, stage_table
 from studies.study import Parser, Study, positive
 from studies.work import Terms, Work
 
-PAPER = "layers 0-9 of 40: global structure and background; from about 9: foreground and objects named in the prompt"
-PAPER_STEPS = "the layers' roles are the same at every step (shown in pictures; no figures)"
 NORMS = (norm(), norm("robust"))
-MATTERS = {"l2": 0.1, "robust": 0.1, "layer": 0.05}
-SCORE = 0.05
-ALIKE = 0.8
+STAGES = (
+    "Means over the layers of a stage and all steps that were read, with 95 % intervals over problems. Early: the "
+    "first quarter of the depth; late: the last. Placebo: masks of other problems, or shuffled labels."
+)
 COLUMNS = {
     "measure": "energy_l2, energy_robust: log2 of mean energy of a part over that of the rest; energy_layer: "
     "difference of means in units of the layer's mean; agreement: rank correlation over tokens of L2 and median; "
@@ -87,14 +88,16 @@ def answer(bench: Bench) -> Outcome:
     probed = probes_of(bench, specs, places, sigmas, depth)
     lenses = lenses_of(bench, specs, places)
     table = pl.concat([energies.table(sigmas), probe_table(probed, sigmas), lens_table(lenses)]).select(list(COLUMNS))
+    numbers = by_stage(energies, probed, lenses, depth)
     return Outcome(
         table=table,
         columns=COLUMNS,
         claims=claims(energies, probed, lenses, depth),
-        findings=findings(energies, probed, lenses, depth),
-        sections=sections(bench, table),
+        findings=findings(numbers),
+        sections=[*sections(bench, table), Section("Early, middle, late", (STAGES,), tables=(stage_table(numbers),))],
         n={"problems": len(samples), "runs": len(specs)},
         seeds=[spec.seed for spec in specs],
+        more={"stages": numbers},
     )
 
 
@@ -116,23 +119,6 @@ def last_frame(places: Sequence[int]) -> Selection:
     """What probes read."""
     hidden = select("blocks.*.hook_resid_post", branch="cond", frames=-1, step=list(places))
     return hidden | select(["latents.hook_in", "latents.hook_x0"], frames=-1, step=list(places))
-
-
-def stages(depth: int) -> dict[str, list[int]]:
-    """Layers by quarter of the depth.
-
-    >>> stages(10)
-    {'early': [0, 1, 2], 'middle': [3, 4, 5, 6, 7], 'late': [8, 9]}
-    """
-    found: dict[str, list[int]] = {"early": [], "middle": [], "late": []}
-    for layer in range(depth):
-        found["early" if 4 * layer < depth else "late" if 4 * layer >= 3 * depth else "middle"].append(layer)
-    return found
-
-
-def after_early(depth: int) -> list[int]:
-    """Layers from the second quarter on."""
-    return [layer for name in ("middle", "late") for layer in stages(depth)[name]]
 
 
 def energy_of(bench: Bench, specs: Sequence[RunSpec], depth: int) -> Contrasts:
@@ -266,102 +252,6 @@ def _ends(row: dict[str, Any]) -> dict[str, Any]:
 
 def _numbers(found: Estimate) -> dict[str, Any]:
     return {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
-
-
-def claims(energies: Contrasts, probed: Probed | None, lenses: pl.DataFrame, depth: int) -> list[Claim]:
-    """Specialisation of layers in energy, in what can be read, and in what the head makes of them."""
-    early, rest = stages(depth)["early"], after_early(depth)
-    stated = []
-    for part, words in (("foreground", "foreground tokens stand out from the background"), ("named", "tokens of what "
-                        "the prompt names stand out from other candidates")):  # fmt: skip
-        if part not in energies.parts:
-            continue
-        for kind, unit in KINDS.items():
-            stated.append(
-                above(
-                    f"{words} more after the first quarter of the layers than in it ({unit})",
-                    energies.difference(kind, part, rest, early),
-                    0.0,
-                    matters=MATTERS[kind],
-                    paper=PAPER,
-                    placebo=energies.difference(kind, part, rest, early, placebo=True).value,
-                    measure=f"the contrast, layers {rest[0]}-{rest[-1]} minus {early[0]}-{early[-1]} (placebo: masks "
-                    "of other problems)",
-                )
-            )
-    stated.append(
-        above(
-            "how far the foreground stands out runs alike over the layers at every step",
-            energies.alike("l2", "foreground"),
-            ALIKE,
-            matters=0.1,
-            paper=PAPER_STEPS,
-            measure="the mean correlation between the steps' profiles over layers",
-        )
-    )
-    if probed is not None:
-        stated.append(
-            above(
-                "the tokens that the answer is about are better decodable after the first quarter of the layers",
-                probed.difference(rest, early),
-                0.0,
-                matters=SCORE,
-                paper=PAPER,
-                placebo=probed.difference(rest, early, control=True).value,
-                measure=f"balanced accuracy, layers {rest[0]}-{rest[-1]} minus {early[0]}-{early[-1]}",
-            )
-        )
-    late = stages(depth)["late"] or rest
-    for name in lenses["measure"].unique(maintain_order=True).to_list():
-        stated.append(
-            above(
-                f"the head shows the right answer more often from late layers than from early ones ({name[5:]} lens)",
-                lens_difference(lenses, name, late, early),
-                0.0,
-                matters=SCORE,
-                measure=f"the share of right answers, layers {late[0]}-{late[-1]} minus {early[0]}-{early[-1]}",
-            )
-        )
-    return stated
-
-
-def lens_difference(lenses: pl.DataFrame, name: str, first: Sequence[int], second: Sequence[int]) -> Estimate:
-    """Right answers from some layers less those from others, run by run."""
-    mine = lenses.filter(measure=name).with_columns(pl.col("solved").cast(pl.Float64))
-    one, other = (
-        mine.filter(pl.col("layer").is_in(list(layers))).group_by("run", "sample", maintain_order=True).agg(
-            pl.col("solved").mean()
-        )
-        for layers in (first, second)
-    )  # fmt: skip
-    both = one.join(other, on="run", suffix="_other", maintain_order="left")
-    return Estimate.of((both["solved"] - both["solved_other"]).to_numpy(), both["sample"].to_numpy(), (-1.0, 1.0))
-
-
-def findings(energies: Contrasts, probed: Probed | None, lenses: pl.DataFrame, depth: int) -> str:
-    """What was found, in numbers."""
-    by_stage = {name: layers for name, layers in stages(depth).items() if layers}
-    parts = []
-    for part in energies.parts:
-        each = ", ".join(f"{name} {energies.mean('l2', part, layers)}" for name, layers in by_stage.items())
-        parts.append(f"Contrast of the {part} part (log2, L2): {each}.")
-    if probed is not None:
-        table = probed.real.table
-        each = ", ".join(
-            f"{name} {table.filter(pl.col('layer').is_in(layers))['score'].to_numpy().mean():.2f}"
-            for name, layers in by_stage.items()
-        )
-        shuffled = probed.control.table["score"].to_numpy().mean()
-        parts.append(f"Probes for what the answer is about: {each}; with shuffled labels {shuffled:.2f}.")
-    for name in lenses["measure"].unique(maintain_order=True).to_list():
-        rows = lenses.filter(measure=name)
-        each = ", ".join(
-            f"{stage} {rows.filter(pl.col('layer').is_in(layers))['solved'].cast(pl.Float64).to_numpy().mean():.2f}"
-            for stage, layers in by_stage.items()
-        )
-        own = rows.filter(pl.col("layer").is_null())["solved"].cast(pl.Float64).to_numpy().mean()
-        parts.append(f"Right answers through the {name[5:]} lens: {each}, the model's own output {own:.2f}.")
-    return " ".join(parts)
 
 
 STUDY = Study(

@@ -79,15 +79,24 @@ class Probed:
     real: GridResult
     control: GridResult
 
+    def mean(self, layers: Sequence[int], *, control: bool = False) -> Estimate:
+        """Mean score over some layers and all steps, with a bootstrap over problems."""
+        score, draws = self._over(layers, control)
+        return self._estimate(score, draws)
+
     def difference(self, first: Sequence[int], second: Sequence[int], *, control: bool = False) -> Estimate:
-        """Mean score over some layers and all steps, less that over others, with a bootstrap over problems."""
+        """The same over some layers, less that over others."""
+        one, other = self._over(first, control), self._over(second, control)
+        return self._estimate(one[0] - other[0], one[1] - other[1])
+
+    def _over(self, layers: Sequence[int], control: bool) -> tuple[float, np.ndarray]:
         grid = self.control if control else self.real
-        layers = grid.table["layer"].to_numpy()
-        draws, scores = grid.resamples(), grid.table["score"].to_numpy()
-        one, other = np.isin(layers, list(first)), np.isin(layers, list(second))
-        low, high = np.nanpercentile(draws[:, one].mean(1) - draws[:, other].mean(1), [2.5, 97.5])
-        value = float(scores[one].mean() - scores[other].mean())
-        return Estimate(value, float(low), float(high), int(grid.table["groups"][0]))
+        chosen = np.isin(grid.table["layer"].to_numpy(), list(layers))
+        return float(grid.table["score"].to_numpy()[chosen].mean()), grid.resamples()[:, chosen].mean(1)
+
+    def _estimate(self, score: float, draws: np.ndarray) -> Estimate:
+        low, high = np.nanpercentile(draws, [2.5, 97.5])
+        return Estimate(score, float(low), float(high), int(self.real.table["groups"][0]))
 
 
 def probe_tokens(

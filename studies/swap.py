@@ -164,6 +164,8 @@ def claims(found: Swaps, at: int) -> list[Claim]:
     middle = _middle(layers)
     plain = {"tokens": "all", "branch": "both", "source": "other", "until": False, "step": at}
     here = {**plain, "op": main, "layer": middle}
+    ends = sorted({cell["step"] for cell in found.cells if cell["until"]})
+    end = ends[min(1, len(ends) - 1)]
 
     def flips(measure: str = "flip", **facts: Any) -> float:
         return found.mean(measure, found.where(**{**here, **facts})).value
@@ -186,6 +188,13 @@ def claims(found: Swaps, at: int) -> list[Claim]:
             paper=PAPER,
             placebo=max(flips(read="early", source=name) for name in ("third", "noise")),
             measure=f"the share of runs whose {X0} shows the other answer (placebo as above)",
+        ),
+        above(
+            f"the same at every step up to {end} reverses the finished answer",
+            found.mean("flip", found.where(**{**here, "step": end, "until": True}, read="final")),
+            0.0,
+            matters=OFTEN,
+            measure="the share of runs that end with the other answer",
         ),
         above(
             f"at step {at} the tokens of the two answers carry more than as many others (mean over layers)",
@@ -283,9 +292,15 @@ def findings(found: Swaps, at: int) -> str:
         f"layer {middle}, the {TITLES[main]} of the other run turns {X0} of the step in "
         f"{said('flip', op=main, layer=middle, read='early')} of them and the finished video in "
         f"{said('flip', op=main, layer=middle, read='final')}; that of a third run turns {X0} in "
-        f"{said('flip', op=main, layer=middle, read='early', source='third')}. How far {X0} goes towards the other "
-        f"answer, mean over layers: {each}."
+        f"{said('flip', op=main, layer=middle, read='early', source='third')}. {_over_steps(found, main, middle)} "
+        f"How far {X0} goes towards the other answer, mean over layers: {each}."
     )
+
+
+def _over_steps(found: Swaps, op: str, layer: int) -> str:
+    cells = found.where(op=op, layer=layer, until=True, read="final")
+    each = ", ".join(f"{found.mean('flip', [i]).value:.2f} up to step {found.cells[i]['step']}" for i in cells)
+    return f"Swapped at every step up to one, the finished video turns in {each}."
 
 
 STUDY = Study(
@@ -295,8 +310,8 @@ STUDY = Study(
     answer=answer,
     options=options,
     tasks=("grounding", "maze"),
-    defaults={"problems": 8, "seeds": 1, "steps": 8, "size": 5, "guidance_scale": 2.0},
-    quick={"problems": 2, "places": 3, "every": 3, "ops": ["resid", "cross_attn"]},
+    defaults={"problems": 10, "seeds": 1, "steps": 8, "size": 5, "guidance_scale": 2.0},
+    quick={"problems": 4, "places": 3, "every": 3, "ops": ["resid", "cross_attn"], "guidance_scale": 1.0},
     minutes=(6, 1),
     work=work,
     real="--task grounding --problems 8 --places 8 --every 4",

@@ -83,7 +83,8 @@ def _controls(bench: Bench, both: pl.DataFrame, op: str, at: int) -> Picture:
     caption = (
         f"Swaps of the {TITLES[op]} at step {at}; bars: 95 % intervals over {_pairs(both)} pairs, both directions. "
         "From the other run, from a third problem's run, and as far in a random direction; all tokens, those that tell "
-        "the two answers apart, as many others; in both passes or in one of them."
+        "the two answers apart, as many others; in both passes or in one of them. A picture that shows neither answer "
+        "is half of the way."
     )
     return Picture(path, "Controls", caption)
 
@@ -98,13 +99,14 @@ def _lasting(bench: Bench, both: pl.DataFrame, ops: Sequence[str], at: int) -> l
         for layer, colour in zip(until["layer"].unique().sort().to_list(), (BLUE, ORANGE), strict=False)
     ]
     caption = (
-        "Share of finished videos with the other answer, over the pairs whose undisturbed videos show both; bars: 95 % "
-        "intervals over pairs."
+        "Share of finished videos with the other answer, over the pairs whose undisturbed videos show both "
+        f"({int(final['n_flip'].to_numpy().max())} of {_pairs(both)}); bars: 95 % intervals over pairs. Up to a step: "
+        f"the {TITLES[ops[0]]}."
     )
     pictures = []
     for name, title, series, xlabel in (
         ("lasting", f"Swapped at step {at} alone", single, "layer"),
-        ("until", f"The {TITLES[ops[0]]} swapped at all steps up to one", several, "last step that is swapped"),
+        ("until", "Swapped at all steps up to one", several, "last step that is swapped"),
     ):
         path = bench.folder / f"{name}.png"
         with bench.folder.writing(path.name) as place:

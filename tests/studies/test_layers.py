@@ -10,8 +10,8 @@ from scipy.stats import spearmanr
 from interp import TokenGrid, tasks
 from studies.claim import NOT, OPEN, SHOWS
 from studies.energy import Contrasts, contrasts_of
-from studies.layers import after_early, claims, findings, lens_difference, stages
 from studies.probing import TokenRows, probe_tokens
+from studies.stages import after_early, by_stage, claims, findings, lens_difference, stages
 
 GRID = TokenGrid(5, 5, 5)
 
@@ -63,7 +63,11 @@ def test_claims_on_energy_follow_the_numbers() -> None:
     assert strong[0].value == pytest.approx(1, abs=0.02)
     assert strong[0].placebo is not None
     assert strong[0].placebo < 0.5
-    assert "foreground" in findings(energies(2.0), None, empty, 4)
+    rows = by_stage(energies(2.0), None, empty, 4)
+    assert len(rows) == 2 * 3 * 3  # parts, kinds, stages
+    late = next(row for row in rows if (row["measure"], row["stage"]) == ("energy_robust", "late"))
+    assert late["low"] <= late["value"] <= late["high"]
+    assert f"{late['value']:.2f} (" in findings(rows)
 
 
 def test_stages_are_quarters() -> None:
@@ -107,6 +111,7 @@ def test_probes_find_what_is_there_and_not_what_is_shuffled() -> None:
     assert gain.low > 0.1
     assert control.low < 0.1
     assert gain.n == 10
+    assert found.mean([1]).value - found.mean([0]).value == pytest.approx(gain.value)
 
 
 def test_lenses_are_compared_run_by_run() -> None:

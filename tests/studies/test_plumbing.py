@@ -37,8 +37,8 @@ OWN = {
     "noise": ["--places", "1", "--kinds", "renoise"],
     "memory": ["--problems", "6", "--knocked", "2", "--spans", "1", "--windows", "1", "--shuffles", "2"],
     "blog_claims": ["--seeds", "2", "--sizes", "1", "--at", "0.5", "--watch", "2"],
-    "layers": ["--problems", "5", "--places", "1", "--tuned", "1", "--shuffles", "1"],
-    "swap": ["--problems", "1", "--places", "1", "--ops", "resid", "--every", "2"],
+    "layers": ["--problems", "5", "--places", "1", "--tuned", "1", "--shuffles", "1", "--steps", "2"],
+    "swap": ["--problems", "1", "--places", "1", "--ops", "resid", "--every", "2", "--steps", "2"],
     "ensemble": ["--seeds", "2", "--at", "0", "--width", "1"],
 }
 NEVER_RIGHT = {"early_plan": ["--strengths"]}
