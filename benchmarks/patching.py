@@ -6,8 +6,8 @@ medium one (d 512, 8 layers, 1280 tokens, random weights); 20 steps x all layers
 
 All three drive the same step loop over the same prepared batch, so that neither side pays for prompts and pictures.
 Peers take a sample of the cells whose mean cost is that of the grid (every layer costs them the same, and the steps
-have the mean of all steps); so do our sweeps of the medium model. ``--only mini`` or ``--only medium`` measures one
-and keeps the other's rows. Times are those of the whole grid:
+have the mean of all steps); so do our sweeps of the medium model. ``--only "medium: read early"`` measures the rows
+that begin so and keeps the others. Times are those of the whole grid:
 ``fixed + cells x time of a cell``, where fixed is the source run and, for ours, the recording of the clean run.
 
 The limits. Replay alone: 20 steps of each run become 9.5 and the rest of the layers of one. What FLOPs allow:
@@ -185,6 +185,7 @@ def rows_of(
     sample: dict[bool, Sequence[Cell]],
     own: dict[bool, Sequence[Cell]],
     rounds: int,
+    only: str = "",
 ) -> list[dict[str, Any]]:
     """Rows of one model; of what is by False and True, the first is finished and the second early.
 
@@ -195,7 +196,11 @@ def rows_of(
         sample: cells that peers are timed on.
         own: cells that ours is timed on.
         rounds: repetitions.
+        only: how the cases begin that are measured.
     """
+    modes = [early for early in (False, True) if _case(name, early).startswith(only)]
+    if not modes:
+        return []
     ready: list[Any] = [None]
     wrapped = _wrapped(peer.lab)
     results: dict[str, dict[Cell, Tensor]] = {}
@@ -214,11 +219,11 @@ def rows_of(
 
     ways = ["naive", *(["nnsight"] if wrapped is not None else [])]
     cases: dict[str, Callable[[], Any]] = {"source": bench.naive_source, "fixed": prepare_ours}
-    cases |= {f"{way} {early}": partial(run, way, early) for early in (False, True) for way in (*ways, "ours")}
+    cases |= {f"{way} {early}": partial(run, way, early) for early in modes for way in (*ways, "ours")}
     times = interleaved(cases, rounds, warmup=0)
     bounds, exact = flop_bounds(bench, ready[0]), kept_source(bench.lab, bench.source_plan, bench.where)
     count, rows = len(bench.grid), []
-    for early in (False, True):
+    for early in modes:
         mine = _whole(times["fixed"], times[f"ours {early}"], count / len(own[early]))
         for way in ways:
             theirs = _whole(times["source"], times[f"{way} {early}"], count / len(sample[early]))
@@ -234,7 +239,7 @@ def rows_of(
             aim = AIMS[name][early] if way == "naive" else None
             rows.append(
                 row(
-                    f"{name}: {'read early' if early else 'finished'}, {count} cells",
+                    f"{_case(name, early)}, {count} cells",
                     mine.median, f"{way} reruns", theirs.median, "s",
                     "" if aim is None else f">= {aim}x faster", None if aim is None else faster >= aim,
                     times_faster=faster, flop_bound=bounds[early], max_difference=apart,
@@ -246,6 +251,10 @@ def rows_of(
     return rows
 
 
+def _case(name: str, early: bool) -> str:
+    return f"{name}: {'read early' if early else 'finished'}"
+
+
 def flop_bounds(bench: Bench, ready: tuple[Recording, Stored]) -> dict[bool, float]:
     """How many times fewer FLOPs ours needs than naive for the whole grid, finished (False) and early (True)."""
     last, count, steps = bench.steps - 1, len(bench.grid), bench.steps
@@ -253,7 +262,7 @@ def flop_bounds(bench: Bench, ready: tuple[Recording, Stored]) -> dict[bool, flo
     entering = flops(lambda: bench.ours(ready, [(last, layer) for layer in range(bench.layers)], True))
     both = ready[0].rows([0, 0])
     shared = flops(lambda: replay(bench.lab, both, edits.scale("latents.hook_in", 2, step=last), share_text=True)) / 2
-    fixed = 2 * steps * full + steps * entering
+    fixed = 2 * steps * shared + steps * entering
     naive = {False: full * steps * (count + 1), True: full * (steps + bench.layers * steps * (steps + 1) / 2)}
     return {False: naive[False] / (fixed + count * (steps - 1) / 2 * shared), True: naive[True] / fixed}
 
@@ -286,25 +295,30 @@ def main() -> None:
     if chosen.quick:
         bench, peer = (bench_of(small(4), 4, 4) for _ in range(2))
         sample = [(1, 1), (2, 4)]
-        own = [(step, layer) for step in (1, 2) for layer in (1, 4)]
-        rows += rows_of("mini", bench, peer, {False: sample, True: sample}, {False: own, True: bench.grid}, 1)
+        few = [(step, layer) for step in (1, 2) for layer in (1, 4)]
+        rows += rows_of("mini", bench, peer, {False: sample, True: sample}, {False: few, True: bench.grid}, 1)
     quarter = chosen.steps // 4
-    if not chosen.quick and chosen.only in ("", "mini"):
+    if not chosen.quick and _wanted("mini", chosen.only):
         bench, peer = (bench_of(small(), chosen.steps, 16) for _ in range(2))
         steps = [quarter // 2 + quarter * k for k in range(4)]  # 2, 7, 12, 17 of 20: with the mean of all
         sample = [(step, layer) for step in steps for layer in (1, 4)]
         both = {False: sample, True: sample}
-        rows += rows_of("mini", bench, peer, both, {False: bench.grid, True: bench.grid}, chosen.rounds)
-    if not chosen.quick and chosen.only in ("", "medium"):
+        own = {False: bench.grid, True: bench.grid}
+        rows += rows_of("mini", bench, peer, both, own, chosen.rounds, chosen.only)
+    if not chosen.quick and _wanted("medium", chosen.only):
         bench, peer = (bench_of(medium(), chosen.steps, 8) for _ in range(2))
         low, high = quarter, chosen.steps - 1 - quarter  # 5 and 14: with the mean of all
         early = [(step, layer) for step in (low, high) for layer in range(bench.layers)]
         some = [(step, layer) for step in (low, high) for layer in (1, 6)]
         sampled = {False: [(high, 6)], True: [(low, 1), (high, 6)]}
-        rows += rows_of("medium", bench, peer, sampled, {False: some, True: early}, 1)
+        rows += rows_of("medium", bench, peer, sampled, {False: some, True: early}, chosen.rounds, chosen.only)
     if chosen.only:
         rows += [one for one in kept_rows("patching") if not one["case"].startswith(chosen.only)]
     publish("patching", rows, as_json=chosen.json, keep=not chosen.quick)
+
+
+def _wanted(name: str, only: str) -> bool:
+    return any(_case(name, early).startswith(only) for early in (False, True))
 
 
 AIMS = {"mini": {False: 3.0, True: 15.0}, "medium": {False: 1.8, True: 15.0}}

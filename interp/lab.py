@@ -210,7 +210,7 @@ class Lab:
             template: the edit; every cell narrows its selection.
             over: axes to values: ``{"step": range(20), "layer": range(12)}``.
             metric: an `interp.edits.EditedRun` to a number.
-            options: ``early``, ``placebos``, ``batch_size``, ``to``, ``progress``.
+            options: ``early``, ``capture``, ``placebos``, ``batch_size``, ``to``, ``progress``.
         """
         from interp.sweep import sweep
 

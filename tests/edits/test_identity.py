@@ -94,6 +94,19 @@ def test_a_full_stream_patch_is_running_the_source_from_there_on(kind: str, sche
     assert not torch.equal(patched.trajectory.result, source.trajectory.result)
 
 
+@pytest.mark.parametrize("taken", ["cond", "uncond"])
+def test_one_pass_patched_from_the_other_is_a_run_without_guidance(taken: str) -> None:
+    """Where both passes hold the same before the head, guidance has nothing to add."""
+    lab, (run, _, _) = lab_and_runs(steps=2, guidance=4.0)
+    other = {"cond": "uncond", "uncond": "cond"}[taken]
+    sites = select("latents.hook_velocity_{cond,uncond}")
+    kept = edits.Stored.of(edits.run_with(lab, run, (), "head.hook_in"), branch=taken)
+    graph = edits.patch("head.hook_in", kept, step=0, branch=other)
+    out = edits.run_with(lab, run, graph, sites, stop=1)
+    cond, uncond = (out.captured[f"latents.hook_velocity_{branch}"] for branch in ("cond", "uncond"))
+    assert torch.equal(cond, uncond)
+
+
 def test_patching_latents_and_all_of_a_step_becomes_the_other_run() -> None:
     lab, runs = lab_and_runs(scheduler="euler")
     source = edits.run_with(lab, runs[1], (), "latents.hook_in")

@@ -16,6 +16,15 @@ from tests.edits.labs import lab_and_runs, results
 
 STEPS, BRANCHES, LAYERS, TOKENS = 2, ("cond", "uncond"), 2, 12
 OPS = ("resid_post", "mlp_out", "attn.hook_z")
+WHEN: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {  # what is asked, and the steps that are meant
+    "always": ({}, (0, 1)),
+    "first step": ({"step": 0}, (0,)),
+    "last step": ({"step": -1}, (1,)),
+    "noisy": ({"sigma": (0.95, None)}, (0,)),
+    "less noisy": ({"sigma": (None, 0.95)}, (1,)),
+    "high": ({"expert": "high"}, (0,)),
+    "low": ({"expert": "low"}, (1,)),
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +35,7 @@ class Drawn:
     x: float
     op: str
     layer: int | None
-    step: int | None
+    when: str
     branch: str | None
     head: int | None
     tokens: tuple[int, ...]
@@ -36,7 +45,7 @@ class Drawn:
         """The same in the package's words."""
         layer = "*" if self.layer is None else self.layer
         name = f"blocks.{layer}.{self.op if self.op == 'attn.hook_z' else 'hook_' + self.op}"
-        axes: dict[str, Any] = {"step": self.step, "branch": self.branch, "tokens": list(self.tokens)}
+        axes: dict[str, Any] = {"branch": self.branch, "tokens": list(self.tokens)} | WHEN[self.when][0]
         axes["head"] = self.head if self.op == "attn.hook_z" else None
         where, rows = select(name, **axes), self.rows
         match self.kind:
@@ -61,16 +70,8 @@ class Drawn:
 
     def fires(self, op: str, layer: int, step: int, branch: str) -> bool:
         """Whether it is at an address."""
-        return (
-            self.op == op
-            and self.layer in (None, layer)
-            and self.step in (None, step)
-            and self.branch
-            in (
-                None,
-                branch,
-            )
-        )
+        here = self.op == op and self.layer in (None, layer)
+        return here and step in WHEN[self.when][1] and self.branch in (None, branch)
 
     def naively(self, x: Tensor) -> None:
         """Change [world, token, feature] or [world, token, head, feature] in place, one vector at a time."""
@@ -105,7 +106,7 @@ DRAWN = st.builds(
     x=st.sampled_from([0.5, -1.0, 2.0]),
     op=st.sampled_from(OPS),
     layer=st.sampled_from([None, 0, 1]),
-    step=st.sampled_from([None, 0, 1]),
+    when=st.sampled_from(sorted(WHEN)),
     branch=st.sampled_from([None, *BRANCHES]),
     head=st.sampled_from([None, 0, 1]),
     tokens=st.sets(st.integers(0, TOKENS - 1), min_size=1).map(lambda tokens: tuple(sorted(tokens))),
@@ -153,6 +154,9 @@ def naive_run(lab: Any, runs: Any, drawn: list[Drawn]) -> Tensor:
 @pytest.fixture(scope="module")
 def small() -> tuple[Any, Any]:
     lab, runs = lab_and_runs(steps=STEPS)
+    schedule = lab.schedule(runs[0].settings)
+    assert schedule.experts == ("high", "low")
+    assert schedule.sigmas[0] > 0.95 > schedule.sigmas[1]
     return lab, runs[:2]
 
 
