@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from interp.store.background import BackgroundShard, BackgroundWriter
+from interp.store.background import BackgroundWriter
+from interp.store.backgroundshard import BackgroundShard
 from interp.store.cells import Cell
 from interp.store.consolidate import consolidate
 from interp.store.export import export

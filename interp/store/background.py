@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from interp.errors import StoreError
+from interp.store.backgroundshard import BackgroundShard
 from interp.store.blocks import LARGE
-from interp.store.cellcheck import Given, RunCheck
+from interp.store.cellcheck import Given
 from interp.store.disk import bytes_at, bytes_of, copy_bytes
+from interp.store.errands import Errands
 from interp.store.index import run_fields, site_fields
-from interp.store.labels import checked_labels
 from interp.store.layout import RunLayout
 from interp.store.wire import RECORD, receive, send
 
@@ -38,66 +39,6 @@ PATIENCE = 0.01
 """Seconds of writing after which it is asked whether the other process still lives."""
 
 
-class BackgroundShard:
-    """Takes the tensors of one run, as `ShardWriter` does. Made by `BackgroundWriter.writer`.
-
-    Args:
-        background: where they go.
-        number: of the run.
-        layout: what will be written.
-    """
-
-    def __init__(self, background: BackgroundWriter, number: int, layout: RunLayout) -> None:
-        self.layout = layout
-        self._background, self._number = background, number
-        self._check = RunCheck(layout)
-        self._places = {site.site: (i, site.cell_nbytes) for i, site in enumerate(layout.stored.sites)}
-        self._over: str | None = None
-
-    def write(self, site: str, step_index: int, branch_index: int, tensor: Any) -> None:
-        """Keep one tensor; waits while all slots are full. See `ShardWriter.write`.
-
-        Raises:
-            StoreError: it does not fit the layout, or some run failed meanwhile.
-        """
-        if self._over is not None:
-            raise StoreError(f"run {self.layout.run} takes no more data: {self._over}")
-        cell, given = self._check.site(site).check(step_index, branch_index, tensor)
-        for name, part in given.items() if isinstance(given, dict) else ((site, given),):
-            place, nbytes = self._places[name]
-            self._background.put(self._number, place, cell, part, nbytes)
-
-    def finish(self, labels: Mapping[str, Any] | None = None) -> None:
-        """Have the run finished; it is once `BackgroundWriter.flush` or the block's end has returned.
-
-        Raises:
-            StoreError: something of the layout was never written, a label cannot be stored, or some run failed
-                meanwhile.
-        """
-        if self._over is not None:
-            raise StoreError(f"run {self.layout.run} cannot be finished: {self._over}")
-        try:
-            checked = checked_labels(labels or {}, f"run {self.layout.run}")
-            self._check.check_complete()
-        except StoreError:
-            self.abort()
-            raise
-        self._over = "it is finished"
-        self._background.finish(self._number, checked)
-
-    def abort(self) -> None:
-        """Throw the run away, unless it is finished."""
-        if self._over is None:
-            self._over = "it was aborted"
-            self._background.abort(self._number)
-
-    def __enter__(self) -> BackgroundShard:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.abort()
-
-
 class BackgroundWriter:
     """Writes runs of a store in another process. Made by `Store.background`; a context manager, or end with `close`.
 
@@ -105,10 +46,11 @@ class BackgroundWriter:
         store: the store.
         memory: bytes of shared memory, at least 16 MiB; a capture holds no more than this (and the process that writes
             about as much as 1 MiB a site of an unfinished run).
+        borrow: copy tensors in a thread, see `Store.background`; as many bytes of them as ``memory`` may wait.
     """
 
-    def __init__(self, store: Store, memory: int = 256 << 20) -> None:
-        self.store = store
+    def __init__(self, store: Store, memory: int = 256 << 20, borrow: bool = False) -> None:
+        self.store, self.borrow = store, borrow
         self._slots = max(2, memory // SLOT)
         self._names: dict[int, str] = {}
         self._unfinished: set[int] = set()
@@ -120,6 +62,7 @@ class BackgroundWriter:
         self._heard = 0.0
         self._start()
         self._free = list(range(self._slots))
+        self._errands = Errands(memory) if borrow else None
 
     def writer(self, run: str, layout: RunLayout) -> BackgroundShard:
         """Begin to write a run.
@@ -127,15 +70,30 @@ class BackgroundWriter:
         Raises:
             StoreError: the run is there already, or some run failed meanwhile.
         """
-        self._pump(wait=False)
+        if self._errands is None:
+            self._pump(wait=False)
+        self._check_open()
         if layout.run != run or run in self.store:
             raise StoreError(f"run {run} is already in {self.store.path} or is not that of the layout ({layout.run})")
         number = len(self._names)
         self._names[number] = run
         self._unfinished.add(number)
         sites = [site_fields(site) for site in layout.stored.sites]
-        self._send({"do": "open", "number": number, "layout": run_fields(layout), "sites": sites})
+        head = {"do": "open", "number": number, "layout": run_fields(layout), "sites": sites}
+        self.have_done(lambda: self._send(head))
         return BackgroundShard(self, number, layout)
+
+    def have_done(self, errand: Callable[[], None], nbytes: int = 0) -> None:
+        """Do something that speaks to the other process: now, or after all that was asked before in the thread.
+
+        Raises:
+            StoreError: what it, or something before it, raised.
+        """
+        if self._errands is None:
+            errand()
+        else:
+            self._check_open()
+            self._errands.ask(errand, nbytes)
 
     def flush(self) -> None:
         """Wait until all runs that were finished are on the disk.
@@ -143,6 +101,8 @@ class BackgroundWriter:
         Raises:
             StoreError: one of them is not, or the process that writes is gone.
         """
+        if self._errands is not None:
+            self._errands.flush()
         self._pass_on()
         self._flushed = False
         self._send({"do": "flush"})
@@ -157,6 +117,8 @@ class BackgroundWriter:
         try:
             self.flush()
         finally:
+            if self._errands is not None:
+                self._errands.end()
             self._end()
 
     def __enter__(self) -> BackgroundWriter:

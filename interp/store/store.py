@@ -110,13 +110,17 @@ class Store:
             raise StoreError(f"the layout is of run {layout.run!r}, not of {run!r}")
         return ShardWriter(self.path / "runs" / f"{run}.h5", layout, self.manifest)
 
-    def background(self, memory: int = 256 << 20) -> BackgroundWriter:
+    def background(self, memory: int = 256 << 20, borrow: bool = False) -> BackgroundWriter:
         """Write runs in another process: ``with store.background() as writers: writers.writer(run, layout)`` ...
 
         Args:
             memory: bytes that may wait to be written; when they are full, `write` waits.
+            borrow: `write` returns before a tensor was copied, which a thread does while the caller waits for something
+                else, such as a GPU. Nobody may change it in place before; that is noticed (of torch tensors outside of
+                inference mode; others are copied at once), and ends the writing with an error, as any failure then
+                does. ``memory`` bounds what is borrowed, too.
         """
-        return BackgroundWriter(self, memory)
+        return BackgroundWriter(self, memory, borrow)
 
     def drop(self, runs: Iterable[str]) -> None:
         """Take runs off the list and remove their shards, so that they are repeated; site-major files likewise.

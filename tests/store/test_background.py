@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import resource
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -29,10 +32,11 @@ def write_run(writers: BackgroundWriter, layout: RunLayout, finish: bool = True)
             writer.finish(labels_of(layout))
 
 
-def test_the_same_bytes_as_in_one_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("borrow", [False, True])
+def test_the_same_bytes_as_in_one_process(tmp_path: Path, borrow: bool) -> None:
     near = make_store(tmp_path / "near", seeds=5)
     far = Store.create(tmp_path / "far", PROVENANCE)
-    with far.background() as writers:
+    with far.background(borrow=borrow) as writers:
         for seed in range(5):
             write_run(writers, layout_of(f"run{seed}", seed=seed))
     assert far.runs == near.runs
@@ -64,6 +68,40 @@ def test_several_runs_at_a_time_and_tensors_larger_than_the_memory(tmp_path: Pat
             writer.finish()
     for site in ("small", "middle", "large"):
         assert torch.equal(store.read(site, as_="torch"), torch.stack([content[site][:, 0] for content in tensors]))
+
+
+def test_a_borrowed_tensor_that_is_changed_too_early_is_noticed(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "s", PROVENANCE)
+    layout = layout_of("r")
+    tensor = torch.zeros(24, 16, dtype=torch.bfloat16)
+    hold = threading.Event()
+    far = store.background(borrow=True)
+    writer = far.writer("r", layout)
+    far.have_done(lambda: hold.wait(10) and None)
+    writer.write(RESID, 0, 0, tensor)
+    tensor += 1
+    hold.set()
+    with pytest.raises(StoreError, match="changed in place before it was copied"):
+        far.close()
+    assert_sound(store.path, ())
+
+
+def test_borrowed_arrays_may_be_changed_at_once(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "s", PROVENANCE)
+    site = SiteLayout("number", ("step", "branch", "number"), (4, 1, 3), "float32", branches=("cond",))
+    hold = threading.Event()
+    with torch.inference_mode(), store.background(borrow=True) as writers:
+        writer = writers.writer("r", dataclasses.replace(layout_of("r"), sites=(site,)))
+        writers.have_done(lambda: hold.wait(10) and None)
+        array, tensor = np.zeros(3, np.float32), torch.zeros(3)
+        for step in range(4):
+            given = array if step % 2 else tensor
+            given[:] = step
+            writer.write("number", step, 0, given)
+        array[:] = tensor[:] = -1
+        hold.set()
+        writer.finish()
+    assert store.read("number")[0, :, 0].tolist() == [0, 1, 2, 3]
 
 
 def test_finished_runs_are_there_after_a_flush(tmp_path: Path) -> None:
