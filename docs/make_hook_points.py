@@ -34,7 +34,10 @@ FAMILIES = {
     "blocks": "In every block",
     "image": "Wan2.1 with an image encoder",
     "head": "The head",
+    "vace": "VACE's control blocks",
 }
+HAVE = {"image": ("A14B",), "vace": ("A14B", "1.3B")}
+"""Models shown, for what not every one of them has."""
 INTRO = """# Hook points
 
 Every named tensor of a run. `{layer}` is the number of the block; expert, step and branch are axes of an address and no
@@ -42,16 +45,18 @@ part of a name. Axes and shapes are without the batch, which always comes first.
 
 Shapes are those of Wan2.2-I2V-A14B and Wan2.1-T2V-1.3B at 832 x 480 pixels and 81 frames, and of the bundled
 `wan-maze-mini` at 80 x 80 pixels and 17 frames. Sites that only Wan2.1 models with an image encoder have are shown at
-the size of A14B, which is that of Wan2.1-I2V-14B. Where axes are marked † there is a leading `token` axis in TI2V-5B,
-whose tokens have a timestep each.
+the size of A14B, which is that of Wan2.1-I2V-14B; those of VACE's control blocks at the sizes of A14B and 1.3B, which
+are those of its two checkpoints. Where axes are marked † there is a leading `token` axis in TI2V-5B, whose tokens have
+a timestep each.
 
-**Read** and **write** say the least that it takes:
+**Read** and **write** say the least that it takes; one word stands for both:
 
-- *module*: a plain hook on the module in the last column, at its input or output.
-- *recompute*: exact arithmetic on other sites (read only).
+- *module*: a plain hook on the module named after "at", at its input or output.
+- *recompute*: exact arithmetic on other sites (to read).
 - *processor*: an attention processor in this layer.
 - *block*: an instrumented block forward in this layer.
 - *sampler*: the step loop has it.
+- *no*: it is read only.
 
 Sites marked ‡ are too big to keep whole. A wildcard in the last part of a pattern leaves them out; name them, and keep
 some tokens and heads, or a view.
@@ -65,6 +70,9 @@ parameter: `test_fires_once[blocks.{layer}.attn.hook_z]`. *test_fires_once* find
 branch and expert of every kind of pipeline; *test_is_written* sets it, sees the value in a capture and another video
 come out. `tests/tracer/test_reconstruction.py` rebuilds the model from captures alone, and `tests/address/` checks
 shapes and budgets on the meta device.
+
+VACE's control blocks are Wan blocks that run before the model's own, over a stream of the control video, and each gives
+a hint to one of the model's blocks. Their hook points are read only, in calls that are watched with `lab.observe`.
 """
 
 
@@ -84,26 +92,24 @@ def render() -> str:
 def shape_in(model: str, site: Site) -> tuple[int, ...] | None:
     """Shape of a site in one of the models shown; None if the model does not have it."""
     config = CONFIGS[model]
+    if model not in HAVE.get(site.family, CONFIGS):
+        return None
     if site.family == "image":
-        if model != "A14B":
-            return None
         config = config | {"image_dim": 1280}
     return site_shape(site, **sizes_of(config, TokenGrid.from_video(*VIDEOS[model])))
 
 
 def _table(sites: list[Site]) -> list[str]:
-    head = ["hook point", "what it is", "axes", *CONFIGS, "read", "write", "module", "tests"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines = ["| hook point | axes, shapes | read, write | tests |", "|---|---|---|---|"]
     for site in sites:
+        name = f"`{site.name}`" + " ‡" * site.heavy
+        axes = (", ".join(site.axes) or "none") + " †" * site.per_token_time
+        tests = "`test_fires_once`" + ", `test_is_written`" * site.writable
         cells = [
-            f"`{site.name}`" + " ‡" * site.heavy,
-            site.meaning,
-            (" ".join(site.axes) or "none") + " †" * site.per_token_time,
-            *(_shape_text(shape_in(model, site)) for model in CONFIGS),
-            site.tier,
-            site.write,
-            _where(site),
-            "`test_fires_once`" + ", `test_is_written`" * site.writable,
+            "<br>".join(filter(None, (name, site.meaning, _where(site)))),
+            "<br>".join([axes, *_shapes(site)]),
+            site.tier if site.write == site.tier else f"{site.tier}, {site.write}",
+            tests,
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
@@ -113,11 +119,17 @@ def _where(site: Site) -> str:
     if site.port == "none":
         return ""
     name = f"`{site.module}` " if site.module else "the transformer's "
-    return name + site.port + (f" `{site.argument[1]}`" if site.port == "input" and site.argument[0] else "")
+    return "*at* " + name + site.port + (f" `{site.argument[1]}`" if site.port == "input" and site.argument[0] else "")
 
 
-def _shape_text(shape: tuple[int, ...] | None) -> str:
-    return "" if shape is None else "x".join(map(str, shape)) if shape else "one number"
+def _shapes(site: Site) -> list[str]:
+    """A line for each shape, with the models that have it."""
+    models: dict[str, list[str]] = {}
+    for model in CONFIGS:
+        shape = shape_in(model, site)
+        if shape is not None:
+            models.setdefault("x".join(map(str, shape)) or "one number", []).append(model)
+    return [f"{'all' if len(have) == len(CONFIGS) else ', '.join(have)}: {text}" for text, have in models.items()]
 
 
 if __name__ == "__main__":

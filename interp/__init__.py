@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from interp.capture import Receipt
     from interp.errors import InterpError, ModelError, OutputError, SelectionError, StoreError, TaskError
     from interp.grid import TokenGrid
-    from interp.lab import Lab, RunResult, load
+    from interp.lab import Lab, load
     from interp.model import bundled_models
+    from interp.result import RunResult
     from interp.runspec import RunSpec, SamplerSettings
     from interp.selection import AddressSpace, Resolution, Selection, select
     from interp.store import Store
@@ -29,7 +30,7 @@ _HOMES = {
     "OutputError": "interp.errors",
     "Receipt": "interp.capture",
     "Resolution": "interp.selection",
-    "RunResult": "interp.lab",
+    "RunResult": "interp.result",
     "RunSpec": "interp.runspec",
     "Sample": "interp.tasks.sample",
     "SamplerSettings": "interp.runspec",

@@ -205,13 +205,7 @@ class Recorder:
         """
         if self._copies is not None:
             self._copies.flush()
-        wanted = {
-            (output.name, step, branch)
-            for output in self.plan.outputs
-            for step in self.resolution.steps_of(output.site)
-            for branch in self.resolution.branches_of(output.site)
-            if self.resolution.contains(output.site, step, branch)
-        }
+        wanted = {(output.name, *key) for output in self.plan.outputs for key in self.resolution.keys_of(output.site)}
         missed = sorted(wanted - set(self.fired))
         doubled = sorted(key for key, count in self.fired.items() if count > 1)
         if missed or doubled:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,13 +21,14 @@ from interp.capture import NoSink, Recorder, dtype_named
 from interp.errors import InterpError, SelectionError
 from interp.hostcopy import HostCopies
 from interp.runspec import RunSpec
-from interp.selection import Selection
+from interp.selection import AddressSpace, Selection
 from interp.store import BackgroundShard, BackgroundWriter, RunLayout, ShardWriter, SiteLayout, Store
 from interp.tasks import get as get_task
 from interp.trajectory import Schedule, Trajectory
 from interp.views import View, ViewPlan, parse
 
 if TYPE_CHECKING:
+    from interp.edits.captured import Edited
     from interp.lab import Lab
 
 WORTH_A_PROCESS = 1 << 30
@@ -66,14 +68,25 @@ def capture_runs(
     labels: bool = True,
     codec: str | None = None,
     share_text: bool = False,
+    edits: Any = None,
 ) -> Store:
     """See `interp.Lab.capture`."""
     dtype_named(dtype)
+    edited = None
+    if edits is not None:
+        from interp.edits.captured import Edited
+
+        if share_text:
+            raise InterpError("share_text=True is for clean runs: edits may change the text of one run; leave it out")
+        edited = Edited.of(edits)
+        runs = edited.specs(runs, batch_size)
     unique = list({run.key: run for run in runs}.values())
     kinds: dict[tuple[Any, ...], list[RunSpec]] = {}
     for run in unique:
         kinds.setdefault(_kind(run), []).append(run)
-    plans = {kind: ViewPlan.of(selection.resolve(lab.space(same)), views, dtype) for kind, same in kinds.items()}
+    plans = {
+        kind: ViewPlan.of(selection.resolve(_space(lab, same, edited)), views, dtype) for kind, same in kinds.items()
+    }
     common = {"model": lab.name, "model_hash": lab.model_hash, "versions": versions()}
     if not all(plan.plain for plan in plans.values()):
         common["views"] = [view.name for view in views]
@@ -97,7 +110,9 @@ def capture_runs(
         for batch in _batches(unique, batch_size):
             missing = [run for run in batch if run.key not in store]
             if missing:
-                _one_batch(lab, batch, missing, plans[_kind(batch[0])], target, dtype, labels, codec, share_text)
+                _one_batch(
+                    lab, batch, missing, plans[_kind(batch[0])], target, dtype, labels, codec, share_text, edited
+                )
                 bar.advance(len(missing))
     return store
 
@@ -116,22 +131,31 @@ def _one_batch(
     labels: bool,
     codec: str | None,
     share_text: bool,
+    edited: Edited | None,
 ) -> None:
     """Run a batch and write the runs that are missing.
 
     Finished runs of a batch that was broken off are run once more and not written: rounding depends on the size of a
     batch, and a capture that went on is to hold the same bits as one that was never stopped.
     """
-    schedule = lab.schedule(batch[0].settings)
+    schedule = lab.schedule(batch[0].settings) if edited is None else edited.schedule(lab, batch[0])
     writers: dict[str, ShardWriter | BackgroundShard] = {}
     try:
         for run in missing:
             writers[run.key] = to.writer(run.key, _layout(run, plan, schedule, codec))
-        sinks = [writers.get(run.key, NoSink()) for run in batch]
-        samples = [run.sample for run in batch]
-        recorder = Recorder(plan.resolution, sinks, dtype, plan.views, samples, HostCopies())
-        trajectories = lab.run_batch(batch, recorder, share_text=share_text)
-        recorder.receipt()
+        recorders: list[Recorder] = []
+
+        def recorder_of(rows: Sequence[RunSpec]) -> Recorder:
+            sinks = [writers.get(batch[i].key, NoSink()) if i < len(batch) else NoSink() for i in range(len(rows))]
+            samples = [row.sample for row in rows]
+            recorders.append(Recorder(plan.resolution, sinks, dtype, plan.views, samples, HostCopies()))
+            return recorders[0]
+
+        if edited is None:
+            trajectories = lab.run_batch(batch, recorder_of(batch), share_text=share_text)
+        else:
+            trajectories = edited.sample(lab, batch, recorder_of)
+        recorders[0].receipt()
         for run, trajectory in zip(batch, trajectories, strict=True):
             if run.key in writers:
                 writers[run.key].finish(labels=_labels(lab, run, trajectory) if labels else {})
@@ -139,6 +163,14 @@ def _one_batch(
         for writer in writers.values():
             writer.abort()
         raise
+
+
+def _space(lab: Lab, runs: Sequence[RunSpec], edited: Edited | None) -> AddressSpace:
+    """Addresses of runs of one kind."""
+    space = lab.space(runs)
+    if edited is None:
+        return space
+    return replace(space, experts=edited.schedule(lab, runs[0]).experts)
 
 
 def _layout(run: RunSpec, plan: ViewPlan, schedule: Schedule, codec: str | None) -> RunLayout:
@@ -254,6 +286,11 @@ def _size(nbytes: float) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what decides the numbers."""
+    return dict(_versions())
+
+
+@cache  # packages do not change while a process runs, and their metadata takes milliseconds to read
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in ("wan-interp", "torch", "diffusers", "transformers", "numpy"):
         try:

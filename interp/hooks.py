@@ -51,6 +51,7 @@ def tapped(
     wanted: Wanted | None = None,
     parts: Mapping[str, Part] | None = None,
     fed: Collection[str] = (),
+    detached: bool = False,
 ) -> Iterator[Feed]:
     """Call ``emit(site, call, tensor)`` whenever a site fires inside the block; tensors are [batch, <site axes>].
 
@@ -64,6 +65,8 @@ def tapped(
         emit: receives the live tensor, which it must not change in place. What it returns, if not None, takes the
             tensor's place: same shape, same dtype.
         wanted, parts, fed: of recomputed sites, see `interp.gatherer.Gatherer`.
+        detached: keep what is computed here out of gradients. With gradient checkpointing it has to be: the block is
+            computed again without it.
 
     Yields:
         A function ``feed(site, call, tensor)`` for the sites in ``fed``.
@@ -87,11 +90,13 @@ def tapped(
             if model is None:
                 continue
             check_hookable(model)
-            handles += [_attach(model, name, clock, emit) for name in direct]
+            modules = dict(model.named_modules(remove_duplicate=False))
+            handles += [_attach(model, modules, name, clock, emit, detached) for name in direct]
             gatherer = Gatherer(model, derived, emit, wanted=wanted, parts=parts, fed=fed)
-            handles += [_attach(model, name, clock, gatherer.take) for name in gatherer.sources]
+            handles += [_attach(model, modules, name, clock, gatherer.take, detached) for name in gatherer.sources]
             gatherers[expert == "low"] = gatherer
-            placed.append((model, _modules_of(model, [*direct, *gatherer.sources])))
+            paths = {site_named(name).module_at(name) for name in (*direct, *gatherer.sources)}
+            placed.append((model, {path: modules[path] for path in paths}))
         yield feed
         for model, modules in placed:
             _check_still_there(model, modules)
@@ -130,19 +135,20 @@ def check_hookable(model: nn.Module) -> None:
     if getattr(model, "is_cache_enabled", False):
         raise InterpError(next(iter(_IN_THE_WAY)))
     for name, module in model.named_modules():
-        if getattr(getattr(module, "processor", None), "_parallel_config", None) is not None:
+        own = vars(module)  # a module's own getattr is slow to say no
+        if getattr(own.get("processor") or module._modules.get("processor"), "_parallel_config", None) is not None:
             raise InterpError(_SHARDED)
-        registry = getattr(module, "_diffusers_hook", None)
+        registry = own.get("_diffusers_hook")
         for hook in registry.hooks.values() if registry is not None else ():
             for why, homes in _IN_THE_WAY.items():
                 if type(hook).__module__.rsplit(".", 1)[-1] in homes.split():
                     raise InterpError(why)
-        if getattr(module, "fused_projections", False):
+        if own.get("fused_projections"):
             raise InterpError(
                 f"{name} has fused projections, so hooks on q, k and v never fire; "
                 "call transformer.unfuse_qkv_projections() first"
             )
-        if getattr(module, "_compiled_call_impl", None) is not None:
+        if own.get("_compiled_call_impl") is not None:
             raise InterpError(f"{name} is compiled, so hooks inside it never fire; trace the uncompiled model")
 
 
@@ -158,28 +164,28 @@ def _by_tier(sites: Sequence[str]) -> tuple[list[str], list[str]]:
     return direct, derived
 
 
-def _modules_of(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
-    """The modules that hooks are on, by path."""
-    paths = {site_named(name).module_at(name) for name in names}
-    return {path: model.get_submodule(path) for path in paths}
-
-
 def _check_still_there(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
     check_hookable(model)
+    now = dict(model.named_modules(remove_duplicate=False))
     for path, module in modules.items():
-        if model.get_submodule(path) is not module:
+        if now.get(path) is not module:
             raise InterpError(
                 f"{path} was replaced while hooks were attached (a LoRA loaded in a callback?), so what was seen of it "
                 "is not what ran; load first, then trace"
             )
 
 
-def _attach(model: nn.Module, name: str, clock: Clock, emit: Emit) -> Any:
+def _attach(
+    model: nn.Module, modules: Mapping[str, nn.Module], name: str, clock: Clock, emit: Emit, detached: bool
+) -> Any:
     site = site_named(name)
-    module = model.get_submodule(site.module_at(name))
+    module = modules[site.module_at(name)]
 
     def report(raw: Any) -> Any:
         """The raw tensor's replacement, or None."""
+        if detached and torch.is_grad_enabled():
+            with torch.no_grad():
+                return report(raw)
         if clock.call is None and torch._C._current_graph_task_id() != -1:
             return None  # gradient checkpointing computes the block again, in the backward pass
         if clock.call is None:

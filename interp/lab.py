@@ -6,12 +6,8 @@ a run is under way, and the sampler works on a copy of the scheduler.
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,47 +15,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp.capture import MemorySink, Receipt, Recorder
-from interp.conditioning import IMAGE_TOKENS
+from interp.capture import MemorySink, Recorder
 from interp.decode import frames_of
-from interp.errors import InterpError, suggest
+from interp.errors import InterpError
 from interp.grid import TokenGrid
 from interp.hooks import Clock
-from interp.lora import adapters_of
-from interp.model import check_loop, check_pipeline, fingerprint, load_pipeline
+from interp.model import check_pipeline, fingerprint, load_pipeline
 from interp.observe import Seen, observe
-from interp.presets import preset_named
+from interp.planning import grid_of, planned, space_of
+from interp.result import RunResult
 from interp.runspec import RunSpec, SamplerSettings
-from interp.sampler import Plan, finish, prepare, run_steps, transformer_of
-from interp.schedule import build_scheduler, schedule_of, settings_for
+from interp.sampler import Plan, finish, prepare, run_steps
+from interp.schedule import build_scheduler, schedule_of
 from interp.selection import AddressSpace, Selection, select
 from interp.shared_text import sharing_text
+from interp.sites import TEXT_TOKENS
 from interp.tasks.sample import Sample
 from interp.trajectory import Schedule, Trajectory
 from interp.views import View, views_of
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """One finished run.
-
-    Attributes:
-        spec: what was run.
-        trajectory: latents, velocity and x0_hat of every step.
-        captured: site to tensor [step, branch, <site axes>], for what was selected.
-        receipt: what fired.
-    """
-
-    spec: RunSpec
-    trajectory: Trajectory
-    captured: Mapping[str, Tensor]
-    receipt: Receipt | None
-    _pipe: Any = field(repr=False)
-
-    @cached_property
-    def frames(self) -> np.ndarray:
-        """The video: uint8 [frame, row, col, rgb]."""
-        return frames_of(self._pipe, self.trajectory.result[None])[0]
+from interp.words import word_tokens
 
 
 class Lab:
@@ -99,36 +73,13 @@ class Lab:
             InterpError: an unknown preset or setting, or a value that cannot be.
             ModelError: a pipeline that can be observed only.
         """
-        check_loop(self.pipe)
         many = [samples] if isinstance(samples, Sample) else list(samples)
         numbers = range(seeds) if isinstance(seeds, int) else seeds
-        known = [f.name for f in dataclasses.fields(SamplerSettings)]
-        for name in settings:
-            if name not in known:
-                raise InterpError(
-                    f"{name} is not a sampler setting{suggest(name, known)}; there are {', '.join(known)}"
-                )
-        chosen = settings_for(self.pipe, SamplerSettings(**((preset_named(preset) if preset else {}) | settings)))
-        config = build_scheduler(self.pipe, chosen).config
-        described = json.dumps({k: v for k, v in config.items() if not k.startswith("_")}, sort_keys=True, default=str)
-        now, adapters = self.model_hash, adapters_of(self.pipe)
-        return [
-            RunSpec(self.name, now, sample, seed, chosen, described, adapters) for sample in many for seed in numbers
-        ]
+        return planned(self.pipe, self.name, many, numbers, preset, settings)
 
     def grid(self, sample: Sample) -> TokenGrid:
         """The token grid of a sample's video."""
-        pipe = self.pipe
-        patch = transformer_of(pipe, "main").config.patch_size
-        t, s = pipe.vae_scale_factor_temporal, pipe.vae_scale_factor_spatial
-        return TokenGrid(
-            frames=((sample.num_frames - 1) // t + 1) // patch[0],
-            rows=sample.height // s // patch[1],
-            cols=sample.width // s // patch[2],
-            patch=tuple(patch),
-            vae_spatial=s,
-            vae_temporal=t,
-        )
+        return grid_of(self.pipe, sample)
 
     def schedule(self, settings: SamplerSettings) -> Schedule:
         """Sigmas, timesteps and experts that runs with these settings go through."""
@@ -141,20 +92,7 @@ class Lab:
             runs: a spec, or those of a batch. Where their samples differ, regions of the samples cannot be selected.
         """
         specs = [runs] if isinstance(runs, RunSpec) else runs
-        spec = specs[0]
-        schedule, sample = self.schedule(spec.settings), spec.sample
-        alike = all(one.sample is sample or _problem(one.sample) == _problem(sample) for one in specs)
-        return AddressSpace.of_model(
-            transformer_of(self.pipe, "main").config,
-            self.grid(sample),
-            sigmas=schedule.sigmas[: schedule.steps],
-            experts=schedule.experts,
-            branches=spec.settings.branches,
-            text_tokens=spec.settings.max_sequence_length,
-            image_tokens=IMAGE_TOKENS * (1 if sample.last_image is None else 2),
-            per_token_time=bool(self.pipe.config.get("expand_timesteps")),
-            sample=sample if alike else None,
-        )
+        return space_of(self.pipe, specs, self.schedule(specs[0].settings))
 
     def run(
         self,
@@ -301,6 +239,28 @@ class Lab:
 
         return open_trace(self, runs, capture, also=also, dtype=dtype)
 
+    def words(self, of: RunSpec | Sample | str, words: str, *, nth: int | None = None) -> tuple[int, ...]:
+        """Text tokens of some words of the prompt, for ``knockout(keys=...)``, ``attention_mass`` and ``region_mean``.
+
+        Args:
+            of: a run, a sample, or the prompt itself; the words are those of the cond pass.
+            words: one or several neighbouring words, as the prompt has them: "goal", "the red goal".
+            nth: which occurrence, from 0, where there are several.
+
+        Returns:
+            Numbers on the axis "text_token".
+
+        Raises:
+            SelectionError: the words are not in the prompt, or more than once and ``nth`` does not say which.
+
+        Example:
+            ``edits.knockout("blocks.*.cross_attn", keys=lab.words(run, "goal"), branch="cond")``
+        """
+        limit = of.settings.max_sequence_length if isinstance(of, RunSpec) else TEXT_TOKENS
+        sample = of.sample if isinstance(of, RunSpec) else of
+        prompt = sample.prompt if isinstance(sample, Sample) else sample
+        return word_tokens(self.pipe, prompt, words, nth=nth, limit=limit)
+
     def frames(self, latents: Tensor, *, use_vae: bool = False) -> np.ndarray:
         """Frames of latents [batch, channel, latent_frame, row, col]: uint8 [batch, frame, row, col, rgb]."""
         return frames_of(self.pipe, latents, use_vae=use_vae)
@@ -320,6 +280,7 @@ class Lab:
         labels: bool = True,
         codec: str | None = None,
         share_text: bool = False,
+        edits: Any = None,
     ) -> Any:
         """Run every spec and write what is selected to a store, one shard a run; finished runs are skipped.
 
@@ -340,12 +301,14 @@ class Lab:
                 error is recorded beside); both cost time, and None is right for a fast disk.
             share_text: compute what all runs of a batch have of one prompt once; see `interp.shared_text`. Equal to
                 rounding, not to the bit.
+            edits: an edit, a graph, or a list of them, from `interp.edits`, for every run; what is kept is what they
+                left. The graph is part of each run's key and provenance, so clean runs in the same store stay apart.
 
         Returns:
             The `interp.store.Store`.
 
         Raises:
-            InterpError: no runs, or a byte budget above ``limit``.
+            InterpError: no runs, a byte budget above ``limit``, or edits that cannot be repeated from a description.
             SelectionError: the selection matches nothing in one of the runs, or a view does not fit a hook point.
             StoreError: the folder cannot be used, or a write failed; finished runs are kept.
         """
@@ -368,12 +331,8 @@ class Lab:
             labels,
             codec,
             share_text,
+            edits,
         )
-
-
-def _problem(sample: Sample) -> tuple[Any, ...]:
-    """What says which problem a sample is."""
-    return sample.task, sample.key, sample.prompt, dict(sample.meta)
 
 
 def load(source: Any, **from_pretrained: Any) -> Lab:

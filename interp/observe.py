@@ -185,7 +185,9 @@ class _Watcher:
         ]
         hooked = [site for site in viewer.hooked if site not in self.direct]
         self.stack.enter_context(
-            tapped(self.pipe, hooked, self.clock, viewer.on_site, wanted=viewer.wanted, parts=viewer.parts)
+            tapped(
+                self.pipe, hooked, self.clock, viewer.on_site, wanted=viewer.wanted, parts=viewer.parts, detached=True
+            )
         )
         return viewer
 

@@ -77,6 +77,8 @@ class RunSpec:
         settings: see `SamplerSettings`.
         scheduler_config: the configuration of the scheduler that will run, after ``settings`` were applied.
         adapters: LoRA weights that were loaded, see `interp.lora`; ``model_hash`` counts them.
+        edits: the graph of an edited run in a store, as canonical JSON; "" for a clean run. `interp.Lab.capture` sets
+            it.
     """
 
     model: str
@@ -86,6 +88,7 @@ class RunSpec:
     settings: SamplerSettings = SamplerSettings()
     scheduler_config: str = "{}"
     adapters: tuple[str, ...] = ()
+    edits: str = ""
 
     @cached_property
     def key(self) -> str:
@@ -113,6 +116,7 @@ class RunSpec:
             "settings": settings,
             "scheduler_config": json.loads(self.scheduler_config),
             **({"adapters": list(self.adapters)} if self.adapters else {}),
+            **({"edits": json.loads(self.edits)} if self.edits else {}),
         }
 
 

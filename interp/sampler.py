@@ -97,6 +97,10 @@ def prepare(pipe: Any, specs: Sequence[RunSpec]) -> Plan:
     """
     if not specs:
         raise InterpError("no runs were given")
+    if any(spec.edits for spec in specs):
+        raise InterpError(
+            "this is the description of an edited run, as a store has it; to run it, give the clean run and edits="
+        )
     settings = specs[0].settings
     sizes = {(s.settings, s.sample.height, s.sample.width, s.sample.num_frames) for s in specs}
     if len(sizes) > 1:

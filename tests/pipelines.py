@@ -146,8 +146,9 @@ def tiny_vace(
     seed: int = 0,
     layers: int = LAYERS,
 ) -> WanVACEPipeline:
-    """VACE: control blocks beside the first block, whose hints join the residual stream after it."""
-    sizes: dict[str, Any] = {"in_channels": 16, "vace_layers": [0], "vace_in_channels": 96, "num_layers": layers}
+    """VACE: control blocks beside the first and the last block, whose hints join the residual stream after them."""
+    sizes: dict[str, Any] = {"in_channels": 16, "vace_layers": [0, layers - 1], "vace_in_channels": 96}
+    sizes["num_layers"] = layers
     experts = [_transformer(seed + 1 + k, dtype, WanVACETransformer3DModel, **sizes) for k in range(1 + two_experts)]
     second = {"transformer_2": experts[1], "boundary_ratio": 0.9} if two_experts else {}
     return WanVACEPipeline(**_shared(scheduler), vae=_vae(seed), transformer=experts[0], **second)

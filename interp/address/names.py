@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from itertools import groupby
 
 from interp.address.site import Site, layer_of
 from interp.address.table import SITES
 from interp.errors import SelectionError, suggest
 
-FAMILIES: frozenset[str] = frozenset({"latents", "embed", "blocks", "head", "image"})
-DEFAULT_FAMILIES: frozenset[str] = FAMILIES - {"image"}
+FAMILIES: frozenset[str] = frozenset({"latents", "embed", "blocks", "head", "image", "vace"})
+DEFAULT_FAMILIES: frozenset[str] = FAMILIES - {"image", "vace"}
+STACKS = ("blocks", "vace_blocks")
 
 _BY_NAME = {site.name: site for site in SITES}
 _PARTS = {"a": "attn", "attn": "attn", "m": "mlp", "mlp": "mlp", "b": "", "block": "", "blocks": "", "resid": ""}
@@ -65,13 +67,17 @@ def canonical_name(name: str) -> str:
     return site.name if layer is None else site.at(layer)
 
 
-def concrete_sites(layers: int, families: frozenset[str] = DEFAULT_FAMILIES) -> tuple[str, ...]:
+@cache
+def concrete_sites(
+    layers: int, families: frozenset[str] = DEFAULT_FAMILIES, *, vace_layers: int = 0
+) -> tuple[str, ...]:
     """Every hook point of a model, in the order of the computation.
 
     Args:
         layers: number of blocks.
-        families: "latents" (the sampler's), "embed", "blocks", "head", and "image" for Wan2.1 models that have an image
-            encoder.
+        families: "latents" (the sampler's), "embed", "blocks", "head", "image" for Wan2.1 models that have an image
+            encoder, and "vace" for VACE models.
+        vace_layers: number of VACE's control blocks.
 
     Raises:
         SelectionError: an unknown family.
@@ -80,11 +86,12 @@ def concrete_sites(layers: int, families: frozenset[str] = DEFAULT_FAMILIES) -> 
     if unknown:
         raise SelectionError(f"there is no site family {unknown[0]!r}; families are {', '.join(sorted(FAMILIES))}")
     chosen = [site for site in SITES if site.family in families]
-    first = next(i for i, site in enumerate(SITES) if site.layered)
-    before = [s.name for s in chosen if not s.layered and SITES.index(s) < first]
-    after = [s.name for s in chosen if not s.layered and SITES.index(s) > first]
-    inside = [s.at(layer) for layer in range(layers) for s in chosen if s.layered]
-    return (*before, *inside, *after)
+    counts = {"": 1, "blocks": layers, "vace_blocks": vace_layers}
+    found: list[str] = []
+    for stack, some in groupby(chosen, key=lambda site: site.stack):
+        together = list(some)
+        found += [site.at(layer) for layer in range(counts[stack]) for site in together]
+    return tuple(found)
 
 
 def get_act_name(name: str, layer: int | str | None = None, layer_type: str | None = None) -> str:
@@ -123,6 +130,6 @@ def get_act_name(name: str, layer: int | str | None = None, layer_type: str | No
 
 def _digits_to_layer(name: str) -> str:
     parts = name.split(".")
-    if len(parts) > 1 and parts[0] == "blocks" and parts[1].isdecimal():
+    if len(parts) > 1 and parts[0] in STACKS and parts[1].isdecimal():
         parts[1] = "{layer}"
     return ".".join(parts)

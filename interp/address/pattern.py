@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
-from interp.address.names import ALIASES, site_named, template_of
+from interp.address.names import ALIASES, STACKS, site_named, template_of
 from interp.address.picks import Picks
 from interp.address.site import layer_of
 from interp.address.table import SITES
@@ -76,18 +76,18 @@ class Pattern:
         if self.text in names:  # one name, said in full
             return (self.text,)
         picks = [part for part in self.parts if isinstance(part, Picks)]
-        picked = {
-            (part, before): frozenset(part.resolve(size, "layer", "the model"))
-            for part in picks
-            for before, size in counts.items()
-        }
+
+        @cache
+        def picked(part: Picks, before: str) -> frozenset[int]:
+            return frozenset(part.resolve(counts[before], "layer", "the model"))
+
         found = []
         for name in names:
             match = self.regex.fullmatch(name)
             if match is None or (self.wild_end and site_named(name).heavy):
                 continue
             numbers = ((match[i + 1], name[: match.start(i + 1) - 1], part) for i, part in enumerate(picks))
-            if all(int(number) in picked[(part, before)] for number, before, part in numbers):
+            if all(int(number) in picked(part, before) for number, before, part in numbers):
                 found.append(name)
         return tuple(found)
 
@@ -168,8 +168,8 @@ def _braced(inner: str) -> str:
 
 def _unaliased(parts: list[str]) -> list[str]:
     """Canonical parts where the pattern, its layer aside, is an alias."""
-    if len(parts) > 1 and parts[0] == "blocks":
-        name = ALIASES.get(".".join(["blocks", "{layer}", *parts[2:]]))
+    if len(parts) > 1 and parts[0] in STACKS and parts[1] != "**":
+        name = ALIASES.get(".".join([parts[0], "{layer}", *parts[2:]]))
         if name is not None:
             return [*parts[:2], *name.split(".")[2:]] if "{layer}" in name else name.split(".")
     name = template_of(".".join(parts))

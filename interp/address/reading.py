@@ -37,6 +37,8 @@ def value_of(site: Site, raw: Any, module: nn.Module, model: nn.Module) -> Tenso
             return weight_of(model, "scale_shift_table", raw[0].device)[0, int(number)] + raw[0]
         case "rope":
             return raw[int(number)][:, :, 0]
+        case "pair":
+            return raw[int(number)]
         case "sample":
             return raw[0] if isinstance(raw, tuple) else raw.sample
         case "image":

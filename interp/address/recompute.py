@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from interp.address.names import site_named
 from interp.address.reading import weight_of
 from interp.address.resolution import Part
-from interp.address.site import layer_of
 from interp.errors import InterpError
 
 
@@ -53,7 +52,8 @@ def recompute(name: str, values: Mapping[str, Tensor], model: nn.Module, part: P
             return torch.einsum("bhqk,bkhd->bqhd", scores(queries, keys).softmax(-1), image_values.float())
         case "result":
             attention = "attn2" if ".cross_attn." in name else "attn1"
-            weight = output_weight(model.blocks[layer_of(name)].get_submodule(attention).to_out[0], name)
+            block = ".".join(name.split(".")[:2])
+            weight = output_weight(model.get_submodule(f"{block}.{attention}.to_out.0"), name)
             weight = weight.to(given[0].device).unflatten(1, (given[0].shape[-2], -1))
             if queries_of.heads is not None:
                 weight = weight[:, list(queries_of.heads)]

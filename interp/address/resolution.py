@@ -82,13 +82,23 @@ class Resolution:
         keys = self._keys.get(site)
         return keys is not None and (step, branch) in keys
 
+    def keys_of(self, site: str) -> frozenset[Key]:
+        """The (step, branch) pairs at which a site is selected.
+
+        Raises:
+            SelectionError: it is not selected at all.
+        """
+        if site not in self._keys:
+            raise SelectionError(f"{site!r} is not selected by {self.text}")
+        return self._keys[site]
+
     def steps_of(self, site: str) -> tuple[int, ...]:
         """Steps at which a site is selected, in order."""
-        return tuple(sorted({step for step, _ in self._selected(site)}))
+        return tuple(sorted({step for step, _ in self.keys_of(site)}))
 
     def branches_of(self, site: str) -> tuple[str, ...]:
         """Branches in which a site is selected, in call order; ("guided",) for what exists once a step."""
-        chosen = {branch for _, branch in self._selected(site)}
+        chosen = {branch for _, branch in self.keys_of(site)}
         return tuple(branch for branch in self.space.branches_of(site) if branch in chosen)
 
     def parts(self, site: str, step: int, branch: str) -> tuple[Part, ...]:
@@ -156,13 +166,8 @@ class Resolution:
     def __str__(self) -> str:
         return self.describe()
 
-    def _selected(self, site: str) -> frozenset[Key]:
-        if site not in self._keys:
-            raise SelectionError(f"{site!r} is not selected by {self.text}")
-        return self._keys[site]
-
     def _boxes_of(self, site: str) -> tuple[Box, ...]:
-        self._selected(site)
+        self.keys_of(site)
         return self._by_site[site]
 
     def _tokens_text(self) -> str:

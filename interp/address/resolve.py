@@ -120,8 +120,9 @@ def _absent(pattern: Pattern, space: AddressSpace) -> str:
     heavy = [site.name for site in SITES if site.heavy and pattern.fits_template(site.name)]
     if pattern.wild_end and heavy:
         return f"{text!r} matches only tensors too big to keep whole, such as {heavy[0]}; name the one you mean"
-    if any(site.family == "image" and pattern.fits_template(site.name) for site in SITES):
-        return f"this model has no {text!r}: it has no image encoder"
+    for family, why in (("image", "it has no image encoder"), ("vace", "it is no VACE model")):
+        if any(site.family == family and pattern.fits_template(site.name) for site in SITES):
+            return f"this model has no {text!r}: {why}"
     return f"this model has no hook point {text!r}{suggest(text, space.sites)}"
 
 

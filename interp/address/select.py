@@ -38,7 +38,8 @@ class Selection:
     def of(cls, alternatives: Iterable[Iterable[Term]]) -> Selection:
         """From alternatives in any order and with repetitions."""
         sets = {frozenset(terms) for terms in alternatives}
-        smallest = [terms for terms in sets if not any(other < terms for other in sets)]
+        several = len({len(terms) for terms in sets}) > 1  # of one length, none is part of another
+        smallest = [terms for terms in sets if not (several and any(other < terms for other in sets))]
         ordered = sorted((tuple(sorted(terms, key=str)) for terms in smallest), key=lambda c: [str(t) for t in c])
         if not ordered or not all(ordered):
             raise SelectionError("nothing was selected; give a hook point such as 'blocks.*.hook_resid_post'")

@@ -106,7 +106,7 @@ def sizes_of(
         image_tokens: tokens of the image encoder, ignored for models without one; 514 for first-last-frame.
         per_token_time: every token has its own timestep (TI2V).
     """
-    get = partial(_setting, config)
+    get = partial(setting, config)
     heads, d_head = get("num_attention_heads"), get("attention_head_dim")
     return {
         "tokens": grid.tokens,
@@ -127,5 +127,6 @@ def sizes_of(
     }
 
 
-def _setting(config: Mapping[str, Any] | Any, name: str) -> Any:
+def setting(config: Mapping[str, Any] | Any, name: str) -> Any:
+    """An entry of a transformer's config; None if it has none."""
     return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)

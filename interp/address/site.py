@@ -62,6 +62,11 @@ class Site:
         """Whether every layer has one."""
         return "{layer}" in self.name
 
+    @property
+    def stack(self) -> str:
+        """Of what every layer has: the blocks it is in, "blocks" or VACE's "vace_blocks"; else ""."""
+        return self.name.split(".")[0] if self.layered else ""
+
     def at(self, layer: int) -> str:
         """The concrete name in a layer; the name itself if there is one for the whole model."""
         return self.name.replace("{layer}", str(layer))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from interp.address.names import DEFAULT_FAMILIES, concrete_sites, site_named
 from interp.address.pattern import layer_counts
-from interp.address.shapes import TEXT_TOKENS, axes_of, site_shape, sizes_of
+from interp.address.shapes import TEXT_TOKENS, axes_of, setting, site_shape, sizes_of
 from interp.address.site import GUIDED
 from interp.errors import SelectionError
 from interp.grid import TokenGrid
@@ -79,8 +79,9 @@ class AddressSpace:
         sizes = sizes_of(
             config, grid, text_tokens=text_tokens, image_tokens=image_tokens, per_token_time=per_token_time
         )
-        layers = config["num_layers"] if isinstance(config, Mapping) else config.num_layers
-        sites = concrete_sites(layers, DEFAULT_FAMILIES | ({"image"} if sizes["image_tokens"] else set()))
+        layers, vace = setting(config, "num_layers"), len(setting(config, "vace_layers") or ())
+        more = {family for family, there in (("image", sizes["image_tokens"]), ("vace", vace)) if there}
+        sites = concrete_sites(layers, DEFAULT_FAMILIES | more, vace_layers=vace)
         return cls(
             sites=sites,
             steps=len(sigmas),
@@ -88,7 +89,7 @@ class AddressSpace:
             experts=("main",) * len(sigmas) if experts is None else tuple(experts),
             branches=tuple(branches),
             grid=grid,
-            widths={site: site_shape(site_named(site), **sizes) for site in sites},
+            widths=_widths(sites, tuple(sizes.items())),
             sample=sample,
         )
 
@@ -123,3 +124,9 @@ class AddressSpace:
         if own is None:
             return self.branches
         return (own,) if own == GUIDED or own in self.branches else ()
+
+
+@lru_cache(maxsize=64)  # every run of a size has the same
+def _widths(sites: tuple[str, ...], sizes: tuple[tuple[str, Any], ...]) -> Mapping[str, tuple[int, ...]]:
+    """Shape of each site without the batch; ``sizes`` are the arguments of `site_shape`."""
+    return {site: site_shape(site_named(site), **dict(sizes)) for site in sites}

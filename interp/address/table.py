@@ -7,6 +7,8 @@ are laid out (patch_t patch_h patch_w channel), as ``proj_out`` lays them out.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from interp.address.site import GUIDED, Site
 
 TOKEN_D = ("token", "d_model")
@@ -160,6 +162,39 @@ def _block() -> tuple[Site, ...]:
     )  # fmt: skip
 
 
+def _vace() -> tuple[Site, ...]:
+    """VACE: blocks that carry a control stream beside the model's own and run before it.
+
+    Inside they are Wan blocks, and their hook points have the same names. They are read only: VACE pipelines are
+    watched, and edits are made in runs of the step loop.
+    """
+    block = "vace_blocks.{layer}"
+    ends = tuple(f"{BLOCK}.hook_resid_{end}" for end in ("pre", "post"))
+
+    def inside(site: Site) -> Site:
+        name, module, *sources = (
+            path.replace("blocks.", "vace_blocks.", 1) for path in (site.name, site.module, *site.sources)
+        )
+        temb = site.argument[1] == "temb"
+        return replace(
+            site, name=name, module=module, sources=tuple(sources),
+            aliases=tuple(alias.replace("blocks.", "vace_blocks.", 1) for alias in site.aliases), write="no",
+            family="vace", per_token_time=False, argument=(3, "temb") if temb else site.argument,
+        )  # fmt: skip
+
+    return (
+        Site("vace_embed.hook_out", TOKEN_D, "embedded patches of the control video", "vace_patch_embedding",
+             transform="tokens", write="no", family="vace"),
+        Site(f"{block}.hook_resid_pre", TOKEN_D, "control stream entering the block", block, "input", write="no",
+             argument=(2, "control_hidden_states"), family="vace"),
+        *(inside(site) for site in _block() if site.family == "blocks" and site.name not in ends),
+        Site(f"{block}.hook_resid_post", TOKEN_D, "control stream leaving the block", block, transform="pair.1",
+             write="no", family="vace"),
+        Site(f"{block}.hook_hint", TOKEN_D, "what, times the conditioning scale, is added to the residual stream "
+             "behind the model's block that this one belongs to", block, transform="pair.0", write="no", family="vace"),
+    )  # fmt: skip
+
+
 def _head() -> tuple[Site, ...]:
     return (
         Site("head.hook_normalized", TOKEN_D, "last norm, fp32", "norm_out", family="head"),
@@ -175,4 +210,4 @@ def _head() -> tuple[Site, ...]:
     )  # fmt: skip
 
 
-SITES: tuple[Site, ...] = (*_latents(), *_inputs(), *_block(), *_head())
+SITES: tuple[Site, ...] = (*_latents(), *_inputs(), *_vace(), *_block(), *_head())

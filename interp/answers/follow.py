@@ -15,9 +15,10 @@ from interp.answers.reading import Endings, name_of
 from interp.decode import frames_of
 from interp.errors import InterpError
 from interp.intervals import mean_by
-from interp.lab import Lab, RunResult
+from interp.lab import Lab
 from interp.lenses.head import estimates
 from interp.lenses.table import batches
+from interp.result import RunResult
 from interp.runspec import RunSpec
 
 COLUMNS = {

@@ -24,7 +24,7 @@ from interp.edits.sources import OtherRun, World
 from interp.errors import InterpError
 from interp.hooks import Clock, tapped
 from interp.instrument import Points, Watched, instrumented, watched_sites
-from interp.lab import RunResult
+from interp.result import RunResult
 from interp.runspec import RunSpec
 from interp.sampler import Plan, Step, finish, prepare, run_steps
 from interp.selection import Resolution, Selection, select

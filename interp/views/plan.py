@@ -77,7 +77,7 @@ class ViewPlan:
         outputs = []
         for site in resolution.sites:
             given = given_of(resolution, site)
-            cells = sum(1 for _ in _cells(resolution, site))
+            cells = len(resolution.keys_of(site))
             for view in chosen:
                 made = view.plan(given)
                 _check_formed(given, view, made)
@@ -132,9 +132,3 @@ def _check_formed(given: Given, view: View, made: Made) -> None:
             f"branch, more than {size_text(LARGEST_FORMED)}; select some tokens or heads, or take a view that never "
             "forms a pattern: attention_mass-frames-to-frames, attention_entropy, attention_top-8"
         )
-
-
-def _cells(resolution: Resolution, site: str) -> list[tuple[int, str]]:
-    """Selected (step, branch) pairs of a site."""
-    steps, branches = resolution.steps_of(site), resolution.branches_of(site)
-    return [(step, branch) for step in steps for branch in branches if resolution.contains(site, step, branch)]

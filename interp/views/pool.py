@@ -21,6 +21,7 @@ from interp.tasks.sample import Sample
 from interp.views.sets import TokenSets, membership
 from interp.views.view import Compute, Given, Made, View, frames_of, number
 
+TEXT = "text_token"
 CHUNK = 1 << 26  # numbers widened to fp32 at a time
 
 
@@ -149,18 +150,30 @@ class RegionMean(View):
 
     def plan(self, given: Given) -> Made:
         """See `View.plan`."""
-        given.dim("token", self)
-        if not self.sets.of_task():
-            self.sets.weights(given.grid, given.token_numbers, (), f"{self.name} of {given.site}")
+        axis = self._axis(given)
+        if axis == TEXT or not self.sets.of_task():
+            self._weights(given, ())
         labels = self.sets.labels(given.grid)
-        axes, shape = given.with_axis("token", ("region", len(labels)))
+        axes, shape = given.with_axis(axis, ("region", len(labels)))
         return Made(axes, shape, (given.site,), coords={"region": labels})
 
     def computer(self, given: Given, samples: Sequence[Sample]) -> Compute:
         """See `View.computer`."""
-        dim = given.dim("token", self)
-        weights = self.sets.weights(given.grid, given.token_numbers, samples, f"{self.name} of {given.site}")
+        dim, weights = given.dim(self._axis(given), self), self._weights(given, samples)
         return lambda tensor: pooled(tensor, weights, dim)
+
+    def _axis(self, given: Given) -> str:
+        """The axis that is pooled: tokens of the grid, or else of the text."""
+        axis = TEXT if TEXT in given.axes and "token" not in given.axes else "token"
+        given.dim(axis, self)
+        return axis
+
+    def _weights(self, given: Given, samples: Sequence[Sample]) -> Tensor:
+        what = f"{self.name} of {given.site}"
+        if self._axis(given) == "token":
+            return self.sets.weights(given.grid, given.token_numbers, samples, what)
+        size = given.shape[given.axes.index(TEXT)]
+        return membership(self.sets.on_axis(TEXT, size), range(size), self.sets.labels(given.grid), what)[None]
 
 
 @dataclass(frozen=True)
@@ -246,7 +259,8 @@ def region_mean(*names: str, **sets: Any) -> View:
 
     Args:
         names: regions of the samples' task ("goal"), found anew in every run; "frames", "all".
-        sets: sets by name: token numbers, a mask over the grid, or conditions as in ``last="frames=-1"``.
+        sets: sets by name: token numbers, a mask over the grid, or conditions as in ``last="frames=-1"``. Of hook
+            points over text, positions in it: ``region_mean(goal=lab.words(run, "goal"))``.
 
     Raises:
         SelectionError: a set cannot be read.

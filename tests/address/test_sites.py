@@ -176,7 +176,8 @@ def test_the_table_is_consistent() -> None:
         assert (
             ("{layer}" in site.name) == ("{layer}" in site.module) or site.port == "none" or site.name == "hook_context"
         )
-    assert len(concrete_sites(2, FAMILIES)) == sum(2 if site.layered else 1 for site in SITES)
+    counts = {"": 1, "blocks": 3, "vace_blocks": 2}
+    assert len(concrete_sites(3, FAMILIES, vace_layers=2)) == sum(counts[site.stack] for site in SITES)
     assert set(concrete_sites(2)) < set(concrete_sites(2, FAMILIES))
     assert concrete_sites(2).index("blocks.0.hook_resid_post") < concrete_sites(2).index("blocks.1.hook_resid_pre")
 

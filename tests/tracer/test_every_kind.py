@@ -13,13 +13,13 @@ import torch
 
 from interp.errors import ModelError
 from interp.lab import Lab, load
-from interp.selection import select
-from interp.sites import DEFAULT_FAMILIES, SITES, concrete_sites, site_named
+from interp.sites import DEFAULT_FAMILIES, concrete_sites, site_named
 from tests import pipelines
 from tests.tracer.runs import KINDS, OBSERVED, arguments_of, call, seeds_of, specs_of
 from tests.tracer.state import state_of
+from tests.tracer.walk import everything
 
-EVERYTHING = select(["**", *(site.name.replace("{layer}", "*") for site in SITES if site.heavy)])
+EVERYTHING = everything()
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -46,8 +46,10 @@ def test_watching_every_hook_point_of_a_call(kind: str, scheduler: str, guidance
     steps = range(len(seen.calls) // len(branches))
     assert [(c.step, c.branch) for c in seen.calls] == [(step, branch) for step in steps for branch in branches]
     wanted = set()
-    image = {"image"} if pipe.transformer.config.image_dim is not None else set()
-    for name in concrete_sites(pipelines.LAYERS, DEFAULT_FAMILIES | image):
+    config = pipe.transformer.config
+    more = {"image"} if config.image_dim is not None else {"vace"} if "vace" in kind else set()
+    vace = len(config.get("vace_layers") or ())
+    for name in concrete_sites(pipelines.LAYERS, DEFAULT_FAMILIES | more, vace_layers=vace):
         own = site_named(name).branch
         there = branches if own is None else [own] if own in (*branches, "guided") else []
         wanted |= {(name, step, branch) for step in steps for branch in there}
@@ -87,10 +89,12 @@ def test_a_run_that_breaks_off_leaves_nothing_behind(kind: str) -> None:
         assert breaks_off(lambda: lab.run(run, EVERYTHING)) == bare
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if "clip" not in kind])  # CLIP's modules note their first call
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_run_of_the_lab_leaves_a_fresh_pipeline_as_it_was(kind: str) -> None:
     pipe = KINDS[kind]()
     pipe.vae.clear_cache()  # which it makes at its first call, whoever calls
+    if "clip" in kind:  # and its modules note theirs
+        pipe.encode_image(pipelines.picture(), "cpu")
     before = state_of(pipe)
     lab = load(pipe)
     lab.run(specs_of(lab, arguments_of(kind, pipe, guidance=5.0), [3])[0], EVERYTHING)

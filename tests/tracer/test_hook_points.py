@@ -4,6 +4,7 @@ looking changes nothing. The page of hook points names these tests; each test fi
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from functools import cache
 
 import pytest
@@ -15,9 +16,12 @@ from interp import edits
 from interp.errors import SelectionError
 from interp.lab import Lab, load
 from interp.runspec import RunSpec
+from interp.sampler import Call
+from interp.selection import select
 from interp.sites import SITES, Site, site_named
+from interp.views import Viewer
 from tests import pipelines
-from tests.tracer.runs import KINDS, specs_of
+from tests.tracer.runs import KINDS, arguments_of, bare_latents, specs_of
 from tests.tracer.walk import everything, walk
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -30,13 +34,41 @@ def on_the_page(site: Site, request: pytest.FixtureRequest) -> bool:
     return f"`{name}`" in row and request.node.nodeid == f"{TESTS}::{name}[{site.name}]"
 
 
+@cache
+def vace_run() -> tuple[list[Call], Counter[tuple[str, str, int, str]]]:
+    """Forwards of a VACE call, which is watched, and how often each of the sites that VACE adds came in each."""
+    pipe, fired = pipelines.tiny_vace(two_experts=True), Counter[tuple[str, str, int, str]]()
+    arguments = arguments_of("vace", pipe, guidance=5.0, steps=3)
+    keep = Viewer.on_site
+
+    def count(viewer: Viewer, site: str, call: Call, tensor: Tensor) -> None:
+        if site in viewer.plan.resolution.sites:
+            fired[site, call.expert, call.step, call.branch] += 1
+        keep(viewer, site, call, tensor)
+
+    with pytest.MonkeyPatch.context() as patch, load(pipe).observe(select(VACE)) as seen:
+        patch.setattr(Viewer, "on_site", count)
+        bare_latents(pipe, arguments, [3])
+    return seen.calls, fired
+
+
+VACE = ["vace_embed.*", "vace_blocks.**", "vace_blocks.**.hook_{attn_scores,pattern,result}"]
+
+
 @pytest.mark.parametrize("site", SITES, ids=lambda site: site.name)
 def test_fires_once(site: Site, request: pytest.FixtureRequest) -> None:
     """In every kind of pipeline, at every layer, step and branch, in the expert of that step."""
+    if site.family == "vace":
+        calls, fired = vace_run()
+        names = [site.at(layer) for layer in range(pipelines.LAYERS if site.layered else 1)]
+        expected = {(name, call.expert, call.step, call.branch): 1 for name in names for call in calls}
+        assert {address: n for address, n in fired.items() if address[0] in names} == expected
+        assert {call.expert for call in calls} == {"high", "low"}
     for kind in KINDS:
         run = walk(kind)
         names = [name for name in run.space.sites if site_named(name) is site]
-        assert len(names) == (site.family != "image" or "clip" in kind) * (pipelines.LAYERS if site.layered else 1)
+        there = site.family != "vace" and (site.family != "image" or "clip" in kind)
+        assert len(names) == there * (pipelines.LAYERS if site.layered else 1)
         expected = {
             (name, run.space.experts[step], step, branch): 1
             for name in names
@@ -89,7 +121,7 @@ def test_is_written(site: Site, request: pytest.FixtureRequest) -> None:
 
 def test_an_edit_of_a_hook_point_without_writing_is_refused() -> None:
     lab, run, _, _ = two_steps("i2v two experts")
-    closed = [site for site in SITES if not site.writable]
+    closed = [site for site in SITES if not site.writable and site.family != "vace"]  # VACE is watched, not run
     assert {site.name for site in closed} == {"hook_context", "head.hook_shift", "head.hook_scale"}
     for site in closed:
         with pytest.raises(SelectionError, match="to change it write"):

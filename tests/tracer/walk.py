@@ -14,7 +14,6 @@ from interp.capture import MemorySink, Recorder
 from interp.lab import Lab, load
 from interp.sampler import Call, Step
 from interp.selection import AddressSpace, Selection, select
-from interp.sites import SITES
 from interp.trajectory import Trajectory
 from tests.tracer.runs import KINDS, arguments_of, bare_latents, seeds_of, specs_of
 
@@ -64,7 +63,7 @@ class _Counting(Recorder):
 
 def everything() -> Selection:
     """All hook points, those too big for a wildcard too."""
-    return select(["**", *(site.name.replace("{layer}", "*") for site in SITES if site.heavy)])
+    return select(["**", "**.hook_{attn_scores,pattern,result}"])
 
 
 @cache

@@ -1,0 +1,1 @@
+"""The models and the ways of watching them that `benchmarks.capture` compares."""

@@ -1,0 +1,75 @@
+"""What is known of runs before they run: their specs, token grids and addresses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from interp.conditioning import IMAGE_TOKENS
+from interp.errors import InterpError, suggest
+from interp.grid import TokenGrid
+from interp.lora import adapters_of
+from interp.model import check_loop, fingerprint
+from interp.presets import preset_named
+from interp.runspec import RunSpec, SamplerSettings
+from interp.sampler import transformer_of
+from interp.schedule import build_scheduler, settings_for
+from interp.selection import AddressSpace
+from interp.tasks.sample import Sample
+from interp.trajectory import Schedule
+
+
+def planned(
+    pipe: Any, name: str, samples: Sequence[Sample], seeds: Sequence[int], preset: str | None, said: Mapping[str, Any]
+) -> list[RunSpec]:
+    """Runs of every sample with every seed; see `interp.Lab.plan`."""
+    check_loop(pipe)
+    known = [f.name for f in dataclasses.fields(SamplerSettings)]
+    for setting in said:
+        if setting not in known:
+            raise InterpError(
+                f"{setting} is not a sampler setting{suggest(setting, known)}; there are {', '.join(known)}"
+            )
+    settings = settings_for(pipe, SamplerSettings(**((preset_named(preset) if preset else {}) | dict(said))))
+    config = build_scheduler(pipe, settings).config
+    described = json.dumps({k: v for k, v in config.items() if not k.startswith("_")}, sort_keys=True, default=str)
+    now, adapters = fingerprint(pipe), adapters_of(pipe)
+    return [RunSpec(name, now, sample, seed, settings, described, adapters) for sample in samples for seed in seeds]
+
+
+def grid_of(pipe: Any, sample: Sample) -> TokenGrid:
+    """The token grid of a sample's video."""
+    patch = transformer_of(pipe, "main").config.patch_size
+    t, s = pipe.vae_scale_factor_temporal, pipe.vae_scale_factor_spatial
+    return TokenGrid(
+        frames=((sample.num_frames - 1) // t + 1) // patch[0],
+        rows=sample.height // s // patch[1],
+        cols=sample.width // s // patch[2],
+        patch=tuple(patch),
+        vae_spatial=s,
+        vae_temporal=t,
+    )
+
+
+def space_of(pipe: Any, specs: Sequence[RunSpec], schedule: Schedule) -> AddressSpace:
+    """Every address of runs that share settings and size; see `interp.Lab.space`."""
+    spec, sample = specs[0], specs[0].sample
+    alike = all(one.sample is sample or _problem(one.sample) == _problem(sample) for one in specs)
+    return AddressSpace.of_model(
+        transformer_of(pipe, "main").config,
+        grid_of(pipe, sample),
+        sigmas=schedule.sigmas[: schedule.steps],
+        experts=schedule.experts,
+        branches=spec.settings.branches,
+        text_tokens=spec.settings.max_sequence_length,
+        image_tokens=IMAGE_TOKENS * (1 if sample.last_image is None else 2),
+        per_token_time=bool(pipe.config.get("expand_timesteps")),
+        sample=sample if alike else None,
+    )
+
+
+def _problem(sample: Sample) -> tuple[Any, ...]:
+    """What says which problem a sample is."""
+    return sample.task, sample.key, sample.prompt, dict(sample.meta)
