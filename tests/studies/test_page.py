@@ -52,7 +52,7 @@ def test_drawing_leaves_matplotlib_as_it_was(tmp_path: Path) -> None:
 
 
 def test_the_page_is_one_file_and_escapes_what_it_is_given(tmp_path: Path) -> None:
-    Image.new("RGB", (320, 16), "red").save(tmp_path / "p.png")
+    Image.new("RGB", (300, 16), "red").save(tmp_path / "p.png")
     rows = [{"name": "a<b", "value": 0.12345, "none": None}]
     page = render(
         Report(
