@@ -21,6 +21,7 @@ NAMES = (
     "early_plan",
     "self_correction",
     "memory",
+    "perception_before_action",
     "blog_claims",
 )
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
+from interp import Sample
 from interp.answers import COLUMNS, MODES, AnswerTrajectories, read_answers
 from studies.bench import Bench
 from studies.claim import Claim, Estimate, above
@@ -38,8 +39,7 @@ def options(parser: Parser) -> None:
 
 def answer(bench: Bench) -> Outcome:
     """Run the study; see the module."""
-    forks = bench.given.task == "maze" and not bench.given.ordinary
-    samples = bench.samples(fork=True, apart=bench.given.apart) if forks else bench.samples()
+    samples = bench.samples() if bench.given.ordinary else candidate_samples(bench, bench.given.apart)
     clean = bench.clean(bench.specs(samples))
     found = follow_clean(bench, clean, bench.given.decode)
     return Outcome(
@@ -58,6 +58,11 @@ def work(terms: Terms) -> Work:
     """What it takes; see `studies.work`."""
     decoded = range(terms.steps) if terms.given.decode is None else {*terms.given.decode, terms.steps - 1}
     return terms.clean(read=len(decoded))
+
+
+def candidate_samples(bench: Bench, apart: int) -> list[Sample]:
+    """Problems with several answers: of mazes, forks whose two routes differ in ``apart`` cells or more."""
+    return bench.samples(fork=True, apart=apart) if bench.given.task == "maze" else bench.samples()
 
 
 def follow_clean(bench: Bench, clean: CleanRuns, steps: Sequence[int] | None = None) -> AnswerTrajectories:

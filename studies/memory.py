@@ -25,15 +25,16 @@ from studies.bench import Bench
 from studies.claim import Claim, Estimate, above
 from studies.clean import CleanRuns
 from studies.conditions import CLEAN, contrast, measure, shares, spread
-from studies.figures import BLUE, GREEN, INK, ORANGE, Heat, Series, heatmaps, points
+from studies.figures import BLUE, GREEN, INK, ORANGE, Series, points
 from studies.knockouts import FIRST, KINDS, PLACEBOS, Place, knocked_out, places
 from studies.outcome import Outcome
+from studies.probe_maps import draw_maps
 from studies.probed import COLUMNS as PROBED
 from studies.probed import HOOK, Probed, hidden_sites, kept, probe, states
 from studies.questions import Question, start_state
 from studies.readers import Readers
 from studies.report import Picture, Section
-from studies.signs import DASH, X0, XT
+from studies.signs import DASH, X0
 from studies.study import Parser, Study, positive
 from studies.work import Terms, Work
 
@@ -288,26 +289,8 @@ _SAID = {FIRST: "attention to the first frame", "frame": "that to another frame"
 
 
 def _reading(bench: Bench, probed: Sequence[Probed]) -> Section:
-    heats, steps = [], probed[0].hidden.steps
-    for one in probed:
-        cells = one.hidden.table.sort("layer", "step")
-        shape = (len(one.hidden.layers), len(steps))
-        values, low, bar = (cells[name].to_numpy().reshape(shape) for name in ("score", "low", "chance_high"))
-        baselines = {sign: one.curve(name)["score"].to_numpy() for name, sign in (("x0_hat", X0), ("x_t", XT))}
-        heats.append(Heat(f"Latent frame {one.question.frame}", values, low > bar, baselines))
-    curve = probed[0].curve()
-    with bench.folder.writing("start.png") as path:
-        heatmaps(path, heats, curve["sigma"].to_list(), low=0.45, high=1.0, label="balanced accuracy", steps=steps)
-    n, rows = curve["groups"][0], curve["n"][0]
-    given = probed[0].hidden.baselines
-    first = f" Read off the picture that was given: {given['score'][0]:.2f}." if len(given) else ""
-    caption = (
-        f"{probed[0].question.asked} Balanced accuracy of linear probes, {rows} tokens of {n} problems. Hatched: the "
-        f"interval does not clear the chance level ({curve['chance'].to_numpy().mean():.2f}).{first}"
-    )
-    return Section(
-        "The start state", (), (Picture(bench.folder / "start.png", "Start state by step and layer", caption),)
-    )
+    picture = draw_maps(bench.folder, "start.png", probed, "Start state by step and layer")
+    return Section("The start state", (), (picture,))
 
 
 def _knocked_out(bench: Bench, table: pl.DataFrame, layer: int) -> Section:

@@ -3,9 +3,10 @@
 Cells come in the order of computing: step after step, and block after block within a step. Something is there in a cell
 whose interval lies above the chance level and whose score has won a given share of the most that it ever wins over
 chance. (Chance alone would call what is asked of more tokens, or is easier, the earlier one.) The onset is the first
-step from which on, to the last, it is there in some block, and the first block of that step in which it is there. It is
-counted in steps, blocks being their fractions: 2.5 is half-way through the blocks of step 2. What is never there has
-its onset at the end of all steps.
+step at which it is there in some block, and so at the next steps that were read (`HOLD` in all), and the first block of
+that step in which it is there. (Not to the last step: what has been drawn may be forgotten.) It is counted in steps,
+blocks being their fractions: 2.5 is half-way through the blocks of step 2. What is never there has its onset at the end
+of all steps.
 
 Intervals: the same rule on scores of resampled problems. The resamples of two grids are over the same problems, so that
 differences of onsets are paired. Placebo: the same rule on the scores of shuffled labels.
@@ -18,8 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from probes import GridResult
-from probes.onset import first_sustained
 from studies.claim import Estimate
+
+HOLD = 3
+"""Steps that were read, one after another, at which something has to be there."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +72,15 @@ def onset_of(grid: GridResult, share: float) -> Onset:
     steps, layers = grid.steps, grid.layers
     cells = np.array([[grid.cell(step, layer) for layer in layers] for step in steps])
     score, low, chance, bar = (table[c].to_numpy()[cells] for c in ("score", "low", "chance", "chance_high"))
-    margin, end = score - low, float(steps[-1] + 1)
+    margin, end, hold = score - low, float(steps[-1] + 1), min(HOLD, len(grid.steps))
 
     def places(scores: np.ndarray) -> np.ndarray:
         """[draw, step, layer] to onsets [draw]."""
         most = (scores - chance).max((1, 2), keepdims=True)
         there = (scores - margin > bar) & (scores - chance >= share * most)
-        first = first_sustained(there.any(2))
-        known = np.isfinite(first)
-        step = np.where(known, first, 0).astype(int)
+        some = there.any(2)  # [draw, step]
+        held = np.all([some[:, k : k + len(steps) - hold + 1] for k in range(hold)], axis=0)
+        known, step = held.any(1), held.argmax(1)
         layer = there[np.arange(len(there)), step].argmax(1)
         return np.where(known, np.array(steps)[step] + (layer + 1) / len(layers), end)
 

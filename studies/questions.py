@@ -29,7 +29,7 @@ STARTS = (
 TAKEN = ("taken", "taken_route", "on_path")
 """Labels of a run's own answer; the first that has both classes is taken."""
 TRUE = ("on_answer", "on_shortest", "changed")
-"""The same of the right answer, for runs that end with none."""
+"""The same of the right answer."""
 SEEN = 1  # tokens each way of the first frame that a baseline sees from a token
 MOVED = 40  # of 255: a pixel has changed
 AGAINST = 8  # tokens labelled 0 for each labelled 1, in every run
@@ -131,8 +131,8 @@ def motion_and_plan(
 ) -> tuple[Question, Question]:
     """What moves in the first generated latent frame, and which answer the last one shows.
 
-    Labels are of the videos that the runs end with. Runs without a valid answer are not asked; if no run has one, the
-    right video's labels are taken instead.
+    Labels are of the videos that the runs end with, and runs without a valid answer are not asked. If half of the runs
+    have none, labels are of the right videos instead, and all runs are asked.
 
     Args:
         task: of the samples.
@@ -141,7 +141,7 @@ def motion_and_plan(
         grid: of the model's tokens.
     """
     scores = [(task.score(sample, video), video) for sample, video in zip(samples, videos, strict=True)]
-    answered = any(score.valid for score, _ in scores)
+    answered = 2 * sum(bool(score.valid) for score, _ in scores) > len(scores)
     motion, plan = [], []
     for sample, (score, video) in zip(samples, scores, strict=True):
         shown = video if answered else task.render(sample)

@@ -37,6 +37,7 @@ OWN = {
     "early_plan": ["--places", "2", "--seeds", "2"],
     "noise": ["--places", "1", "--kinds", "renoise"],
     "memory": ["--problems", "6", "--knocked", "2", "--spans", "1", "--windows", "1", "--shuffles", "2"],
+    "perception_before_action": ["--size", "8", "--problems", "6", "--places", "2", "--shuffles", "2"],
     "blog_claims": ["--seeds", "2", "--sizes", "1", "--at", "0.5", "--watch", "2"],
     "layers": ["--problems", "5", "--places", "1", "--tuned", "1", "--shuffles", "1", "--steps", "2"],
     "swap": ["--problems", "1", "--places", "1", "--ops", "resid", "--every", "2", "--steps", "2"],
