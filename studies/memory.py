@@ -35,7 +35,7 @@ from studies.questions import Question, start_state
 from studies.readers import Readers
 from studies.report import Picture, Section
 from studies.signs import DASH, X0
-from studies.study import Parser, Study, positive
+from studies.study import Parser, Study, positive, several
 from studies.work import Terms, Work
 
 PAPER = "an object returns to where it was, and an occluded one is kept (shown in pictures; no figures)"
@@ -65,7 +65,7 @@ def options(parser: Parser) -> None:
     add("--spans", type=positive, default=3, help="spans of steps in which attention is knocked out")
     add("--windows", type=positive, default=5, help="windows of layers in which attention is knocked out")
     add("--knocked", type=positive, default=16, help="problems whose first run is knocked out, at most")
-    add("--shuffles", type=positive, default=10, help="label shuffles behind a chance level")
+    add("--shuffles", type=several, default=10, help="label shuffles behind a chance level")
     add("--rows", type=positive, default=1000, help="tokens a probe is fitted on, at most")
 
 

@@ -24,11 +24,12 @@ from studies.figures import BLUE, GREEN, ORANGE, Series, points
 from studies.onsets import Onset, later, onset_of
 from studies.outcome import Outcome
 from studies.probe_maps import draw_maps
-from studies.probed import COLUMNS, HIDDEN, Probed, probe, states
+from studies.probed import COLUMNS, HIDDEN, Probed, kept, probe, states
 from studies.questions import motion_and_plan, of_shared_problems, start_state
 from studies.report import Picture, Section
 from studies.signs import X0
-from studies.study import Parser, Study, positive
+from studies.study import Parser, Study, positive, several
+from studies.work import Terms, Work
 
 PAPER = "objects are located first, then they move, then the goal is reached (a car, a door; pictures, no figures)"
 OBJECT, MOTION, PLAN = "object", "motion", "plan"
@@ -41,7 +42,7 @@ def options(parser: Parser) -> None:
     add("--places", type=positive, default=10, help="steps whose hidden states are read, denser at first")
     add("--share", type=float, default=0.5, help="of the most that is ever won over chance, from which on it is there")
     add("--apart", type=positive, default=4, help="cells in which the two routes of a fork maze differ, at least")
-    add("--shuffles", type=positive, default=10, help="label shuffles behind a chance level")
+    add("--shuffles", type=several, default=10, help="label shuffles behind a chance level")
     add("--rows", type=positive, default=800, help="tokens a probe is fitted on, at most; as many for each question")
 
 
@@ -72,6 +73,12 @@ def answer(bench: Bench) -> Outcome:
         seeds=[spec.seed for spec in specs],
         more={"onsets": onset_rows(found)},
     )
+
+
+def work(terms: Terms) -> Work:
+    """What it takes; see `studies.work`."""
+    steps = denser_at_first(terms.steps, terms.given.places)
+    return terms.stored(kept([1, terms.grid.frames - 1], steps), dtype="bfloat16", read=1)
 
 
 def read_off(bench: Bench, specs: Sequence[Any]) -> Found:
@@ -216,6 +223,8 @@ STUDY = Study(
     quick={"problems": 24, "places": 6, "shuffles": 6, "rows": 500},
     minutes=(4, 1),
     tasks=("maze", "bounce"),
+    work=work,
+    real="--task maze --size 8 --problems 48 --seeds 1 --batch-size 8",
 )
 
 if __name__ == "__main__":

@@ -139,3 +139,15 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
     return number
+
+
+def several(text: str) -> int:
+    """An argument that counts two or more of something.
+
+    >>> several("2")
+    2
+    """
+    number = int(text)
+    if number < 2:
+        raise argparse.ArgumentTypeError(f"{text} is not 2 or more")
+    return number
