@@ -7,7 +7,7 @@ medium one (d 512, 8 layers, 1280 tokens, random weights); 20 steps x all layers
 All three drive the same step loop over the same prepared batch, so that neither side pays for prompts and pictures.
 Peers take a sample of the cells whose mean cost is that of the grid (every layer costs them the same, and the steps
 have the mean of all steps); so do our sweeps of the medium model. ``--only "medium: read early"`` measures the rows
-that begin so and keeps the others. Times are those of the whole grid:
+that begin so and keeps the others; ``--peers naive`` leaves nnsight out. Times are those of the whole grid:
 ``fixed + cells x time of a cell``, where fixed is the source run and, for ours, the recording of the clean run.
 
 The limits. Replay alone: 20 steps of each run become 9.5 and the rest of the layers of one. What FLOPs allow:
@@ -38,6 +38,7 @@ from interp.sweep import kept_at, kept_source, plan_cells, sweep
 
 SITE = "blocks.{}.hook_resid_post"
 CLOSE = 1e-4
+PEERS = "naive,nnsight"
 Cell = tuple[int, int]  # step, layer
 
 
@@ -186,6 +187,7 @@ def rows_of(
     own: dict[bool, Sequence[Cell]],
     rounds: int,
     only: str = "",
+    peers: str = PEERS,
 ) -> list[dict[str, Any]]:
     """Rows of one model; of what is by False and True, the first is finished and the second early.
 
@@ -197,12 +199,13 @@ def rows_of(
         own: cells that ours is timed on.
         rounds: repetitions.
         only: how the cases begin that are measured.
+        peers: what ours is compared with.
     """
     modes = [early for early in (False, True) if _case(name, early).startswith(only)]
     if not modes:
         return []
     ready: list[Any] = [None]
-    wrapped = _wrapped(peer.lab)
+    wrapped = _wrapped(peer.lab) if "nnsight" in peers else None
     results: dict[str, dict[Cell, Tensor]] = {}
 
     def prepare_ours() -> None:
@@ -290,7 +293,7 @@ def bench_of(made: tuple[Lab, Any], steps: int, batch_size: int) -> Bench:
 
 def main() -> None:
     """Command line."""
-    chosen = arguments(__doc__, rounds=3, steps=20, quick=False, only="")
+    chosen = arguments(__doc__, rounds=3, steps=20, quick=False, only="", peers=PEERS)
     rows = []
     if chosen.quick:
         bench, peer = (bench_of(small(4), 4, 4) for _ in range(2))
@@ -304,16 +307,18 @@ def main() -> None:
         sample = [(step, layer) for step in steps for layer in (1, 4)]
         both = {False: sample, True: sample}
         own = {False: bench.grid, True: bench.grid}
-        rows += rows_of("mini", bench, peer, both, own, chosen.rounds, chosen.only)
+        rows += rows_of("mini", bench, peer, both, own, chosen.rounds, chosen.only, chosen.peers)
     if not chosen.quick and _wanted("medium", chosen.only):
         bench, peer = (bench_of(medium(), chosen.steps, 8) for _ in range(2))
         low, high = quarter, chosen.steps - 1 - quarter  # 5 and 14: with the mean of all
         early = [(step, layer) for step in (low, high) for layer in range(bench.layers)]
         some = [(step, layer) for step in (low, high) for layer in (1, 6)]
         sampled = {False: [(high, 6)], True: [(low, 1), (high, 6)]}
-        rows += rows_of("medium", bench, peer, sampled, {False: some, True: early}, chosen.rounds, chosen.only)
+        own = {False: some, True: early}
+        rows += rows_of("medium", bench, peer, sampled, own, chosen.rounds, chosen.only, chosen.peers)
     if chosen.only:
-        rows += [one for one in kept_rows("patching") if not one["case"].startswith(chosen.only)]
+        measured = {(one["case"], one["peer"]) for one in rows}
+        rows += [one for one in kept_rows("patching") if (one["case"], one["peer"]) not in measured]
     publish("patching", rows, as_json=chosen.json, keep=not chosen.quick)
 
 
