@@ -59,6 +59,7 @@ def umap_paths(
     min_dist: float = 0.1,
     seed: int = 0,
     alignment: float = 0.01,
+    components: int | None = None,
 ) -> Paths:
     """Embed every step in two dimensions by UMAP, each tied to the next through the rows that they share.
 
@@ -66,8 +67,10 @@ def umap_paths(
     those. The same seed gives the same picture on the same machine.
 
     Args:
-        steps: step to rows [row, feature], the same rows in each.
+        steps: as in `pca_paths`.
         about: further columns, [row] each.
+        components: embed the coordinates of rows on so many principal components of all steps. Steps are then read
+            block by block, and only coordinates are held; without, all steps are held whole.
         neighbours, min_dist: of `umap.UMAP`.
         seed: of the layout.
         alignment: how strongly steps are tied (``alignment_regularisation`` of `umap.AlignedUMAP`).
@@ -79,7 +82,12 @@ def umap_paths(
         import umap
     except ImportError:
         raise ProbeError("UMAP needs umap-learn: pip install 'wan-interp[viz]'.") from None
-    arrays = {step: np.concatenate(list(_blocks(value))) for step, value in steps.items()}
+    if components is None:
+        arrays = {step: np.concatenate(list(_blocks(value))) for step, value in steps.items()}
+    else:
+        found = pca_paths(steps, components)
+        parts = found.table.partition_by("step", as_dict=True, maintain_order=True)
+        arrays = {step: part.select(found.axes).to_numpy() for (step,), part in parts.items()}
     counts = {len(array) for array in arrays.values()}
     if len(counts) != 1:
         raise ProbeError(f"Steps have {sorted(counts)} rows; a trajectory needs the same rows in each.")
@@ -92,23 +100,53 @@ def umap_paths(
         return Paths(_table(dict.fromkeys(arrays, only), "umap", about))
     same = [{i: i for i in range(count)}] * (len(arrays) - 1)
     mapper = umap.AlignedUMAP(**common, alignment_regularisation=alignment)
-    found = mapper.fit(list(arrays.values()), relations=same).embeddings_
-    return Paths(_table(dict(zip(arrays, map(np.asarray, found), strict=True)), "umap", about))
+    placed = mapper.fit(list(arrays.values()), relations=same).embeddings_
+    return Paths(_table(dict(zip(arrays, map(np.asarray, placed), strict=True)), "umap", about))
+
+
+BYTES_A_VALUE = 40
+"""What a value of a block takes at the height of a streamed sum: as read (4), and up to four copies in float64."""
 
 
 def rows_of(
-    store: Any, site: str, step: int, *, branch: str | None = None, pool: bool = False, runs_at_once: int = 64
+    store: Any,
+    site: str,
+    step: int,
+    *,
+    branch: str | None = None,
+    pool: bool = False,
+    runs_at_once: int = 64,
+    memory: float | None = None,
 ) -> Iterator[np.ndarray]:
-    """Rows of one cell of a store in blocks of bounded size: [run x token, feature], or run means with ``pool``."""
+    """Rows of one cell of a store in blocks of bounded size: [run x token, feature], or run means with ``pool``.
+
+    Args:
+        store, site, step, branch: the cell.
+        pool: mean over tokens.
+        runs_at_once: in a block; with ``memory``, at most.
+        memory: bytes that a streamed sum of the blocks may take (`Covariance`, `StreamedCKA`, `Leace`, `energy`), its
+            feature x feature sums, in float64, included.
+
+    Raises:
+        ProbeError: a single run needs more memory than that.
+    """
     runs = list(store.runs)
+    if memory is not None:
+        one = np.asarray(store.read(site, step=step, branch=branch, runs=runs[:1]))
+        sums = 4 * 8 * one.shape[-1] ** 2
+        fit = int((memory - sums) // (BYTES_A_VALUE * one.size))
+        if fit < 1:
+            need = (sums + BYTES_A_VALUE * one.size) / 1e6
+            raise ProbeError(
+                f"One run of {site} and the sums over it need about {need:.0f} MB, more than memory={memory / 1e6:.0f} "
+                "MB. Raise memory=, or keep a smaller view (frame_mean, random_projection-64)."
+            )
+        runs_at_once = min(runs_at_once, fit)
     for first in range(0, len(runs), runs_at_once):
         part = store.read(site, step=step, branch=branch, runs=runs[first : first + runs_at_once])
         values = np.asarray(part, dtype=np.float32)
-        yield (
-            values.reshape(len(values), -1, values.shape[-1]).mean(axis=1)
-            if pool
-            else values.reshape(-1, values.shape[-1])
-        )
+        rows = values.reshape(len(values), -1, values.shape[-1])
+        yield rows.mean(axis=1) if pool else rows.reshape(-1, rows.shape[-1])
 
 
 def _blocks(value: Any) -> Iterator[np.ndarray]:

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from probes.errors import ProbeError
+from probes.folds import group_keys
 from probes.geometry.cka import cka
 from probes.geometry.pca import Components, _matrix, pca
 
@@ -77,12 +78,18 @@ MEASURES: Mapping[str, Callable[..., float]] = {
 }
 
 
+COLUMNS = ("first", "second", "value", "low", "high", "chance")
+
+
 def compare(
     sites: Mapping[Any, Any],
     measure: str = "cka",
     *,
     pairs: Iterable[tuple[Any, Any]] | None = None,
     shuffles: int = 0,
+    groups: Any = None,
+    parts: int = 20,
+    level: float = 0.95,
     seed: int = 0,
     **options: Any,
 ) -> pl.DataFrame:
@@ -94,17 +101,29 @@ def compare(
         pairs: of names; every two if None.
         shuffles: how often the rows of the second are shuffled for a chance level; "subspace" does not see the order of
             rows and has none.
-        seed: of the shuffles.
+        groups: what belongs together, a key for each row: all tokens of a run, all seeds of a sample. By default every
+            row stands alone, which makes intervals of tokens far too narrow.
+        parts: groups are dealt into so many parts (at most as there are groups), each left out once for the interval;
+            0: no intervals.
+        level: of the interval.
+        seed: of the shuffles and of the dealing.
         options: of the measure.
 
     Returns:
-        One row a pair: first, second (names as text), value, chance (mean over shuffles; null without).
+        One row a pair: first, second (names as text), value, low, high (null with ``parts=0`` and of `Components`),
+        chance (mean over shuffles; null without).
+
+    The interval is the delete-a-group jackknife's (Shao and Tu 1995, chapter 2): value -+ t times the error that
+    leaving out parts shows, with one degree of freedom less than parts. Drawing rows with replacement would not do:
+    rows drawn twice are alike on both sides, and look like likeness.
     """
     if measure not in MEASURES:
         raise ProbeError(f"measure={measure!r} is not known; use {', '.join(MEASURES)}.")
     if measure == "subspace" and shuffles:
         raise ProbeError("Subspaces do not depend on the order of rows; leave shuffles out.")
-    of, rng = MEASURES[measure], np.random.default_rng(seed)
+    if parts < 0 or parts == 1 or not 0 < level < 1:
+        raise ProbeError(f"parts={parts}, level={level}: need 0 or at least 2 parts, and 0 < level < 1.")
+    of, rng, dealt = MEASURES[measure], np.random.default_rng(seed), np.random.default_rng(seed + 1)
 
     def read(name: Any) -> Any:
         if name not in sites:
@@ -117,9 +136,24 @@ def compare(
         x, y = read(a), read(b)
         null = [of(x, y[rng.permutation(len(y))], **options) for _ in range(shuffles)]
         chance = float(np.mean(null)) if null else None
-        rows.append({"first": str(a), "second": str(b), "value": of(x, y, **options), "chance": chance})
-    types = {"first": pl.String, "second": pl.String, "value": pl.Float64, "chance": pl.Float64}
+        value, reach = of(x, y, **options), None
+        if parts and not isinstance(x, Components) and not isinstance(y, Components):
+            key = np.arange(len(x)) if groups is None else group_keys(groups, len(x))
+            part = dealt.permutation(int(key.max()) + 1)[key] % parts
+            reach = _reach([of(x[part != k], y[part != k], **options) for k in np.unique(part)], level)
+        low, high = (None, None) if reach is None else (value - reach, min(1.0, value + reach))
+        rows.append({"first": str(a), "second": str(b), "value": value, "low": low, "high": high, "chance": chance})
+    types = {name: pl.String if name in ("first", "second") else pl.Float64 for name in COLUMNS}
     return pl.DataFrame(rows, schema=types)
+
+
+def _reach(without: list[float], level: float) -> float:
+    """How far an interval reaches, of values without each part."""
+    from scipy.stats import t
+
+    count = len(without)
+    error = np.sqrt((count - 1) * np.var(without))
+    return float(t.ppf((1 + level) / 2, count - 1) * error) if count > 1 else float("inf")
 
 
 class StreamedCKA:

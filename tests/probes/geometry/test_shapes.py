@@ -91,6 +91,23 @@ def test_paths_of_a_store_are_those_in_memory() -> None:
         pca_paths(means, 1, about={"answer": [0, 1]})
 
 
+def test_blocks_of_a_store_stay_within_memory() -> None:
+    values, asked = correlated(60, 6).reshape(20, 3, 6), []
+
+    def read(site: str, step: int, branch: str | None, runs: list[int]) -> np.ndarray:
+        asked.append(len(runs))
+        return values[runs]
+
+    store = SimpleNamespace(runs=tuple(range(20)), read=read)
+    memory = 4 * 8 * 6**2 + 3 * 40 * 18  # the sums, and three runs
+    got = pca(rows_of(store, "x", 0, memory=memory), 3)
+    assert max(asked) == 3
+    expected = pca(values.reshape(60, 6).astype(np.float32), 3)
+    np.testing.assert_allclose(got.axes, expected.axes, atol=1e-9)
+    with pytest.raises(ProbeError, match="more than memory=0 MB"):
+        next(rows_of(store, "x", 0, memory=100))
+
+
 @pytest.mark.slow
 def test_aligned_umap_keeps_groups_apart_and_is_seeded() -> None:
     pytest.importorskip("umap")
@@ -102,7 +119,10 @@ def test_aligned_umap_keeps_groups_apart_and_is_seeded() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         first, again = (umap_paths(steps, neighbours=8, seed=1).table for _ in range(2))
+        blocks = {step: (lambda step=step: iter(np.array_split(steps[step], 3))) for step in steps}
+        reduced = umap_paths(blocks, neighbours=8, seed=1, components=8).table
     assert first.equals(again)
+    assert reduced.height == first.height
     for step in range(3):
         xy = first.filter(first["step"] == step).select("umap0", "umap1").to_numpy()
         centres = [xy[group == g].mean(0) for g in (0, 1)]

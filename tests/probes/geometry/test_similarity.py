@@ -7,7 +7,7 @@ import pytest
 from scipy.linalg import subspace_angles
 from scipy.spatial import procrustes as scipys
 from scipy.spatial.distance import pdist
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, t
 
 from probes import ProbeError
 from probes.geometry import StreamedCKA, cka, compare, matrix_of, pca, procrustes, rsa, subspace_overlap
@@ -76,6 +76,26 @@ def test_comparison_of_sites_with_a_chance_level(measure: str) -> None:
     assert again.equals(table)
     with pytest.raises(ProbeError, match="no site 'c'"):
         compare(sites, measure, pairs=[("noise", "c")])
+
+
+def test_intervals_of_a_comparison_are_the_jackknifes_and_hold_the_truth() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(6000, 4))
+    y = x + rng.normal(size=(6000, 4))
+    truth, held = StreamedCKA().update(x, y).value(), 0
+    for i in range(60):
+        rows = slice(i * 100, i * 100 + 100)
+        row = compare({"a": x[rows], "b": y[rows]}).row(0, named=True)
+        held += row["low"] <= truth <= row["high"]
+    assert held >= 51
+    a, b, key = x[:60], y[:60], np.repeat(np.arange(12), 5)
+    row = compare({"a": a, "b": b}, groups=key, parts=12).row(0, named=True)
+    without = [cka(a[key != k], b[key != k]) for k in range(12)]
+    error = np.sqrt(11 / 12 * ((np.array(without) - np.mean(without)) ** 2).sum())
+    assert row["low"] == pytest.approx(row["value"] - t.ppf(0.975, 11) * error)
+    assert compare({"a": a, "b": b}, parts=0)["low"].to_list() == [None]
+    with pytest.raises(ProbeError, match="at least 2 parts"):
+        compare({"a": a, "b": b}, parts=1)
 
 
 def test_comparisons_that_cannot_be_made() -> None:
