@@ -108,7 +108,7 @@ def work(terms: Terms) -> Work:
         for step in trial.steps:
             first, end = (0 if trial.until else step), (step + 1 if trial.read == "early" else terms.steps)
             found += terms.rows(range(first, end), 2 * len(trial.layers), read=1)
-    return found.times(given.problems)
+    return found.times(given.problems * given.seeds)
 
 
 def planned(
@@ -129,7 +129,7 @@ def planned(
         *(Trial(tuple(spread(steps, places)), layers, op) for op in ops),
         *(Trial((at,), layers, main, **control) for control in controls),
         *(Trial((at,), few, op, read="final") for op in ops),
-        *(Trial((at,), few, main, **control, read="final") for control in controls if control.get("source") != "self"),
+        *(Trial((at,), few, main, source=source, read="final") for source in ("third", "noise")),
         Trial(ends, tuple(sorted({depth // 2, depth - 1})), main, read="final", until=True),
     ]
 
