@@ -96,6 +96,11 @@ class AttentionProbe(ClassifierMixin, Saved):
         best = self.predict_proba(X).argmax(axis=1)
         return np.asarray(self.classes_[best])
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array, tags.input_tags.three_d_array = False, True
+        return tags
+
     def attention(self, X: Any) -> NDArray[Any]:  # noqa: N803
         """Where each head looks: weights [sample, head, token] that sum to 1 over tokens."""
         x, query, _, _ = self._tensors(X)
