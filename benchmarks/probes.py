@@ -266,11 +266,13 @@ def rows_of(case: Case, rounds: int, budget: int) -> list[dict[str, Any]]:
 
 
 def cases(quick: bool) -> list[Case]:
-    """Every size; with ``quick``, small ones only."""
+    """Every size, small ones first; with ``quick``, small ones only."""
     if quick:
         return [Case(m, n, d, k) for m in PATHS for n, d, k in ((100, 16, 2), (60, 160, 3))]
     sizes = [(n, d, k) for k in (2, 4) for n in (200, 1000, 5000) for d in (128, 512, 1536)]
-    return [Case(m, n, d, k) for m in PATHS for n, d, k in sizes]
+    return sorted(
+        (Case(m, n, d, k) for m in PATHS for n, d, k in sizes), key=lambda case: case.n * case.d * case.classes
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
