@@ -216,23 +216,13 @@ def points(
     rows = -(-len(panels) // cols)
     with _figure(path, (3.6 * cols + 0.4, 2.9 * rows + 0.2), rows, cols, sharey=True) as axes:
         for place, (axis, (title, series)) in enumerate(zip(axes.flat, panels, strict=False)):
-            joined = "none" if place in (ticks or {}) else "-"  # places with names have no order
+            unjoined = {"ls": "none"} if place in (ticks or {}) else {}  # places with names have no order
             for number, one in enumerate(series):
                 at = np.asarray(one.at, dtype=float) + apart * (number - (len(series) - 1) / 2)
                 values = np.asarray(one.values)
                 bars = np.clip([values - np.asarray(one.low), np.asarray(one.high) - values], 0, None)
-                axis.errorbar(
-                    at,
-                    values,
-                    bars,
-                    color=one.colour,
-                    label=one.name,
-                    ls=joined,
-                    lw=1.2,
-                    marker="o",
-                    ms=3.2,
-                    elinewidth=0.9,
-                )
+                marks = {**_marks(one.colour), **unjoined, "lw": 1.2, "ms": 3.4}
+                axis.errorbar(at, values, bars, label=one.name, elinewidth=0.9, **marks)
             if level is not None:
                 axis.axhline(level, color=FAINT, ls=BASELINE, lw=1.2)
             if ylim is not None:
