@@ -159,7 +159,7 @@ class Trainer:
             "seconds": self.seconds,
             "minutes": self.minutes,
             "done": self.done,
-            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else _cpu(),
         }
         temporary = self.path.with_suffix(".tmp")
         torch.save(state, temporary)
@@ -219,6 +219,11 @@ class _Rows:
 
     def __getitem__(self, number: int) -> Rows:
         return draw_rows(self.recipe, number)
+
+
+def _cpu() -> str:
+    threads = torch.get_num_threads()
+    return "one thread of a CPU" if threads == 1 else f"{threads} threads of a CPU"
 
 
 def _one_thread(worker: int) -> None:
