@@ -128,8 +128,10 @@ def stage_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def findings(rows: Sequence[dict[str, Any]]) -> str:
     """What was found, in numbers."""
     words = {
-        ("energy_robust", "foreground"): "Energy of the foreground over the background (median over channels, log2)",
-        ("energy_robust", "named"): "of what the prompt names over other candidates",
+        ("energy_l2", "foreground"): "Energy of the foreground over the background (L2, log2)",
+        ("energy_robust", "foreground"): "the same by the median over channels",
+        ("energy_l2", "named"): "energy of what the prompt names over other candidates (L2)",
+        ("energy_robust", "named"): "by the median",
         ("probe", "named"): "balanced accuracy of probes for what the answer is about",
         ("lens_plain", None): "right answers through the head",
     }

@@ -34,8 +34,6 @@ from studies.work import Terms, Work
 
 PAPER = "the whole representation at layer 20 of 40, at the first step, reverses the answer; no flip rate published"
 MATTERS = 0.1
-OFTEN = 0.35
-"""The least share of reversed answers that would matter: about a third."""
 PEAK = (0.4, 0.6)
 COLUMNS = {
     "op": "; ".join(f"{name}: {title}" for name, title in TITLES.items()),
@@ -175,7 +173,7 @@ def claims(found: Swaps, at: int) -> list[Claim]:
             f"{TITLES[main]} of layer {middle} at step {at}, put in from the other run, reverses the finished answer",
             found.mean("flip", found.where(**here, read="final")),
             0.0,
-            matters=OFTEN,
+            matters=MATTERS,
             paper=PAPER,
             placebo=max(flips(read="final", source=name) for name in ("third", "noise")),
             measure="the share of runs that end with the other answer (placebo: the larger of a third run and noise)",
@@ -184,7 +182,7 @@ def claims(found: Swaps, at: int) -> list[Claim]:
             f"the same reverses {X0} of that step",
             found.mean("flip", found.where(**here, read="early")),
             0.0,
-            matters=OFTEN,
+            matters=MATTERS,
             paper=PAPER,
             placebo=max(flips(read="early", source=name) for name in ("third", "noise")),
             measure=f"the share of runs whose {X0} shows the other answer (placebo as above)",
@@ -193,7 +191,7 @@ def claims(found: Swaps, at: int) -> list[Claim]:
             f"the same at every step up to {end} reverses the finished answer",
             found.mean("flip", found.where(**{**here, "step": end, "until": True}, read="final")),
             0.0,
-            matters=OFTEN,
+            matters=MATTERS,
             measure="the share of runs that end with the other answer",
         ),
         above(

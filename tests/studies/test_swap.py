@@ -133,7 +133,8 @@ def made_up(turned: float, *, problems: int = 12) -> Swaps:
 def test_claims_follow_the_numbers() -> None:
     turned, still = claims(made_up(1.0), 0), claims(made_up(0.0), 0)
     assert [claim.verdict for claim in turned] == [*[SHOWS] * 6, OPEN]  # the last: equal ones
-    assert [claim.verdict for claim in still][:3] == [NOT] * 3
+    assert {claim.verdict for claim in still[:3]} == {OPEN}  # a dozen pairs without a flip leave room for one in ten
+    assert {claim.verdict for claim in claims(made_up(0.0, problems=60), 0)[:3]} == {NOT}
     assert SHOWS not in {claim.verdict for claim in still}
     assert turned[0].value == 1
     few = claims(made_up(1.0, problems=1), 0)
