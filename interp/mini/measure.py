@@ -27,6 +27,9 @@ from interp.tasks.sample import Sample
 
 HELD_OUT_SEED = 20_000
 STOCK_STEPS = 20
+MAZE_TABLE = {20: [1.0], 1: [1.0], 2: [1.0], 4: [1.0], 8: [1.0]}
+PUZZLE_TABLE = {20: [1.0], 4: [1.0, 2.0]}
+"""Steps of the sampler, and the guidance scales measured at each."""
 PUZZLES = ("maze-4", "maze-5", "maze-6", "maze-7", "maze-8", "grounding", "reappearance", "bounce")
 
 
@@ -164,9 +167,11 @@ def main(argv: list[str] | None = None) -> None:
     lab = load(args.model)
     lab.pipe.to(args.device)
     parts = args.parts or (PUZZLES if puzzle else ("maze-4", "maze-5", "maze-6"))
-    steps = args.steps or ([20, 4] if puzzle else [20, 1, 2, 4, 8])
-    scales = args.guidance or ([1.0, 2.0] if puzzle else [1.0])
-    card = measure(lab, path, parts, steps, args.n, held_out=puzzle, guidance=scales, stock=not args.batched)
+    table = PUZZLE_TABLE if puzzle else MAZE_TABLE
+    if args.steps or args.guidance:
+        table = {count: args.guidance or [1.0] for count in args.steps or table}
+    for count, scales in table.items():
+        card = measure(lab, path, parts, [count], args.n, held_out=puzzle, guidance=scales, stock=not args.batched)
     card["measure_command"] = f"python -m interp.mini.measure --model {card['name']} --n {args.n} --overlap"
     if args.overlap:
         mazes = [part for part in parts if part.startswith("maze-")]
