@@ -6,9 +6,9 @@ import shlex
 from pathlib import Path
 
 from studies import NAMES, study_named
-from studies.cost import DECODE_SPEED, HIDDEN, MEMORY, SPEEDS, STREAMS, hours_text, size_text
-from studies.real import FOLDER, MODEL, VIDEO, arguments, cost
-from studies.study import Study
+from studies.frame.cost import DECODE_SPEED, HIDDEN, MEMORY, SPEEDS, STREAMS, hours_text, size_text
+from studies.frame.real import FOLDER, MODEL, VIDEO, arguments, cost
+from studies.frame.study import Study
 
 INTRO = f"""# Studies on published weights
 
@@ -39,8 +39,8 @@ def render() -> str:
     for study in studies:
         lines += [f"`{study.name}`: {study.question}", "", "```sh", _command(study), "```", ""]
     lines += [
-        "Source files: `studies/work.py`, `studies/cost.py`, `studies/real.py`, `studies/blueprint.py`, "
-        "`docs/make_study_costs.py`.",
+        "Source files: `studies/runs/work.py`, `studies/frame/cost.py`, `studies/frame/real.py`, "
+        "`studies/base/blueprint.py`, `docs/make_study_costs.py`.",
         "",
     ]
     return "\n".join(lines)

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from studies.study import Study
+    from studies.frame.study import Study
 
 NAMES = (
     "decodability",

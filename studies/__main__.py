@@ -10,7 +10,7 @@ from interp.errors import InterpError, suggest
 from studies import NAMES, study_named
 
 if TYPE_CHECKING:
-    from studies.cost import Cost
+    from studies.frame.cost import Cost
 
 USAGE = (
     "usage: python -m studies list, python -m studies cost NAME [options of NAME], python -m studies all --help, or "
@@ -28,12 +28,12 @@ def main(arguments: list[str]) -> int:
         return 0
     asked = arguments[0]
     if asked == "all":
-        from studies.command import run_command
-        from studies.every import run_all
+        from studies.base.command import run_command
+        from studies.frame.every import run_all
 
         return run_command(run_all, arguments[1:])
     if asked == "cost":
-        from studies.command import run_command
+        from studies.base.command import run_command
 
         return run_command(print_cost, arguments[1:])
     known = [*NAMES, "list", "cost", "all"]
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
 
 def listing() -> str:
     """Every study: what it asks, needs and costs."""
-    from studies.real import cost as real_cost
+    from studies.frame.real import cost as real_cost
 
     lines = []
     studies = [study_named(name) for name in NAMES]
@@ -67,9 +67,9 @@ def print_cost(arguments: Sequence[str]) -> None:
     Raises:
         InterpError: there is no such study, model or task.
     """
-    from studies.cost import cost_of
-    from studies.real import arguments as real_arguments
-    from studies.real import terms_of
+    from studies.frame.cost import cost_of
+    from studies.frame.real import arguments as real_arguments
+    from studies.frame.real import terms_of
 
     if not arguments or arguments[0] not in NAMES:
         asked = arguments[0] if arguments else ""
@@ -83,7 +83,7 @@ def print_cost(arguments: Sequence[str]) -> None:
 
 
 def _told(cost: Cost | None) -> str:
-    from studies.cost import hours_text, size_text
+    from studies.frame.cost import hours_text, size_text
 
     if cost is None:
         return "not counted"

@@ -21,18 +21,18 @@ import torch
 from interp import edits
 from interp.answers import AnswerTrajectories
 from interp.edits import EditedRun, EditGraph
-from studies.averaging import WAYS, averages, by_agreement
-from studies.bench import Bench
+from studies.base.claim import Claim, above, between
+from studies.base.signs import X0
 from studies.chain_of_steps import at_step, follow_clean, paired
-from studies.claim import Claim, above, between
-from studies.conditions import CLEAN, contrast, measure, shares, spread
+from studies.drawing.figures import BLUE, GREEN, INK, ORANGE, Line, Series, lines, points
 from studies.ensemble import gain
-from studies.figures import BLUE, GREEN, INK, ORANGE, Line, Series, lines, points
-from studies.outcome import Outcome
-from studies.report import Picture, Section
-from studies.signs import X0
-from studies.study import Parser, Study, positive
-from studies.work import Terms, Work
+from studies.frame.outcome import Outcome
+from studies.frame.report import Picture, Section
+from studies.frame.study import Parser, Study, positive
+from studies.measures.averaging import WAYS, averages, by_agreement
+from studies.runs.bench import Bench
+from studies.runs.conditions import CLEAN, contrast, measure, shares, spread
+from studies.runs.work import Terms, Work
 
 BLOG = "a summary in a blog, not the paper"
 FIRST, LATER, BY = 0.3, 0.8, 0.3
@@ -102,7 +102,7 @@ def answer(bench: Bench) -> Outcome:
 
 
 def work(terms: Terms) -> Work:
-    """What it takes; see `studies.work`."""
+    """What it takes; see `studies.runs.work`."""
     given = terms.given
     at, watch = watched(given, terms.steps)
     damaged = min(given.problems, given.corrupted)

@@ -15,15 +15,15 @@ import polars as pl
 
 from interp import Sample
 from interp.answers import COLUMNS, MODES, AnswerTrajectories, read_answers
-from studies.bench import Bench
-from studies.claim import Claim, Estimate, above
-from studies.clean import CleanRuns
-from studies.figures import BLUE, GREEN, ORANGE, Line, lines
-from studies.outcome import Outcome
-from studies.report import Picture, Section
-from studies.signs import X0
-from studies.study import Parser, Study, positive
-from studies.work import Terms, Work
+from studies.base.claim import Claim, Estimate, above
+from studies.base.signs import X0
+from studies.drawing.figures import BLUE, GREEN, ORANGE, Line, lines
+from studies.frame.outcome import Outcome
+from studies.frame.report import Picture, Section
+from studies.frame.study import Parser, Study, positive
+from studies.runs.bench import Bench
+from studies.runs.clean import CleanRuns
+from studies.runs.work import Terms, Work
 
 PAPER = "shown in pictures: several paths or a superposition at first, then pruning, then a decision; no figures"
 MATTERS = 0.1
@@ -55,7 +55,7 @@ def answer(bench: Bench) -> Outcome:
 
 
 def work(terms: Terms) -> Work:
-    """What it takes; see `studies.work`."""
+    """What it takes; see `studies.runs.work`."""
     decoded = range(terms.steps) if terms.given.decode is None else {*terms.given.decode, terms.steps - 1}
     return terms.clean(read=len(decoded))
 

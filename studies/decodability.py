@@ -6,7 +6,7 @@ every step x layer cell how well a linear probe can tell the run's own answer, b
 given and on shuffled labels. It leaves in its folder:
 
 - ``report.html``: the page; ``*.png``: its figures.
-- ``table.parquet``: one row per probe; its columns are described in `studies.cells.COLUMNS`.
+- ``table.parquet``: one row per probe; its columns are described in `studies.measures.cells.COLUMNS`.
 - ``x0_hat.parquet``: what x0_hat shows, by step.
 - ``summary.json``: findings, claims with their rules, onset by target and layer, versions, seeds, command.
 - ``cache/``: the store of activations, one shard a run. A second call with the same folder repeats no finished run.
@@ -19,8 +19,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from studies.study import Parser, Study, positive
-from studies.targets import DEFAULTS, TARGETS, Target, target_named
+from studies.frame.study import Parser, Study, positive
+from studies.measures.targets import DEFAULTS, TARGETS, Target, target_named
 
 if TYPE_CHECKING:
     from interp.lab import Lab
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from interp.selection import Selection
     from interp.store import Store
     from interp.tasks import MazeTask, Sample
-    from studies.bench import Bench
-    from studies.outcome import Outcome
-    from studies.readout import Readout
-    from studies.work import Terms, Work
+    from studies.frame.outcome import Outcome
+    from studies.measures.readout import Readout
+    from studies.runs.bench import Bench
+    from studies.runs.work import Terms, Work
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ def answer(bench: Bench) -> Outcome:
     from interp.errors import TaskError
     from interp.mini.vae import is_block_exact
     from interp.tasks import MazeTask
-    from studies.cells import fit_targets
-    from studies.page import outcome_of
+    from studies.drawing.page import outcome_of
+    from studies.measures.cells import fit_targets
 
     if not isinstance(bench.task, MazeTask):
         raise TaskError(f"this study needs the maze task, whose cells are labelled; {bench.given.task} is another")
@@ -137,7 +137,7 @@ def plan(bench: Bench, settings: Settings) -> dict[str, Set]:
 
 
 def work(terms: Terms) -> Work:
-    """What it takes; see `studies.work`."""
+    """What it takes; see `studies.runs.work`."""
     kinds = len({target_named(name).fork for name in terms.given.target})
     what = selection(terms.given.hook, terms.model.block_exact)
     return terms.stored(what, kinds * terms.runs, dtype="bfloat16", labels=True, read=terms.steps)
@@ -157,7 +157,7 @@ def selection(hook: str, block_exact: bool) -> Selection:
 
 def read_out(lab: Lab, task: MazeTask, store: Store, one: Set) -> Readout:
     """x0_hat of a set, decoded and scored."""
-    from studies.readout import read_x0
+    from studies.measures.readout import read_x0
 
     grid = lab.grid(one.samples[0])
     answers = store.labels("on_path", runs=one.keys).reshape(len(one.keys), grid.frames, grid.rows, grid.cols)

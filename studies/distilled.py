@@ -20,14 +20,14 @@ import polars as pl
 from interp import Sample, lora
 from interp.answers import AnswerTrajectories
 from interp.errors import InterpError
-from studies.bench import Bench, open_lab
+from studies.base.claim import Claim, Estimate, above
 from studies.chain_of_steps import follow_clean, mixed, paired
-from studies.claim import Claim, Estimate, above
-from studies.figures import BLUE, ORANGE, Series, points
-from studies.outcome import Outcome
-from studies.report import Picture, Section
-from studies.study import Parser, Study, positive
-from studies.work import Terms, Work
+from studies.drawing.figures import BLUE, ORANGE, Series, points
+from studies.frame.outcome import Outcome
+from studies.frame.report import Picture, Section
+from studies.frame.study import Parser, Study, positive
+from studies.runs.bench import Bench, open_lab
+from studies.runs.work import Terms, Work
 
 PAPER = "a model distilled to 4 steps scores 0.605 against 0.685: the exploration phase collapses"
 MATTERS = 0.05
@@ -103,7 +103,7 @@ def answer(bench: Bench) -> Outcome:
 
 
 def work(terms: Terms) -> Work:
-    """What it takes; see `studies.work`."""
+    """What it takes; see `studies.runs.work`."""
     counts, distilled = asked(terms.given)
     found = sum((terms.clean(steps=count, read=count) for count in counts), Work())
     for count in distilled if terms.given.lora else ():

@@ -20,19 +20,19 @@ import polars as pl
 from interp import RunSpec, Selection, select
 from interp.answers import AnswerTrajectories
 from interp.edits import EditedRun, EditGraph, mean_over_worlds
-from studies.answers import read_video
-from studies.bench import Bench
+from studies.base.claim import Claim, above
 from studies.chain_of_steps import follow_clean, paired, steps_of
-from studies.choosing import ANY, ONE, VOTE, Chosen, equal_vote, part_way, tabled, whole_runs
-from studies.claim import Claim, above
-from studies.clean import CleanRuns
-from studies.conditions import measure, spread
-from studies.figures import BLUE, GREEN, INK, ORANGE, Series, points
-from studies.guiding import Guide, guide, steering
-from studies.outcome import Outcome
-from studies.report import Picture, Section
-from studies.study import Parser, Study, positive
-from studies.work import Terms, Work
+from studies.drawing.figures import BLUE, GREEN, INK, ORANGE, Series, points
+from studies.frame.outcome import Outcome
+from studies.frame.report import Picture, Section
+from studies.frame.study import Parser, Study, positive
+from studies.measures.answers import read_video
+from studies.measures.choosing import ANY, ONE, VOTE, Chosen, equal_vote, part_way, tabled, whole_runs
+from studies.measures.guiding import Guide, guide, steering
+from studies.runs.bench import Bench
+from studies.runs.clean import CleanRuns
+from studies.runs.conditions import measure, spread
+from studies.runs.work import Terms, Work
 
 PAPER = "Video Models Reason Early (2603.30043): the plan is set early, and screening seeds early saves up to 3.3 times"
 PAPER_ENSEMBLE = "three seeds averaged in the middle layers at the first step: 0.685 to 0.716"
@@ -102,7 +102,7 @@ def answer(bench: Bench) -> Outcome:
 
 
 def work(terms: Terms) -> Work:
-    """What it takes; see `studies.work`."""
+    """What it takes; see `studies.runs.work`."""
     given, places = terms.given, spread(terms.steps, terms.given.places)
     hidden = probed(given, terms.layers, places)
     edits_at = [step for step in places[: given.steered] for _ in (*given.strengths, *given.strengths)]
@@ -199,7 +199,7 @@ def _won(measured: pl.DataFrame, condition: str, steps: int) -> tuple[np.ndarray
 
 
 def with_edited(table: pl.DataFrame, edited: dict[tuple[str, float], Chosen]) -> pl.DataFrame:
-    """The table of `studies.choosing.tabled`, whose last rows are runs with edits, with the strength of each."""
+    """The table of `choosing.tabled`, whose last rows are runs with edits, with the strength of each."""
     strengths = [None] * (len(table) - len(edited)) + [None if s != s else s for _, s in edited]
     return table.with_columns(pl.Series("strength", strengths, dtype=pl.Float64)).select(list(COLUMNS))
 

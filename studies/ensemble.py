@@ -21,15 +21,15 @@ import polars as pl
 from interp import RunSpec, edits
 from interp.edits import EditedRun, EditGraph
 from interp.intervals import cluster_mean
-from studies.answers import majority, read_video
-from studies.bench import Bench
-from studies.claim import Claim, Estimate, above
-from studies.conditions import CLEAN, contrast, measure, shares, spread
-from studies.figures import BLUE, GREEN, ORANGE, Series, points
-from studies.outcome import Outcome
-from studies.report import Picture, Section
-from studies.study import Parser, Study, positive
-from studies.work import Terms, Work
+from studies.base.claim import Claim, Estimate, above
+from studies.drawing.figures import BLUE, GREEN, ORANGE, Series, points
+from studies.frame.outcome import Outcome
+from studies.frame.report import Picture, Section
+from studies.frame.study import Parser, Study, positive
+from studies.measures.answers import majority, read_video
+from studies.runs.bench import Bench
+from studies.runs.conditions import CLEAN, contrast, measure, shares, spread
+from studies.runs.work import Terms, Work
 
 PAPER = "three seeds, first step, 40 layers: none 0.685, layers 20-29 0.716, layers 0-9 0.688, all 0.690"
 MATTERS = 0.02
@@ -89,7 +89,7 @@ def answer(bench: Bench) -> Outcome:
 
 
 def work(terms: Terms) -> Work:
-    """What it takes; see `studies.work`."""
+    """What it takes; see `studies.runs.work`."""
     given = terms.given
     tried = variants(terms.layers, given, terms.steps)
     return terms.measured((make((0, 1)) for _, make in tried.values()), group=given.seeds)

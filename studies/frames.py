@@ -14,15 +14,15 @@ from collections.abc import Sequence
 import polars as pl
 
 from interp.errors import TaskError
-from studies.answers import read_video
-from studies.bench import Bench
+from studies.base.claim import Claim, above
 from studies.chain_of_steps import paired
-from studies.claim import Claim, above
-from studies.figures import BLUE, Series, points
-from studies.outcome import Outcome
-from studies.report import Picture, Section
-from studies.study import Parser, Study, positive
-from studies.work import Terms, Work
+from studies.drawing.figures import BLUE, Series, points
+from studies.frame.outcome import Outcome
+from studies.frame.report import Picture, Section
+from studies.frame.study import Parser, Study, positive
+from studies.measures.answers import read_video
+from studies.runs.bench import Bench
+from studies.runs.work import Terms, Work
 
 PAPER = "100 frames 0.685; 17: 0.663; 9: 0.632; 5: 0.619; 1: 0.581 (another model)"
 MATTERS = 0.05
@@ -71,7 +71,7 @@ def answer(bench: Bench) -> Outcome:
 
 
 def work(terms: Terms) -> Work:
-    """What it takes; see `studies.work`."""
+    """What it takes; see `studies.runs.work`."""
     return sum((terms.with_video(count).clean(read=1) for count in set(terms.given.counts)), Work())
 
 

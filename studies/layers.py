@@ -25,19 +25,19 @@ from interp import RunSpec, Selection, select
 from interp.lenses import AffineLens, fit_affine_lens, layer_lens
 from interp.tasks.blocks import BLOCK
 from interp.views import norm
-from studies.bench import Bench
-from studies.claim import Estimate
-from studies.conditions import spread
-from studies.energy import PARTS, Contrasts, contrasts_of
-from studies.layer_pictures import sections
-from studies.ledger import key_of
-from studies.masks import named
-from studies.outcome import Outcome
-from studies.probing import Probed, TokenRows, probe_tokens
-from studies.report import Section
-from studies.stages import by_stage, claims, findings, stage_table
-from studies.study import Parser, Study, positive
-from studies.work import Terms, Work
+from studies.base.claim import Estimate
+from studies.base.ledger import key_of
+from studies.drawing.layer_pictures import sections
+from studies.frame.outcome import Outcome
+from studies.frame.report import Section
+from studies.frame.study import Parser, Study, positive
+from studies.measures.energy import PARTS, Contrasts, contrasts_of
+from studies.measures.masks import named
+from studies.measures.probing import Probed, TokenRows, probe_tokens
+from studies.measures.stages import by_stage, claims, findings, stage_table
+from studies.runs.bench import Bench
+from studies.runs.conditions import spread
+from studies.runs.work import Terms, Work
 
 NORMS = (norm(), norm("robust"))
 STAGES = (
@@ -102,7 +102,7 @@ def answer(bench: Bench) -> Outcome:
 
 
 def work(terms: Terms) -> Work:
-    """What it takes; see `studies.work`."""
+    """What it takes; see `studies.runs.work`."""
     given, places = terms.given, spread(terms.steps - 1, terms.given.places)
     found = terms.stored(streams(), views=NORMS) + terms.stored(last_frame(places), dtype="bfloat16")
     for _ in range(2 if given.tuned > 0 else 1):

@@ -21,22 +21,22 @@ import polars as pl
 
 from interp import select
 from interp.edits import EditedRun
-from studies.bench import Bench
-from studies.claim import Claim, Estimate, above
-from studies.clean import CleanRuns
-from studies.conditions import CLEAN, contrast, measure, shares, spread
-from studies.figures import BLUE, GREEN, INK, ORANGE, Series, points
-from studies.knockouts import FIRST, KINDS, PLACEBOS, Place, knocked_out, places
-from studies.outcome import Outcome
-from studies.probe_maps import draw_maps
-from studies.probed import COLUMNS as PROBED
-from studies.probed import HOOK, Probed, hidden_sites, kept, probe, states
-from studies.questions import Question, start_state
-from studies.readers import Readers
-from studies.report import Picture, Section
-from studies.signs import DASH, X0
-from studies.study import Parser, Study, positive, several
-from studies.work import Terms, Work
+from studies.base.claim import Claim, Estimate, above
+from studies.base.signs import DASH, X0
+from studies.drawing.figures import BLUE, GREEN, INK, ORANGE, Series, points
+from studies.drawing.probe_maps import draw_maps
+from studies.frame.outcome import Outcome
+from studies.frame.report import Picture, Section
+from studies.frame.study import Parser, Study, positive, several
+from studies.measures.knockouts import FIRST, KINDS, PLACEBOS, Place, knocked_out, places
+from studies.measures.probed import COLUMNS as PROBED
+from studies.measures.probed import HOOK, Probed, hidden_sites, kept, probe, states
+from studies.measures.questions import Question, start_state
+from studies.measures.readers import Readers
+from studies.runs.bench import Bench
+from studies.runs.clean import CleanRuns
+from studies.runs.conditions import CLEAN, contrast, measure, shares, spread
+from studies.runs.work import Terms, Work
 
 PAPER = "an object returns to where it was, and an occluded one is kept (shown in pictures; no figures)"
 MATTERS = 0.05
@@ -106,7 +106,7 @@ def answer(bench: Bench) -> Outcome:
 
 
 def work(terms: Terms) -> Work:
-    """What it takes; see `studies.work`."""
+    """What it takes; see `studies.runs.work`."""
     given = terms.given
     closed, steps, frames = asked(given, terms.steps, terms.layers, terms.grid.frames)
     firsts = [place.steps[0] for place in closed for _ in KINDS]

@@ -19,14 +19,14 @@ import polars as pl
 
 from interp import edits
 from interp.edits import EditedRun, EditGraph
-from studies.bench import Bench
-from studies.claim import Claim, above
-from studies.conditions import CLEAN, contrast, measure, shares, spread
-from studies.figures import BLUE, GREEN, ORANGE, Series, points
-from studies.outcome import Outcome
-from studies.report import Picture, Section
-from studies.study import Parser, Study, positive
-from studies.work import Terms, Work
+from studies.base.claim import Claim, above
+from studies.drawing.figures import BLUE, GREEN, ORANGE, Series, points
+from studies.frame.outcome import Outcome
+from studies.frame.report import Picture, Section
+from studies.frame.study import Parser, Study, positive
+from studies.runs.bench import Bench
+from studies.runs.conditions import CLEAN, contrast, measure, shares, spread
+from studies.runs.work import Terms, Work
 
 PAPER = "score 0.685 undisturbed; below 0.3 with noise at a step, far less of a drop with noise at a frame"
 KINDS = {
@@ -79,7 +79,7 @@ def answer(bench: Bench) -> Outcome:
 
 
 def work(terms: Terms) -> Work:
-    """What it takes; see `studies.work`."""
+    """What it takes; see `studies.runs.work`."""
     return terms.measured(asked(terms.given, terms.steps, terms.grid.frames).values())
 
 

@@ -3,7 +3,7 @@
 Linear probes are fitted at every step and layer for three questions. *Object*: was the moving thing here at first? It
 is asked of tokens of the first generated latent frame. *Motion*: does something move in here in the first moment? It is
 asked of the same tokens, the thing's own left out. *Plan*: is this part of the answer that the run ends with, and not
-of another? It is asked of the last frame. Each has an onset, see `studies.onsets`; differences are paired over
+of another? It is asked of the last frame. Each has an onset, see `studies.measures.onsets`; differences are paired over
 problems. The same probes on x0_hat tell when the picture shows it.
 """
 
@@ -17,19 +17,19 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from studies.bench import Bench
+from studies.base.claim import Claim, above
+from studies.base.signs import X0
 from studies.chain_of_steps import candidate_samples
-from studies.claim import Claim, above
-from studies.figures import BLUE, GREEN, ORANGE, Series, points
-from studies.onsets import Onset, later, onset_of
-from studies.outcome import Outcome
-from studies.probe_maps import draw_maps
-from studies.probed import COLUMNS, HIDDEN, Probed, kept, probe, states
-from studies.questions import motion_and_plan, of_shared_problems, start_state
-from studies.report import Picture, Section
-from studies.signs import X0
-from studies.study import Parser, Study, positive, several
-from studies.work import Terms, Work
+from studies.drawing.figures import BLUE, GREEN, ORANGE, Series, points
+from studies.drawing.probe_maps import draw_maps
+from studies.frame.outcome import Outcome
+from studies.frame.report import Picture, Section
+from studies.frame.study import Parser, Study, positive, several
+from studies.measures.onsets import Onset, later, onset_of
+from studies.measures.probed import COLUMNS, HIDDEN, Probed, kept, probe, states
+from studies.measures.questions import motion_and_plan, of_shared_problems, start_state
+from studies.runs.bench import Bench
+from studies.runs.work import Terms, Work
 
 PAPER = "objects are located first, then they move, then the goal is reached (a car, a door; pictures, no figures)"
 OBJECT, MOTION, PLAN = "object", "motion", "plan"
@@ -76,7 +76,7 @@ def answer(bench: Bench) -> Outcome:
 
 
 def work(terms: Terms) -> Work:
-    """What it takes; see `studies.work`."""
+    """What it takes; see `studies.runs.work`."""
     steps = denser_at_first(terms.steps, terms.given.places)
     return terms.stored(kept([1, terms.grid.frames - 1], steps), dtype="bfloat16", read=1)
 

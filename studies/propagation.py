@@ -23,16 +23,16 @@ from interp.edits import EditedRun
 from interp.intervals import cluster_mean
 from interp.patches import patchify
 from probes.geometry import cka
-from studies.bench import Bench
-from studies.claim import Claim, Estimate, above, between
-from studies.clean import X0_SITE, CleanRuns
-from studies.conditions import CLEAN, measure, spread
-from studies.figures import BLUE, GREEN, ORANGE, Series, points
+from studies.base.claim import Claim, Estimate, above, between
+from studies.drawing.figures import BLUE, GREEN, ORANGE, Series, points
+from studies.frame.outcome import Outcome
+from studies.frame.report import Picture, Section
+from studies.frame.study import Parser, Study, positive
 from studies.noise import disturb
-from studies.outcome import Outcome
-from studies.report import Picture, Section
-from studies.study import Parser, Study, positive
-from studies.work import Terms, Work
+from studies.runs.bench import Bench
+from studies.runs.clean import X0_SITE, CleanRuns
+from studies.runs.conditions import CLEAN, measure, spread
+from studies.runs.work import Terms, Work
 
 PAPER_EARLY = "early noise propagates with almost no recovery"
 PAPER_PEAK = "sensitivity peaks at steps 20-30 of 50"
@@ -87,7 +87,7 @@ def answer(bench: Bench) -> Outcome:
 
 
 def work(terms: Terms) -> Work:
-    """What it takes; see `studies.work`."""
+    """What it takes; see `studies.runs.work`."""
     hidden = compared_state(terms.given, terms.layers)
     found = Work()
     for boundary in (None, *terms.given.boundaries):

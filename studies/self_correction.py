@@ -23,18 +23,18 @@ from interp import RunSpec, Sample, edits
 from interp.decode import latents_of
 from interp.edits import EditedRun, EditGraph
 from interp.patches import patchify
-from studies.answers import read_video
-from studies.bench import Bench
+from studies.base.claim import Claim, above
 from studies.chain_of_steps import follow_clean, paired
-from studies.claim import Claim, above
-from studies.clean import X0_SITE, CleanRuns
-from studies.conditions import CLEAN, contrast, measure, shares, spread
-from studies.figures import BLUE, GREEN, INK, ORANGE, Series, points
-from studies.outcome import Outcome
-from studies.pairs import draw_pairs
-from studies.report import Picture, Section
-from studies.study import Parser, Study, positive
-from studies.work import Terms, Work
+from studies.drawing.figures import BLUE, GREEN, INK, ORANGE, Series, points
+from studies.frame.outcome import Outcome
+from studies.frame.report import Picture, Section
+from studies.frame.study import Parser, Study, positive
+from studies.measures.answers import read_video
+from studies.runs.bench import Bench
+from studies.runs.clean import X0_SITE, CleanRuns
+from studies.runs.conditions import CLEAN, contrast, measure, shares, spread
+from studies.runs.pairs import draw_pairs
+from studies.runs.work import Terms, Work
 
 PAPER = "wrong intermediate answers are corrected in later steps (shown in pictures; no figures)"
 MATTERS = 0.05
@@ -85,7 +85,7 @@ def answer(bench: Bench) -> Outcome:
 
 
 def work(terms: Terms) -> Work:
-    """What it takes; see `studies.work`."""
+    """What it takes; see `studies.runs.work`."""
     return terms.clean(read=terms.steps) + terms.measured([step for _, step in asked(terms.given, terms.steps)])
 
 

@@ -21,16 +21,16 @@ import numpy as np
 import polars as pl
 
 from interp.intervals import cluster_mean
-from studies.bench import Bench
-from studies.claim import NOT, OPEN, SHOWS, Claim, above
-from studies.conditions import spread
-from studies.outcome import Outcome
-from studies.pairs import DECIDED, draw_pairs
-from studies.signs import X0
-from studies.study import Parser, Study, positive
-from studies.trial_pictures import TITLES, sections
-from studies.trials import DIRECTIONS, KEPT_BYTES, OPS, Swaps, Trial, measure_swaps
-from studies.work import Terms, Work
+from studies.base.claim import NOT, OPEN, SHOWS, Claim, above
+from studies.base.signs import X0
+from studies.drawing.trial_pictures import TITLES, sections
+from studies.frame.outcome import Outcome
+from studies.frame.study import Parser, Study, positive
+from studies.measures.trials import DIRECTIONS, KEPT_BYTES, OPS, Swaps, Trial, measure_swaps
+from studies.runs.bench import Bench
+from studies.runs.conditions import spread
+from studies.runs.pairs import DECIDED, draw_pairs
+from studies.runs.work import Terms, Work
 
 PAPER = "the whole representation at layer 20 of 40, at the first step, reverses the answer; no flip rate published"
 MATTERS = 0.1
@@ -92,7 +92,7 @@ def answer(bench: Bench) -> Outcome:
 
 
 def work(terms: Terms) -> Work:
-    """What it takes at most (cells may start from kept layers); see `studies.work`."""
+    """What it takes at most (cells may start from kept layers); see `studies.runs.work`."""
     given, space = terms.given, terms.space()
     trials = planned(given.ops, terms.layers, terms.steps, given.places, given.at, space.branches, given.every)
     sites = dict.fromkeys(site for trial in trials for site in OPS[trial.op])

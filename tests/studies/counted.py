@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from studies.work import Forward
+from studies.runs.work import Forward
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from studies.cells import COLUMNS, Fits
+from studies.measures.cells import COLUMNS, Fits
 
 STEPS, LAYERS = 6, 3
 SIGMAS = (1.0, 0.97, 0.9, 0.7, 0.4, 0.1)

@@ -15,12 +15,12 @@ from sklearn.preprocessing import StandardScaler
 
 from interp.edits import Edit
 from interp.grid import TokenGrid
-from studies.bench import Bench
-from studies.choosing import ANY, ONE, VOTE, Chosen, equal_vote, headroom, part_way, tabled, whole_runs
+from studies.base.folder import StudyFolder
 from studies.early_plan import STUDY, steered
-from studies.folder import StudyFolder
-from studies.guiding import Guide, guide, steering
-from studies.work import Terms
+from studies.measures.choosing import ANY, ONE, VOTE, Chosen, equal_vote, headroom, part_way, tabled, whole_runs
+from studies.measures.guiding import Guide, guide, steering
+from studies.runs.bench import Bench
+from studies.runs.work import Terms
 from tests.pipelines import tiny_i2v
 from tests.studies.counted import counted
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from interp.errors import InterpError
-from studies.claim import NOT, OPEN, SHOWS, VERDICTS, Estimate, above, between, exceeds
+from studies.base.claim import NOT, OPEN, SHOWS, VERDICTS, Estimate, above, between, exceeds
 
 
 @pytest.mark.parametrize(

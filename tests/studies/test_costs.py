@@ -17,9 +17,9 @@ from interp.model import load_pipeline
 from interp.runspec import SamplerSettings
 from studies import NAMES, study_named
 from studies.__main__ import main
-from studies.blueprint import KNOWN, Blueprint
-from studies.cost import DECODE_A_PIXEL, priced
-from studies.work import Forward, Terms, Work
+from studies.base.blueprint import KNOWN, Blueprint
+from studies.frame.cost import DECODE_A_PIXEL, priced
+from studies.runs.work import Forward, Terms, Work
 
 A14B = Blueprint.named("Wan-AI/Wan2.2-I2V-A14B-Diffusers")
 

@@ -11,11 +11,11 @@ import pytest
 from interp.lab import Lab
 from interp.store import Store
 from studies.__main__ import main as list_main
-from studies.bench import Bench
-from studies.cells import COLUMNS
+from studies.base.folder import StudyFolder
+from studies.base.ledger import Ledger
 from studies.decodability import STUDY, Settings, plan
-from studies.folder import StudyFolder
-from studies.ledger import Ledger
+from studies.measures.cells import COLUMNS
+from studies.runs.bench import Bench
 from tests.pipelines import tiny_i2v
 
 OPTIONS = ["--size", "4", "--problems", "6", "--seeds", "2", "--steps", "3", "--shuffles", "4", "--batch-size", "6"]

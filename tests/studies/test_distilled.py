@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from interp.model import fingerprint
-from studies.bench import lab_of
 from studies.distilled import STUDY
-from studies.work import Terms
+from studies.runs.bench import lab_of
+from studies.runs.work import Terms
 from tests.pipelines import tiny_i2v
 from tests.studies.counted import counted
 from tests.tracer.test_lora import drawn

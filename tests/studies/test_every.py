@@ -10,13 +10,13 @@ import polars as pl
 import pytest
 
 import studies.__main__ as entry
-import studies.every
+import studies.frame.every
 from interp.errors import TaskError
-from studies.bench import Bench
-from studies.claim import Estimate, above
-from studies.outcome import Outcome
-from studies.report import Section
-from studies.study import Study
+from studies.base.claim import Estimate, above
+from studies.frame.outcome import Outcome
+from studies.frame.report import Section
+from studies.frame.study import Study
+from studies.runs.bench import Bench
 from tests.pipelines import tiny_i2v
 
 calls: list[str] = []
@@ -55,7 +55,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (entry, studies.every):
+    for module in (entry, studies.frame.every):
         monkeypatch.setattr(module, "NAMES", tuple(FAKE))
         monkeypatch.setattr(module, "study_named", FAKE.__getitem__)
     calls.clear()

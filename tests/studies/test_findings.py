@@ -5,8 +5,8 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from studies.claim import NOT, OPEN, SHOWS
-from studies.findings import claims, near_step, sentences, targets_summary
+from studies.base.claim import NOT, OPEN, SHOWS
+from studies.measures.findings import claims, near_step, sentences, targets_summary
 from tests.studies.tables import LAYERS, SIGMAS, made_up_fits, made_up_occupancy, score_of
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from interp.errors import OutputError
-from studies.folder import MARKER, StudyFolder
+from studies.base.folder import MARKER, StudyFolder
 
 
 def test_new_empty_and_own_folders_are_taken(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ import pytest
 from scipy.stats import spearmanr
 
 from interp import TokenGrid, tasks
-from studies.claim import NOT, OPEN, SHOWS
-from studies.energy import Contrasts, contrasts_of
-from studies.probing import TokenRows, probe_tokens
-from studies.stages import after_early, by_stage, claims, findings, lens_difference, stages
+from studies.base.claim import NOT, OPEN, SHOWS
+from studies.measures.energy import Contrasts, contrasts_of
+from studies.measures.probing import TokenRows, probe_tokens
+from studies.measures.stages import after_early, by_stage, claims, findings, lens_difference, stages
 
 GRID = TokenGrid(5, 5, 5)
 

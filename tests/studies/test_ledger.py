@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from interp.errors import OutputError
-from studies.ledger import Ledger, key_of
+from studies.base.ledger import Ledger, key_of
 
 
 def test_what_was_put_is_there_for_the_next(tmp_path: Path) -> None:

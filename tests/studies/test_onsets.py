@@ -8,8 +8,8 @@ import pytest
 from interp import tasks
 from interp.lab import Lab
 from probes import GridResult, fit_grid
-from studies.knockouts import FIRST, KINDS, knocked_out, places
-from studies.onsets import HOLD, later, onset_of
+from studies.measures.knockouts import FIRST, KINDS, knocked_out, places
+from studies.measures.onsets import HOLD, later, onset_of
 from tests.pipelines import tiny_i2v
 
 STEPS, LAYERS, GROUPS = 7, 4, 40

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from studies import figures
-from studies.figures import Heat, Line, StripRow
-from studies.report import Picture, Report, Section, render, shown
+from studies.drawing import figures
+from studies.drawing.figures import Heat, Line, StripRow
+from studies.frame.report import Picture, Report, Section, render, shown
 
 
 def ink(path: Path) -> float:

@@ -16,9 +16,9 @@ import pytest
 from interp.store import Store
 from interp.store.info import info
 from studies import NAMES, study_named
-from studies.bench import lab_of
-from studies.claim import VERDICTS
-from studies.work import Terms
+from studies.base.claim import VERDICTS
+from studies.runs.bench import lab_of
+from studies.runs.work import Terms
 from tests import pipelines
 from tests.studies.counted import counted
 

@@ -8,7 +8,7 @@ import pytest
 from interp import tasks
 from interp.errors import TaskError
 from interp.grid import TokenGrid
-from studies.questions import (
+from studies.measures.questions import (
     AGAINST,
     Question,
     first_frame_seen,

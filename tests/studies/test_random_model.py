@@ -7,7 +7,7 @@ import torch
 
 import interp
 from interp.lab import Lab
-from studies.random_model import random_activations, random_lab
+from studies.runs.random_model import random_activations, random_lab
 from tests.pipelines import tiny_i2v
 
 

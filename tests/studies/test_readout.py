@@ -13,7 +13,7 @@ from interp.mini.latents import decode_blocks, encode_blocks
 from interp.patches import patchify, unpatchify
 from interp.tasks import Sample
 from interp.tasks.maze.render import open_blocks, render_symbols, route_blocks
-from studies.readout import (
+from studies.measures.readout import (
     Readout,
     accuracy_by_step,
     occupancy_by_step,

@@ -11,15 +11,15 @@ import pytest
 
 from interp import Lab, tasks
 from interp.edits import patch, run_with
-from studies.bench import Bench
-from studies.claim import NOT, OPEN, SHOWS
-from studies.folder import StudyFolder
-from studies.ledger import Ledger
-from studies.masks import disputed, elsewhere, foreground, named, tokens_of
-from studies.pairs import Between, draw_pairs
+from studies.base.claim import NOT, OPEN, SHOWS
+from studies.base.folder import StudyFolder
+from studies.base.ledger import Ledger
+from studies.base.tasks import tasks_of
+from studies.measures.masks import disputed, elsewhere, foreground, named, tokens_of
+from studies.measures.trials import DIRECTIONS, Swaps, Trial, measure_swaps
+from studies.runs.bench import Bench
+from studies.runs.pairs import Between, draw_pairs
 from studies.swap import STUDY, claims, planned, summarised
-from studies.tasks import tasks_of
-from studies.trials import DIRECTIONS, Swaps, Trial, measure_swaps
 from tests.pipelines import tiny_i2v
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from interp import tasks
 from studies import study_named
-from studies.work import Terms
+from studies.runs.work import Terms
 from tests.pipelines import tiny_i2v
 
 

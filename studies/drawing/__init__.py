@@ -1,0 +1,1 @@
+"""Figures and pages: every number comes in, none is computed here."""
