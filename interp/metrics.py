@@ -6,6 +6,7 @@ x0_hat of the last step that was run, else the finished video.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TaskMetric:
+class TaskMetric(ABC):
     """What a task says of a run's video; its three kinds differ in `__call__` only.
 
     Attributes:
@@ -44,9 +45,9 @@ class TaskMetric:
         """The video that is read: uint8 [frame, row, col, rgb]."""
         return run.early_frames if self.early else run.frames
 
+    @abstractmethod
     def __call__(self, run: EditedRun) -> float:
         """The metric of a run."""
-        raise NotImplementedError
 
     def _evidence(self, run: EditedRun) -> np.ndarray:
         many = () if self.candidates is None else (self.candidates,)

@@ -7,6 +7,7 @@ are given, and gradients flow through them.
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -44,7 +45,7 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Op:
+class Op(ABC):
     """Base of all operations.
 
     Class attributes:
@@ -63,6 +64,7 @@ class Op:
     sites: ClassVar[tuple[str, ...]] = ()
     serialisable: ClassVar[bool] = True
 
+    @abstractmethod
     def apply(self, part: Tensor, given: tuple[Tensor, ...], moment: Moment) -> Tensor:
         """The new part.
 
@@ -71,9 +73,8 @@ class Op:
             given: from each source, the same shape or one row for all.
             moment: where and when.
         """
-        raise NotImplementedError
 
-    def check(self, worlds: int) -> None:
+    def check(self, worlds: int) -> None:  # noqa: B027 (most operations fit any batch)
         """Refuse a batch that the operation cannot be applied to.
 
         Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -27,7 +28,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(ABC):
     """What every recipe has: the model's shape and how it is optimised."""
 
     name: str = "wan-maze-mini"
@@ -57,9 +58,9 @@ class Training:
         return dataclasses.asdict(self)
 
     @property
+    @abstractmethod
     def prompts(self) -> tuple[str, ...]:
         """Every prompt that is trained on; the last one is empty."""
-        raise NotImplementedError
 
     def turn(self, batch: int, experts: int) -> Turn:
         """What a batch trains while there are so many experts."""

@@ -36,13 +36,13 @@ class AttentionProbe(ClassifierMixin, Saved):
 
     tokens = True
 
-    def __init__(self, heads: Any = 1, *, C: Any = 0.1, max_iter: Any = 100, seed: Any = 0) -> None:  # noqa: N803
+    def __init__(self, heads: Any = 1, *, C: Any = 0.1, max_iter: Any = 100, seed: Any = 0) -> None:
         self.heads = heads
         self.C = C
         self.max_iter = max_iter
         self.seed = seed
 
-    def fit(self, X: Any, y: Any) -> AttentionProbe:  # noqa: N803
+    def fit(self, X: Any, y: Any) -> AttentionProbe:
         """Fit to tokens and the classes of their samples ``y`` [sample].
 
         Raises:
@@ -82,16 +82,16 @@ class AttentionProbe(ClassifierMixin, Saved):
         self.query_, self.coef_, self.intercept_ = (p.detach().numpy().copy() for p in parameters)
         return self
 
-    def decision_function(self, X: Any) -> NDArray[Any]:  # noqa: N803
+    def decision_function(self, X: Any) -> NDArray[Any]:
         """Log odds [sample], or one score a class [sample, class]."""
         out = _logits(*self._tensors(X)).numpy()
         return np.asarray(out[:, 1] - out[:, 0] if len(self.classes_) == 2 else out)
 
-    def predict_proba(self, X: Any) -> NDArray[Any]:  # noqa: N803
+    def predict_proba(self, X: Any) -> NDArray[Any]:
         """Class probabilities [sample, class]."""
         return np.asarray(_logits(*self._tensors(X)).softmax(dim=1).numpy())
 
-    def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
+    def predict(self, X: Any) -> NDArray[Any]:
         """The likeliest class [sample]."""
         best = self.predict_proba(X).argmax(axis=1)
         return np.asarray(self.classes_[best])
@@ -101,12 +101,12 @@ class AttentionProbe(ClassifierMixin, Saved):
         tags.input_tags.two_d_array, tags.input_tags.three_d_array = False, True
         return tags
 
-    def attention(self, X: Any) -> NDArray[Any]:  # noqa: N803
+    def attention(self, X: Any) -> NDArray[Any]:
         """Where each head looks: weights [sample, head, token] that sum to 1 over tokens."""
         x, query, _, _ = self._tensors(X)
         return np.asarray(_attention(x, query).numpy())
 
-    def _tensors(self, X: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # noqa: N803
+    def _tensors(self, X: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         check_is_fitted(self)
         x = self._checked(X)
         if x.shape[2] != self.n_features_in_:
@@ -116,7 +116,7 @@ class AttentionProbe(ClassifierMixin, Saved):
         return scaled, query, coef, intercept
 
     @staticmethod
-    def _checked(X: Any) -> NDArray[np.float64]:  # noqa: N803
+    def _checked(X: Any) -> NDArray[np.float64]:
         x = np.asarray(X, dtype=np.float64)
         if x.ndim != 3 or not x.size or not np.isfinite(x).all():
             raise ProbeError(f"Tokens must be finite numbers [sample, token, feature]; got shape {x.shape}.")

@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from probes.estimators.saved import Saved
+from probes.estimators.scored import LogOdds, Scored
 
 
-class _Scaled(ClassifierMixin, Saved):
+class _Scaled(Saved):
     """What both share: checking, classes, and scaling by the training rows."""
 
-    def _start(self, X: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any]]:  # noqa: N803
+    def _start(self, X: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any]]:
         x, target = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(target)
         self.classes_ = np.unique(target)
@@ -33,13 +33,13 @@ class _Scaled(ClassifierMixin, Saved):
         self.scale_ = np.where(spread > 1e-12 * np.abs(x).max(initial=1.0), spread, 1.0)
         return (x - self.mean_) / self.scale_, target
 
-    def _scaled(self, X: Any) -> NDArray[Any]:  # noqa: N803
+    def _scaled(self, X: Any) -> NDArray[Any]:
         check_is_fitted(self)
         x = validate_data(self, X, dtype=np.float64, reset=False)
         return np.asarray((x - self.mean_) / self.scale_)
 
 
-class LinearSVM(_Scaled):
+class LinearSVM(Scored, _Scaled):
     """Linear support vector machine (squared hinge), one class against the rest.
 
     Equal to ``make_pipeline(StandardScaler(), LinearSVC(C=C))``, but ``coef_`` and ``intercept_`` apply to raw
@@ -54,12 +54,12 @@ class LinearSVM(_Scaled):
         coef_: [1 or class, feature]; ``intercept_``: [1 or class]; ``classes_``: [class].
     """
 
-    def __init__(self, C: Any = 1.0, *, class_weight: Any = None, max_iter: Any = 5000) -> None:  # noqa: N803
+    def __init__(self, C: Any = 1.0, *, class_weight: Any = None, max_iter: Any = 5000) -> None:
         self.C = C
         self.class_weight = class_weight
         self.max_iter = max_iter
 
-    def fit(self, X: Any, y: Any) -> Any:  # noqa: N803
+    def fit(self, X: Any, y: Any) -> Any:
         """Fit to ``X`` [row, feature] and classes ``y`` [row]."""
         from sklearn.svm import LinearSVC
 
@@ -71,21 +71,15 @@ class LinearSVM(_Scaled):
         self.n_iter_ = int(inner.n_iter_)
         return self
 
-    def decision_function(self, X: Any) -> NDArray[Any]:  # noqa: N803
+    def decision_function(self, X: Any) -> NDArray[Any]:
         """Signed distances [row], or one a class [row, class]."""
         check_is_fitted(self)
         x = validate_data(self, X, dtype=np.float64, reset=False)
         out = x @ self.coef_.T + self.intercept_
         return out[:, 0] if len(self.classes_) == 2 else out
 
-    def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
-        """The class on whose side each row lies [row]."""
-        decision = self.decision_function(X)
-        index = (decision > 0).astype(int) if decision.ndim == 1 else decision.argmax(axis=1)
-        return np.asarray(self.classes_[index])
 
-
-class MLPProbe(_Scaled):
+class MLPProbe(LogOdds, _Scaled):
     """One hidden layer of rectified units, fitted by L-BFGS: the non-linear control.
 
     Equal to ``make_pipeline(StandardScaler(), MLPClassifier((hidden,), solver="lbfgs", alpha=alpha))``. The same seed
@@ -111,7 +105,7 @@ class MLPProbe(_Scaled):
         self.early = early
         self.seed = seed
 
-    def fit(self, X: Any, y: Any) -> Any:  # noqa: N803
+    def fit(self, X: Any, y: Any) -> Any:
         """Fit to ``X`` [row, feature] and classes ``y`` [row]."""
         from sklearn.neural_network import MLPClassifier
 
@@ -127,23 +121,8 @@ class MLPProbe(_Scaled):
         self.n_iter_ = int(inner.n_iter_)
         return self
 
-    def decision_function(self, X: Any) -> NDArray[Any]:  # noqa: N803
+    def decision_function(self, X: Any) -> NDArray[Any]:
         """Log odds [row], or one score a class [row, class]."""
         hidden = np.maximum(self._scaled(X) @ self.w0_ + self.b0_, 0)
         out = hidden @ self.w1_ + self.b1_
         return out[:, 0] if len(self.classes_) == 2 else out
-
-    def predict_proba(self, X: Any) -> NDArray[Any]:  # noqa: N803
-        """Class probabilities [row, class]."""
-        from scipy.special import expit, softmax
-
-        decision = self.decision_function(X)
-        if decision.ndim == 1:
-            p = expit(decision)
-            return np.stack([1 - p, p], axis=1)
-        return np.asarray(softmax(decision, axis=1))
-
-    def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
-        """The likeliest class [row]."""
-        best = self.predict_proba(X).argmax(axis=1)
-        return np.asarray(self.classes_[best])

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.base import RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from probes.estimators.saved import Saved
+from probes.estimators.scored import LogOdds
 from probes.logistic import Columns, solve_logistic
 from probes.ridge import solve_ridge
 from probes.space import blocks
@@ -35,7 +36,7 @@ def _weighted(
     return x[used], target[used], torch.from_numpy(weights[used])
 
 
-class LogisticProbe(ClassifierMixin, Saved):
+class LogisticProbe(LogOdds, Saved):
     """Logistic regression, binary or multinomial, with standardisation inside.
 
     Equal to ``make_pipeline(StandardScaler(), LogisticRegression(C=C))`` (or without the scaler), but ``coef_`` and
@@ -53,7 +54,7 @@ class LogisticProbe(ClassifierMixin, Saved):
 
     def __init__(
         self,
-        C: Any = 1.0,  # noqa: N803 (scikit-learn's name)
+        C: Any = 1.0,
         *,
         class_weight: Any = None,
         standardise: Any = True,
@@ -66,7 +67,7 @@ class LogisticProbe(ClassifierMixin, Saved):
         self.tol = tol
         self.max_iter = max_iter
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:  # noqa: N803
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Fit to ``X`` [row, feature] and classes ``y`` [row]."""
         if self.C <= 0:
             raise ValueError(f"C must be positive; got {self.C}")
@@ -115,28 +116,12 @@ class LogisticProbe(ClassifierMixin, Saved):
         self.n_iter_ = fitted.iterations
         return self
 
-    def decision_function(self, X: Any) -> NDArray[Any]:  # noqa: N803
+    def decision_function(self, X: Any) -> NDArray[Any]:
         """Log odds [row], or one score a class [row, class]."""
         check_is_fitted(self)
         x = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         out = x @ self.coef_.T + self.intercept_
         return out[:, 0] if len(self.classes_) == 2 else out
-
-    def predict_proba(self, X: Any) -> NDArray[Any]:  # noqa: N803
-        """Class probabilities [row, class]."""
-        from scipy.special import expit, softmax
-
-        decision = self.decision_function(X)
-        if decision.ndim == 1:
-            p = expit(decision)
-            return np.stack([1 - p, p], axis=1)
-        return np.asarray(softmax(decision, axis=1))
-
-    def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
-        """The likeliest class [row]."""
-        decision = self.decision_function(X)
-        index = (decision > 0).astype(int) if decision.ndim == 1 else decision.argmax(axis=1)
-        return np.asarray(self.classes_[index])
 
 
 class RidgeProbe(RegressorMixin, Saved):
@@ -152,7 +137,7 @@ class RidgeProbe(RegressorMixin, Saved):
         self.alpha = alpha
         self.standardise = standardise
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:  # noqa: N803
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Fit to ``X`` [row, feature] and values ``y`` [row] or [row, target]."""
         if self.alpha < 0:
             raise ValueError(f"alpha must not be negative; got {self.alpha}")
@@ -169,7 +154,7 @@ class RidgeProbe(RegressorMixin, Saved):
         self.intercept_ = float(intercept[0]) if single else intercept.numpy()
         return self
 
-    def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
+    def predict(self, X: Any) -> NDArray[Any]:
         """Values [row], or [row, target]."""
         check_is_fitted(self)
         x = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
