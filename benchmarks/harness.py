@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -49,13 +50,37 @@ class Times:
         """Quartiles over rounds of how many times longer this takes than ``other``."""
         return Times(tuple(a / b for a, b in zip(self.seconds, other.seconds, strict=True))).spread
 
+    def ratio_interval(self, other: Times) -> tuple[float, float]:
+        """95 % interval of `ratio`, from its order statistics alone; the whole range where there are too few rounds."""
+        ratios = sorted(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
+        count, beyond, outside = len(ratios), 0, 0.5 ** len(ratios)
+        while beyond + 1 < count / 2:  # the median lies beyond the k-th from either end with this probability
+            outside += math.comb(count, beyond + 1) * 0.5**count
+            if outside > 0.025:
+                break
+            beyond += 1
+        return ratios[beyond], ratios[count - 1 - beyond]
 
-def interleaved(cases: Mapping[str, Callable[[], Any]], rounds: int, warmup: int = 1) -> dict[str, Times]:
-    """Time every case once a round, in an order that alternates."""
+
+def interleaved(
+    cases: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    warmup: int = 1,
+    before: Callable[[], None] = lambda: None,
+) -> dict[str, Times]:
+    """Time every case once a round, in an order that alternates.
+
+    Args:
+        cases: by name.
+        rounds: that count.
+        warmup: rounds before, that do not.
+        before: done before every case, untimed.
+    """
     kept: dict[str, list[float]] = {name: [] for name in cases}
     names = list(cases)
     for number in range(-warmup, rounds):
         for name in names if number % 2 == 0 else reversed(names):
+            before()
             start = time.perf_counter()
             cases[name]()
             if number >= 0:

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from interp.budget import check_memory
 from interp.errors import InterpError
 from interp.hooks import Clock, Feed, tapped
 from interp.hostcopy import HostCopies
@@ -214,6 +215,29 @@ class Recorder:
                 f"{len(missed) + len(doubled)} of {len(wanted)} selected tensors were not captured exactly once: {what}"
             )
         return Receipt(dict(self.fired))
+
+
+class MemoryRecorder(Recorder):
+    """Keeps what is selected in memory.
+
+    Args:
+        resolution: what is selected.
+        samples: the problems of the rows.
+        dtype, views: as of `Recorder`.
+
+    Attributes:
+        kept: one a row.
+
+    Raises:
+        InterpError: it would not fit into the memory of this machine.
+    """
+
+    def __init__(
+        self, resolution: Resolution, samples: Sequence[Sample], dtype: str, views: Sequence[View] = ()
+    ) -> None:
+        self.kept = [MemorySink(resolution, len(samples)) for _ in samples]
+        super().__init__(resolution, self.kept, dtype, views, samples)
+        check_memory([self.plan] * len(samples), dtype)
 
 
 def _places(resolution: Resolution, site: str) -> tuple[dict[int, int], dict[str, int]]:

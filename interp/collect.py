@@ -7,9 +7,9 @@ is written by another process while the model goes on, with the same bytes as a 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from interp.budget import within
 from interp.capture import NoSink, Recorder, dtype_named
-from interp.errors import InterpError, SelectionError
+from interp.errors import InterpError
 from interp.hostcopy import HostCopies
 from interp.runspec import RunSpec
 from interp.selection import AddressSpace, Selection
 from interp.store import BackgroundShard, BackgroundWriter, RunLayout, ShardWriter, SiteLayout, Store
 from interp.tasks import get as get_task
 from interp.trajectory import Schedule, Trajectory
-from interp.views import View, ViewPlan, parse
+from interp.views import View, ViewPlan
 
 if TYPE_CHECKING:
     from interp.edits.captured import Edited
@@ -34,24 +35,6 @@ if TYPE_CHECKING:
 WORTH_A_PROCESS = 1 << 30
 """Bytes of a capture from which another process writes them. 400 MB beside a half-idle producer took 0.32 s in one
 process and 0.42 s with another, which first has to start (`benchmarks.store`, two cores)."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a capture will write.
-
-    Attributes:
-        runs: runs still to do.
-        tensors: tensors per run of the largest kind.
-        nbytes: bytes of all runs still to do, before metadata.
-    """
-
-    runs: int
-    tensors: int
-    nbytes: int
-
-    def __str__(self) -> str:
-        return f"{self.runs} runs x up to {self.tensors} tensors = {_size(self.nbytes)}"
 
 
 def capture_runs(
@@ -94,13 +77,7 @@ def capture_runs(
         common["codec"] = codec
     there = Store.open(to).runs if (to / "store.json").is_file() else ()
     todo = [run for run in unique if run.key not in there]
-    budget = _budget(todo, plans)
-    if budget.nbytes > limit:
-        raise InterpError(
-            f"this capture would write {budget}, more than the limit of {_size(limit)}; "
-            f"{_that_fit(todo, plans, dtype, limit)}select fewer steps, layers or tokens (frames=-1 keeps the last "
-            "latent frame), or raise limit="
-        )
+    budget = within(limit, [plans[_kind(run)] for run in todo], dtype)
     store = Store.create(to, common)
     if progress:
         print(f"capture to {to}: {budget}; {len(unique) - len(todo)} already there", flush=True)
@@ -237,51 +214,6 @@ def _batches(runs: Sequence[RunSpec], size: int) -> Iterator[list[RunSpec]]:
         kinds.setdefault(_kind(run), []).append(run)
     for same in kinds.values():
         yield from (same[i : i + size] for i in range(0, len(same), size))
-
-
-def _budget(runs: Sequence[RunSpec], plans: Mapping[tuple[Any, ...], ViewPlan]) -> Budget:
-    kinds = [plans[_kind(run)] for run in runs]
-    return Budget(
-        runs=len(runs),
-        tensors=max((plan.tensors for plan in kinds), default=0),
-        nbytes=sum(plan.nbytes for plan in kinds),
-    )
-
-
-SMALLER = (
-    "attention_top-8",
-    "attention_entropy",
-    "attention_mass-frames-to-frames",
-    "grid_pool-4x4",
-    "grid_pool-2x2",
-    "random_projection-64",
-    "frame_mean",
-    "token_mean",
-    "norm",
-)
-"""Views offered where a capture is too large."""
-
-
-def _that_fit(runs: Sequence[RunSpec], plans: Mapping[tuple[Any, ...], ViewPlan], dtype: str, limit: float) -> str:
-    """Views that every selected hook point has and that would stay within the limit, as part of a sentence."""
-    found = []
-    for name in SMALLER:
-        try:
-            smaller = {kind: ViewPlan.of(plan.resolution, [parse(name)], dtype) for kind, plan in plans.items()}
-        except SelectionError:
-            continue
-        nbytes = _budget(runs, smaller).nbytes
-        if nbytes <= limit:
-            found.append(f'"{name}" ({_size(nbytes)})')
-    return f"views=[...] with one of these would fit: {', '.join(found)}; or " if found else ""
-
-
-def _size(nbytes: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if nbytes < 1000:
-            return f"{nbytes:.3g} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:.3g} TB"
 
 
 def versions() -> dict[str, str]:

@@ -111,14 +111,15 @@ def encode(
             images[looks] = _encode_image(pipe, spec, device, dtype)
         rows.append(images[looks])
         starts.append(_noise(pipe, spec, device) if sample.video is None else _noised(pipe, spec, scheduler, device))
-    first = rows[0]
+    conditions = [row.condition for row in rows if row.condition is not None]
+    pictures = [row.image for row in rows if row.image is not None]
     return (
         Conditioning(
             prompt=torch.cat(prompts),
             negative=torch.cat(negatives) if negatives else None,
-            condition=None if first.condition is None else torch.cat([r.condition for r in rows]),  # type: ignore[misc]
-            frame_mask=first.frame_mask,
-            image=None if first.image is None else torch.stack([r.image for r in rows]),  # type: ignore[misc]
+            condition=torch.cat(conditions) if conditions else None,
+            frame_mask=rows[0].frame_mask,
+            image=torch.stack(pictures) if pictures else None,
         ),
         torch.cat(starts),
     )

@@ -6,29 +6,26 @@ a run is under way, and the sampler works on a copy of the scheduler.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from interp.capture import MemorySink, Recorder
+from interp.batch import kept_in_memory, sampled
+from interp.capture import Recorder
 from interp.decode import frames_of
 from interp.errors import InterpError
 from interp.grid import TokenGrid
-from interp.hooks import Clock
 from interp.model import check_pipeline, fingerprint, load_pipeline
 from interp.observe import Seen, observe
 from interp.planning import grid_of, planned, space_of
 from interp.result import RunResult
 from interp.runspec import RunSpec, SamplerSettings
-from interp.sampler import Plan, finish, prepare, run_steps
 from interp.schedule import build_scheduler, schedule_of
 from interp.selection import AddressSpace, Selection, select
-from interp.shared_text import sharing_text
 from interp.sites import TEXT_TOKENS
 from interp.tasks.sample import Sample
 from interp.trajectory import Schedule, Trajectory
@@ -120,19 +117,11 @@ class Lab:
             return edited
         specs = [runs] if isinstance(runs, RunSpec) else list(runs)
         self._check_views(capture, views)
-        selection = None if capture is None else select(capture)
-        recorder = None
-        sinks: list[MemorySink] = []
-        if selection is not None and specs:
-            resolution = selection.resolve(self.space(specs))
-            sinks = [MemorySink(resolution, len(specs)) for _ in specs]
-            recorder = Recorder(resolution, sinks, dtype, views_of(views), [spec.sample for spec in specs])
-        trajectories = self.run_batch(specs, recorder)
-        receipt = recorder.receipt() if recorder else None
-        results = [
-            RunResult(spec, trajectory, sinks[i].tensors if sinks else {}, receipt, self.pipe)
-            for i, (spec, trajectory) in enumerate(zip(specs, trajectories, strict=True))
-        ]
+        if capture is not None and specs:
+            results = kept_in_memory(self.pipe, specs, self.space(specs), select(capture), views_of(views), dtype)
+        else:
+            pairs = zip(specs, self.run_batch(specs), strict=True)
+            results = [RunResult(spec, trajectory, {}, None, self.pipe) for spec, trajectory in pairs]
         return results[0] if isinstance(runs, RunSpec) else results
 
     @staticmethod
@@ -164,33 +153,7 @@ class Lab:
             recorder: what is fed.
             share_text: see `capture`.
         """
-        plan = prepare(self.pipe, specs)
-        steps = list(self._steps(plan, recorder, share_text))
-        final = finish(plan, steps[-1].next_latents)
-        return [
-            Trajectory(
-                plan.schedule,
-                latents=torch.stack([*(s.latents[row].float().cpu() for s in steps), final[row].float().cpu()]),
-                velocity=torch.stack([s.velocity[row].float().cpu() for s in steps]),
-                x0_hat=torch.stack([s.x0_hat[row].cpu() for s in steps]),
-            )
-            for row in range(len(specs))
-        ]
-
-    def _steps(self, plan: Plan, recorder: Recorder | None, share_text: bool) -> Iterator[Any]:
-        clock = Clock()
-        with ExitStack() as stack:
-            if share_text:
-                read = () if recorder is None else recorder.plan.resolution.sites
-                plan, shared = sharing_text(self.pipe, plan, read)
-                stack.enter_context(shared(clock))
-            plan.on_call = clock.enter
-            if recorder is not None:
-                stack.enter_context(recorder.tapped(self.pipe, clock))
-            for step in run_steps(self.pipe, plan):
-                if recorder is not None:
-                    recorder.on_step(step)
-                yield step
+        return sampled(self.pipe, specs, recorder, share_text=share_text)
 
     def observe(
         self,

@@ -66,7 +66,7 @@ def tiny_i2v(
     return WanImageToVideoPipeline(
         **_shared(scheduler),
         vae=_vae(seed),
-        transformer=_transformer(seed + 1, dtype, in_channels=36, num_layers=layers),
+        transformer=random_transformer(seed + 1, dtype, in_channels=36, num_layers=layers),
         **_second_expert(two_experts, seed + 2, dtype, in_channels=36, num_layers=layers),
     )
 
@@ -83,7 +83,7 @@ def tiny_t2v(
     return WanPipeline(
         **_shared(scheduler),
         vae=_vae(seed),
-        transformer=_transformer(seed + 1, dtype, in_channels=16, num_layers=layers),
+        transformer=random_transformer(seed + 1, dtype, in_channels=16, num_layers=layers),
         **_second_expert(two_experts, seed + 2, dtype, in_channels=16, num_layers=layers),
     )
 
@@ -99,7 +99,7 @@ def tiny_ti2v(
     parts = {
         **_shared(scheduler),
         "vae": _vae(seed, patched=True),
-        "transformer": _transformer(seed + 1, dtype, in_channels=48, out_channels=48),
+        "transformer": random_transformer(seed + 1, dtype, in_channels=48, out_channels=48),
         "expand_timesteps": True,
     }
     return WanImageToVideoPipeline(**parts) if image else WanPipeline(**parts)
@@ -121,7 +121,7 @@ def tiny_i2v_clip(
     return WanImageToVideoPipeline(
         **_shared(scheduler),
         vae=_vae(seed),
-        transformer=_transformer(
+        transformer=random_transformer(
             seed + 1, dtype, in_channels=36, image_dim=IMAGE_DIM, added_kv_proj_dim=WIDTH, **image_config
         ),
         image_encoder=_image_encoder(seed + 3),
@@ -134,7 +134,7 @@ def tiny_v2v(
 ) -> WanVideoToVideoPipeline:
     """Video-to-video: the text-to-video model started from a noised video; gives no cache context to hooks."""
     return WanVideoToVideoPipeline(
-        **_shared(scheduler), vae=_vae(seed), transformer=_transformer(seed + 1, dtype, in_channels=16)
+        **_shared(scheduler), vae=_vae(seed), transformer=random_transformer(seed + 1, dtype, in_channels=16)
     )
 
 
@@ -149,7 +149,9 @@ def tiny_vace(
     """VACE: control blocks beside the first and the last block, whose hints join the residual stream after them."""
     sizes: dict[str, Any] = {"in_channels": 16, "vace_layers": [0, layers - 1], "vace_in_channels": 96}
     sizes["num_layers"] = layers
-    experts = [_transformer(seed + 1 + k, dtype, WanVACETransformer3DModel, **sizes) for k in range(1 + two_experts)]
+    experts = [
+        random_transformer(seed + 1 + k, dtype, WanVACETransformer3DModel, **sizes) for k in range(1 + two_experts)
+    ]
     second = {"transformer_2": experts[1], "boundary_ratio": 0.9} if two_experts else {}
     return WanVACEPipeline(**_shared(scheduler), vae=_vae(seed), transformer=experts[0], **second)
 
@@ -235,25 +237,26 @@ def _seeded(seed: int) -> Iterator[None]:
 def _second_expert(wanted: bool, seed: int, dtype: torch.dtype, **config: int) -> dict[str, Any]:
     if not wanted:
         return {}
-    return {"transformer_2": _transformer(seed, dtype, **config), "boundary_ratio": 0.9}
+    return {"transformer_2": random_transformer(seed, dtype, **config), "boundary_ratio": 0.9}
 
 
-def _transformer(
-    seed: int, dtype: torch.dtype, kind: Any = WanTransformer3DModel, *, out_channels: int = 16, **config: Any
+def random_transformer(
+    seed: int, dtype: torch.dtype = torch.float32, kind: Any = WanTransformer3DModel, **config: Any
 ) -> Any:
-    sizes = {"num_layers": LAYERS} | config
+    """A transformer with random weights, tiny but for what ``config`` says otherwise."""
+    sizes = {
+        "patch_size": (1, 2, 2),
+        "num_attention_heads": HEADS,
+        "attention_head_dim": HEAD_DIM,
+        "out_channels": 16,
+        "text_dim": TEXT_DIM,
+        "freq_dim": 32,
+        "ffn_dim": FFN,
+        "num_layers": LAYERS,
+        "rope_max_seq_len": 32,
+    }
     with _seeded(seed):
-        model = kind(
-            patch_size=(1, 2, 2),
-            num_attention_heads=HEADS,
-            attention_head_dim=HEAD_DIM,
-            out_channels=out_channels,
-            text_dim=TEXT_DIM,
-            freq_dim=32,
-            ffn_dim=FFN,
-            rope_max_seq_len=32,
-            **sizes,
-        )
+        model = kind(**sizes | config)
     return _cast(model, dtype).eval()
 
 

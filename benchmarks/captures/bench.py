@@ -21,6 +21,7 @@ from interp.lab import Lab
 from interp.runspec import RunSpec
 from interp.sampler import prepare, run_steps
 from interp.sites import site_named
+from interp.store.disk import sync_folder
 from interp.tasks.sample import Sample
 from interp.views import ViewPlan, views_of
 
@@ -47,6 +48,10 @@ class Bench:
         self.sites = [
             s for s in lab.space(self.run).sites if site_named(s).tier == "module" and viewable(lab, self.run, s)
         ]
+
+    def clear(self) -> None:
+        """Remove what a case has written, so that each finds an empty place."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def call(self) -> dict[str, Any]:
         """Arguments of the stock call that is this run."""
@@ -90,7 +95,6 @@ class Bench:
 
     def ours_in_file(self, dtype: str = "float32") -> Any:
         """A store of one run."""
-        shutil.rmtree(self.folder, ignore_errors=True)
         return self.lab.capture([self.run], SITE, to=self.folder, dtype=dtype, progress=False)
 
     def ours_as_views(self) -> Any:
@@ -152,14 +156,15 @@ class Bench:
                 handle.remove()
 
     def _write(self, tensors: Sequence[Tensor]) -> None:
-        """One dataset a layer, [step, token, d_model], and all of it on the disk."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """One dataset a layer, [step, token, d_model]; it and its name have reached the disk."""
+        self.folder.mkdir(parents=True)
         path = self.folder / "plain.h5"
         with h5py.File(path, "w") as file:
             for i, tensor in enumerate(tensors):
                 file.create_dataset(f"blocks.{i}", data=tensor.numpy())
         with path.open("rb") as file:
             os.fsync(file.fileno())
+        sync_folder(self.folder)
 
     def peers(self) -> dict[str, Callable[[], Any]]:
         """nnsight over the stock modules."""
@@ -188,23 +193,38 @@ class Bench:
             "nnsight, every module kept whole": lambda: cached(every),
         }
 
-    def cases(self) -> dict[str, Callable[[], Any]]:
-        """Every way, by name."""
+    def loops(self) -> dict[str, Callable[[], Any]]:
+        """The call where nothing is kept, by name."""
         return {
             BARE: self.bare,
-            "bare pipeline again": self.bare,
             "our loop, no hooks": lambda: self.lab.run(self.run),
             "our loop, idle hooks": self.idle,
+            "bare pipeline again": self.bare,
+        }
+
+    def rivals(self) -> dict[str, Callable[[], Any]]:
+        """The captures that an aim is about, by name."""
+        return {
+            BARE: self.bare,
+            f"ours, {MEMORY}": self.ours_in_memory,
+            f"ours, {FILE}": self.ours_in_file,
+            "ours, to HDF5, bf16": lambda: self.ours_in_file("bfloat16"),
+            f"ours, {VIEWS}": self.ours_as_views,
+            **self.peers(),
+        }
+
+    def others(self) -> dict[str, Callable[[], Any]]:
+        """Other ways, by name, and ours that keep the same."""
+        return {
+            BARE: self.bare,
             f"ours, {MEMORY}": self.ours_in_memory,
             f"torch hooks, {MEMORY}": self.hooked,
             f"lab.trace, {MEMORY}": self.traced,
             f"ours, {FILE}": self.ours_in_file,
-            "ours, to HDF5, bf16": lambda: self.ours_in_file("bfloat16"),
             f"torch hooks, {FILE}": self.hooked_in_file,
             f"ours, {VIEWS}": self.ours_as_views,
             f"torch hooks, {VIEWS}": self.hooked_as_means,
             "callback_on_step_end, latents only": self.called_back,
-            **self.peers(),
         }
 
     def nbytes(self, case: str) -> int:

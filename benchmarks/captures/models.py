@@ -5,32 +5,29 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from interp.lab import Lab, load
 from interp.tasks import get as get_task
 from interp.tasks.sample import Sample
+from tests.pipelines import random_transformer
 
 
 def medium() -> tuple[Lab, Sample]:
     """d 512, 8 layers of 8 heads; 5 x 16 x 16 = 1280 tokens."""
-    from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
+    from diffusers import WanImageToVideoPipeline
 
     mini = load("wan-maze-mini").pipe
-    torch.manual_seed(0)
-    transformer = WanTransformer3DModel(
-        patch_size=(1, 2, 2),
+    transformer = random_transformer(
+        0,
+        in_channels=36,
         num_attention_heads=8,
         attention_head_dim=64,
-        in_channels=36,
-        out_channels=16,
-        text_dim=64,
         freq_dim=256,
         ffn_dim=2048,
         num_layers=8,
         rope_max_seq_len=64,
-    ).eval()
+    )
     pipe = WanImageToVideoPipeline(**{**mini.components, "transformer": transformer})
     pipe.set_progress_bar_config(disable=True)
     sample = get_task("maze", size=8).sample(1, seed=0)[0]

@@ -80,15 +80,16 @@ def load(path: str | Path) -> EditGraph:
 
 
 def described(graph: EditGraph) -> str:
-    """Canonical JSON of a graph, tensors by their digests: what its key is the hash of."""
-    return json.dumps(_graph(graph, {}), sort_keys=True)
+    """Canonical JSON of a graph, tensors and stores by their digests: what its key is the hash of."""
+    return json.dumps(_graph(graph, None), sort_keys=True)
 
 
-def _graph(graph: EditGraph, tensors: dict[str, Values]) -> dict[str, Any]:
+def _graph(graph: EditGraph, tensors: dict[str, Values] | None) -> dict[str, Any]:
+    """As JSON; tensors are put into ``tensors``. None: what does not count in a comparison is left out."""
     return {"format": FORMAT, "edits": [_edit(edit, tensors) for edit in graph]}
 
 
-def _edit(edit: Edit, tensors: dict[str, Values]) -> dict[str, Any]:
+def _edit(edit: Edit, tensors: dict[str, Values] | None) -> dict[str, Any]:
     if not edit.op.serialisable:
         raise InterpError(f"{edit.op} cannot be saved; use a named operation, or keep the script that makes the edit")
     return {
@@ -103,15 +104,17 @@ def _kind(source: Source) -> str:
     return next(name for name, kind in SOURCES.items() if isinstance(source, kind))
 
 
-def _fields(value: Any, tensors: dict[str, Values]) -> dict[str, Any]:
+def _fields(value: Any, tensors: dict[str, Values] | None) -> dict[str, Any]:
     if isinstance(value, OtherRun):
         return {"identity": json.loads(value.identity)}
-    return {f.name: _encoded(getattr(value, f.name), tensors) for f in dataclasses.fields(value)}
+    fields = [f.name for f in dataclasses.fields(value) if tensors is not None or f.compare]
+    return {name: _encoded(getattr(value, name), tensors) for name in fields}
 
 
-def _encoded(value: Any, tensors: dict[str, Values]) -> Any:
+def _encoded(value: Any, tensors: dict[str, Values] | None) -> Any:
     if isinstance(value, Values):
-        tensors[value.digest] = value
+        if tensors is not None:
+            tensors[value.digest] = value
         return {"tensor": value.digest}
     if isinstance(value, Selection):
         return {"selection": str(value)}

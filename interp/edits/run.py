@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp.capture import MemorySink, Receipt, Recorder
+from interp.batch import trajectories_of
+from interp.capture import MemoryRecorder, Recorder
 from interp.decode import frames_of
 from interp.edits.editor import Editor
 from interp.edits.given import UseExpert, rescheduled
@@ -26,11 +27,11 @@ from interp.hooks import Clock, tapped
 from interp.instrument import Points, Watched, instrumented, watched_sites
 from interp.result import RunResult
 from interp.runspec import RunSpec
-from interp.sampler import Plan, Step, finish, prepare, run_steps
+from interp.sampler import Plan, Step, prepare, run_steps
 from interp.selection import Resolution, Selection, select
 from interp.sites import site_named
 from interp.tasks.sample import Sample
-from interp.trajectory import SolverState, Trajectory
+from interp.trajectory import SolverState
 from interp.views import View
 
 if TYPE_CHECKING:
@@ -175,17 +176,14 @@ def execute(
     clock = Clock()
     x0_before = past[-1].x0_hat if past else None
     editor = Editor(program, tuple(spec.seed for spec in plan.specs), clock, x0_before)
-    sinks: list[MemorySink] = []
     recorder = None
     if capture is not None:
         chosen = select(capture) if len(steps) == space.steps else select(capture) & select(step=list(steps))
-        sinks = [MemorySink(chosen.resolve(space), len(plan.specs)) for _ in plan.specs]
-        recorder = Recorder(sinks[0].resolution, sinks, dtype, views, [spec.sample for spec in plan.specs])
+        recorder = MemoryRecorder(chosen.resolve(space), [spec.sample for spec in plan.specs], dtype, views)
     with around(clock) if around else nullcontext():
         taken = drive(lab.pipe, plan, editor, recorder, start, steps.stop)
     edited = dataclasses.replace(editor.receipt(), graph=graph)
-    kept = None if recorder is None else recorder.receipt()
-    return results_of(lab, plan, asked, [*past, *taken] if history else taken, graph, edited, sinks, kept)
+    return results_of(lab, plan, asked, [*past, *taken] if history else taken, graph, edited, recorder)
 
 
 def with_worlds(graph: EditGraph, specs: Sequence[RunSpec]) -> tuple[EditGraph, list[RunSpec]]:
@@ -255,34 +253,22 @@ def results_of(
     steps: Sequence[Step],
     graph: EditGraph | None = None,
     edited: EditReceipt | None = None,
-    sinks: Sequence[MemorySink] = (),
-    receipt: Receipt | None = None,
+    recorder: MemoryRecorder | None = None,
 ) -> list[EditedRun]:
     """Steps of a batch as one result a run; the arguments are those of `execute` and `EditedRun`."""
     graph = graph or EditGraph()
-    last = steps[-1].next_latents
-    if steps[-1].index == plan.schedule.steps - 1:
-        last = finish(plan, last)
-
-    def stack(tensors: list[Tensor], row: int) -> Tensor:
-        return torch.stack([t[row].float().cpu() for t in tensors])
-
+    receipt = None if recorder is None else recorder.receipt()
     return [
         EditedRun(
             spec=spec,
-            trajectory=Trajectory(
-                plan.schedule,
-                latents=stack([*(s.latents for s in steps), last], row),
-                velocity=stack([s.velocity for s in steps], row),
-                x0_hat=stack([s.x0_hat for s in steps], row),
-            ),
-            captured=sinks[row].tensors if sinks else {},
+            trajectory=trajectory,
+            captured={} if recorder is None else recorder.kept[row].tensors,
             receipt=receipt,
             _pipe=lab.pipe,
             edits=graph,
             edited=edited or EditReceipt(graph, ()),
-            resolution=sinks[row].resolution if sinks else None,
+            resolution=None if recorder is None else recorder.resolution,
             first=steps[0].index,
         )
-        for row, spec in enumerate(plan.specs[:asked])
+        for row, (spec, trajectory) in enumerate(zip(plan.specs, trajectories_of(plan, steps, asked), strict=False))
     ]

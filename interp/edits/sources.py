@@ -182,26 +182,51 @@ class OtherRun:
 
 @dataclass(frozen=True)
 class FromStore:
-    """Runs of a store, read before the edited run starts.
+    """Runs of a store, read before the edited run starts. It is known by what they hold, not by where they lie.
 
     Attributes:
         path: folder of the store.
         runs: keys of the runs.
         mean: their mean in place of each.
+        sums: checksum of each run's shard, which covers every byte of it; looked up where the source is made.
+
+    Raises:
+        SelectionError: the store has no such run.
+        StoreError: there is no store.
     """
 
-    path: str
+    path: str = field(compare=False)
     runs: tuple[str, ...]
     mean: bool = False
+    sums: tuple[str, ...] = ()
 
-    def read(self, resolution: Resolution) -> Stored:
-        """The activations that an edit's addresses need."""
+    def __post_init__(self) -> None:
+        if not self.sums:
+            store = self._store()
+            object.__setattr__(self, "sums", tuple(store.line(run).xxh3 for run in self.runs))
+
+    def _store(self) -> Any:
         from interp.store import Store
 
         store = Store.open(Path(self.path))
         missing = [run for run in self.runs if run not in store]
         if missing:
             raise SelectionError(f"the store {self.path} has no run {missing[0]!r}")
+        return store
+
+    def read(self, resolution: Resolution) -> Stored:
+        """The activations that an edit's addresses need.
+
+        Raises:
+            SelectionError: a run is gone, or is not the one that the source was made from.
+        """
+        store = self._store()
+        for run, seen in zip(self.runs, self.sums, strict=True):
+            if store.line(run).xxh3 != seen:
+                raise SelectionError(
+                    f"run {run!r} of the store {self.path} is not what this source was made from: it was captured "
+                    "again since; make the edit anew, or give the store that it was made from"
+                )
         activations = []
         for site in resolution.sites:
             steps, branches = resolution.steps_of(site), resolution.branches_of(site)

@@ -13,7 +13,7 @@ from nnsight.intervention.tracer import InterleavingTracer
 from nnsight.tracing.tracer import push_result
 from torch import Tensor
 
-from interp.capture import MemorySink, Recorder
+from interp.capture import MemoryRecorder
 from interp.edits.run import EditedRun, results_of
 from interp.errors import InterpError, SelectionError
 from interp.hooks import Clock, tapped
@@ -200,10 +200,9 @@ class LabTracer(InterleavingTracer):
         pipe, points = self.lab.pipe, self._points
         plan = prepare(pipe, self.specs)
         plan.on_call, plan.editor = points.on_call, points
-        sinks, recorder = [], None
+        recorder = None
         if self._capture is not None:
-            sinks = [MemorySink(self._capture, len(self.specs)) for _ in self.specs]
-            recorder = Recorder(self._capture, sinks, self._dtype)
+            recorder = MemoryRecorder(self._capture, [spec.sample for spec in self.specs], self._dtype)
         taken = []
         with ExitStack() as stack:
             stack.enter_context(tapped(pipe, self._tapped, points.clock, points.on_site))
@@ -214,8 +213,7 @@ class LabTracer(InterleavingTracer):
                     recorder.on_step(step)
                 taken.append(step)
         points.now = None
-        receipt = None if recorder is None else recorder.receipt()
-        self._done = results_of(self.lab, plan, len(self.specs), taken, sinks=sinks, receipt=receipt)
+        self._done = results_of(self.lab, plan, len(self.specs), taken, recorder=recorder)
         return self._done
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -111,6 +113,6 @@ def test_round_trip_through_fields() -> None:
         (lambda g: TokenGrid.from_latents((5,)), "latent_frame"),
     ],
 )
-def test_refusals(call: object, words: str) -> None:
+def test_refusals(call: Callable[[TokenGrid], object], words: str) -> None:
     with pytest.raises(SelectionError, match=words):
-        call(TokenGrid(3, 2, 4))  # type: ignore[operator]
+        call(TokenGrid(3, 2, 4))

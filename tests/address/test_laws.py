@@ -49,7 +49,7 @@ def test_resolution_is_what_a_loop_over_all_addresses_finds(said: Said, space: A
 def test_what_prints_parses(alternatives: list[list[Said]]) -> None:
     made = [[selected(said) for said in terms] for terms in alternatives]
     assume(all(one is not None for terms in made for one in terms))
-    selection = reduce(Selection.__or__, (reduce(Selection.__and__, terms) for terms in made))  # type: ignore[arg-type]
+    selection = reduce(Selection.__or__, (reduce(Selection.__and__, terms) for terms in made))
     assert isinstance(selection, Selection)
     again = Selection.parse(str(selection))
     assert again == selection

@@ -87,7 +87,7 @@ def test_tokens() -> None:
 
     every = SPACE.grid.array()
     assert tokens() is None
-    assert tokens(tokens=slice(None)) is None or len(tokens(tokens=slice(None))) == 24  # type: ignore[arg-type]
+    assert tokens(tokens=slice(None)) is None or len(tokens(tokens=slice(None))) == 24
     assert tokens(frames=-1) == tuple(every[-1].ravel())
     assert tokens(rows=0, cols=[1, -1]) == tuple(every[:, 0][:, [1, 3]].ravel())
     assert tokens(tokens=[5, -1]) == (5, 23)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -150,6 +151,30 @@ def test_runs_of_a_store_are_sources(tmp_path: Path) -> None:
     assert torch.equal(results(by_store), results(by_hand))
     with pytest.raises(InterpError, match="no run 'gone'"):
         lab.run(runs[0], edits=edits.patch(SITE, edits.FromStore(str(tmp_path / "cache"), ("gone",))))
+
+
+def test_runs_of_a_store_are_known_by_what_they_hold(tmp_path: Path) -> None:
+    """A copy elsewhere is the same source; another capture under the same key is another one."""
+    lab, runs = lab_and_runs(steps=2, guidance=1.0)
+    here, moved = tmp_path / "here", tmp_path / "moved"
+
+    def captured(dtype: str) -> edits.EditGraph:
+        shutil.rmtree(here, ignore_errors=True)
+        lab.capture(runs[1:2], SITE, to=here, dtype=dtype, progress=False)
+        return edits.EditGraph((edits.patch(SITE, edits.FromStore(str(here), (runs[1].key,)), step=1),))
+
+    graph = captured("float32")
+    shutil.copytree(here, moved)
+    copied = edits.EditGraph((edits.patch(SITE, edits.FromStore(str(moved), (runs[1].key,)), step=1),))
+    assert (copied, copied.key) == (graph, graph.key)
+    saved = edits.save(graph, tmp_path / "g.json")
+    rounded = captured("bfloat16")
+    assert rounded != graph
+    assert rounded.key != graph.key
+    with pytest.raises(InterpError, match="captured again since"):
+        lab.run(runs[0], edits=graph)
+    shutil.rmtree(here)
+    assert edits.load(saved).key == graph.key  # it can be read without the store
 
 
 def test_edits_go_beneath_offloading() -> None:

@@ -86,6 +86,8 @@ def test_edits_that_cannot_be_described_are_refused(lab: Lab, tmp_path: Path) ->
         captured(lab, runs, tmp_path / "a", edits=edits.function(SITE, lambda x: x))
     with pytest.raises(InterpError, match="holds no edit"):
         captured(lab, runs, tmp_path / "b", edits=())
+    with pytest.raises(InterpError, match="share_text=True is for clean runs"):
+        captured(lab, runs, tmp_path / "c", edits=EDIT, share_text=True)
     assert not list(tmp_path.iterdir())
 
 

@@ -49,7 +49,10 @@ def test_moved_boundary_equals_the_pipeline_with_that_boundary() -> None:
 def test_presets_run(name: str) -> None:
     lab = load(pipelines.tiny_i2v(two_experts=True))
     run = lab.plan(sample_of(pipelines.call_arguments(lab.pipe)), preset=name, steps=2)[0]
-    assert run.provenance()["settings"]["boundary_ratio"] == PRESETS[name]["boundary_ratio"]
+    said = run.provenance()
+    assert said["settings"].items() >= {**PRESETS[name], "steps": 2}.items()
+    shift = {"wan22-official": "flow_shift", "vbvr-diffsynth": "shift"}[name]
+    assert said["scheduler_config"][shift] == PRESETS[name]["shift"] == 5.0
     assert torch.isfinite(lab.run(run).trajectory.result).all()
 
 

@@ -129,7 +129,7 @@ def test_settings_are_checked_at_the_edge() -> None:
     with pytest.raises(InterpError, match="at least one"):
         SamplerSettings(steps=0)
     with pytest.raises(InterpError, match="euler"):
-        SamplerSettings(scheduler="ddim")  # type: ignore[arg-type]  # what a user might type
+        SamplerSettings(scheduler="ddim")  # what a user might type
 
 
 @pytest.mark.parametrize(

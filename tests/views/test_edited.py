@@ -29,7 +29,7 @@ def tiny() -> tuple[Lab, list[RunSpec]]:
 def run(capture: Any, edit: Any = (), given: Any = None) -> dict[str, Tensor]:
     """What is captured of one run: name to [step, branch, <axes>]."""
     lab, runs = tiny()
-    return lab.run(runs[0], capture, edits=edit, views=given).captured  # type: ignore[union-attr]
+    return lab.run(runs[0], capture, edits=edit, views=given).captured
 
 
 @pytest.mark.parametrize("part", ["attn", "cross_attn"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp import views
+from interp import budget, edits, views
 from interp.errors import InterpError, StoreError
 from interp.lab import load
 from interp.selection import select
@@ -70,10 +70,23 @@ def test_the_budget_is_what_is_written(tmp_path: Path, dtype: str, capsys: pytes
 def test_a_capture_too_large_names_views_that_fit(tmp_path: Path) -> None:
     lab, runs = tiny()
     full = ViewPlan.of(select(RESID).resolve(lab.space(runs[0])), (), "bfloat16").nbytes * 2
-    with pytest.raises(InterpError, match=r'"frame_mean" \(.* KB\)') as refused:
+    with pytest.raises(InterpError, match=r'"frame_mean" \(.* KiB\)') as refused:
         lab.capture(runs, RESID, to=tmp_path / "s", limit=full // 2, progress=False)
     assert "grid_pool-4x4" not in str(refused.value)  # finer than this grid
     lab.capture(runs, RESID, to=tmp_path / "s2", limit=full // 2, views="frame_mean", progress=False)
+
+
+def test_what_memory_cannot_hold_names_views_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    lab, runs = tiny()
+    full = ViewPlan.of(select(RESID).resolve(lab.space(runs[0])), (), "float32").nbytes * 2
+    with monkeypatch.context() as small:
+        small.setattr(budget, "memory", lambda: full - 1)
+        small.setattr("interp.sampler._one_step", lambda *_: pytest.fail("it ran"))
+        for edit in (None, edits.scale(RESID, 2.0)):
+            with pytest.raises(InterpError, match=r'memory there are.*"frame_mean" \(.*lab\.capture'):
+                lab.run(runs, RESID, edits=edit)
+    monkeypatch.setattr(budget, "memory", lambda: full)
+    assert len(lab.run(runs, RESID)) == 2
 
 
 def test_one_store_keeps_the_same_views_of_all_runs(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ NAIVE: dict[str, tuple[View, Any]] = {
     "reduce min": (views.reduce("token d -> token", "min"), lambda x: x.amin(3)),
     "random_projection": (
         views.random_projection(512, seed=3),
-        lambda x: x @ views.parse("random_projection-512-3").directions(x.shape[-1]).T,  # type: ignore[attr-defined]
+        lambda x: x @ views.parse("random_projection-512-3").directions(x.shape[-1]).T,
     ),
 }
 
