@@ -5,9 +5,10 @@
     python -m benchmarks.store --quick 1                  # seconds; figures that mean nothing
 
 Writing: 84 MB, 1 MB and 2 KB events with fsync; background writing beside a producer. Reading: one cell over 300 runs
-and the whole grid. The limit is the disk (or, warm, memory), which the raw cases measure in the same rounds. "Cold"
-means that this machine's page cache was dropped for the files by ``posix_fadvise``, which needs no root; a cache
-beneath, of a virtual machine's host or of the drive, may still hold them.
+and the whole grid. Consolidating, beside a copy of the shards. Codecs, on activations of the bundled model. The limit
+is the disk (or, warm, memory), which the raw cases measure in the same rounds. "Cold" means that this machine's page
+cache was dropped for the files by ``posix_fadvise``, which needs no root; a cache beneath, of a virtual machine's host
+or of the drive, may still hold them.
 """
 
 from __future__ import annotations
@@ -18,9 +19,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import arguments, kept_rows, publish
+from benchmarks.stores.coding import coding_rows
 from benchmarks.stores.common import FULL, QUICK, Scale
+from benchmarks.stores.consolidating import consolidating_rows
 from benchmarks.stores.reading import read_rows
 from benchmarks.stores.writing import background_rows, write_rows
+
+KINDS = {
+    "write": write_rows,
+    "background": background_rows,
+    "read": read_rows,
+    "consolidate": consolidating_rows,
+    "codec": coding_rows,
+}
 
 
 def rows_of(folder: Path, scale: Scale, rounds: int, only: str = "") -> list[dict[str, Any]]:
@@ -28,7 +39,7 @@ def rows_of(folder: Path, scale: Scale, rounds: int, only: str = "") -> list[dic
     rows = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # zarr speaks of codecs to come
-        for name, make in (("write", write_rows), ("background", background_rows), ("read", read_rows)):
+        for name, make in KINDS.items():
             (folder / name).mkdir()
             rows += make(folder / name, scale, rounds, only)
     return rows

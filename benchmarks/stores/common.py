@@ -28,6 +28,8 @@ class Scale:
         peers: at most so many small events go to peers that need milliseconds for each; rates are compared.
         background_runs: runs of middle events in the background case.
         runs, steps, sites, groups: of the store that is read, with 256 features.
+        consolidated_tokens: of a cell of the store that is consolidated, in place of ``groups``.
+        coded_runs, coded_steps: of the bundled model, whose activations are coded.
     """
 
     large: int = 4
@@ -40,6 +42,9 @@ class Scale:
     steps: int = 20
     sites: int = 12
     groups: int = 8
+    consolidated_tokens: int = 64
+    coded_runs: int = 16
+    coded_steps: int = 20
 
 
 FULL = Scale()
@@ -54,6 +59,9 @@ QUICK = Scale(
     steps=3,
     sites=2,
     groups=2,
+    consolidated_tokens=4,
+    coded_runs=1,
+    coded_steps=2,
 )
 
 

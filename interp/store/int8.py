@@ -26,12 +26,11 @@ LARGEST = 127
 
 def beside(site: SiteLayout) -> tuple[SiteLayout, SiteLayout]:
     """The sites that go with a coded one: scales [step, branch, channel]; error [step, branch], |x - x'| / |x|."""
-    common = {"dtype": "float32", "tokens": None, "codec": None}
-    scale = {"axes": (*site.axes[:2], "channel"), "shape": (*site.shape[:2], site.shape[-1])}
-    error = {"axes": site.axes[:2], "shape": site.shape[:2]}
+    bare = replace(site, dtype="float32", tokens=None, codec=None)
+    axes, shape = site.axes[:2], site.shape[:2]
     return (
-        replace(site, site=site.site + SCALE, **scale, **common),  # type: ignore[arg-type]
-        replace(site, site=site.site + ERROR, **error, **common),  # type: ignore[arg-type]
+        replace(bare, site=site.site + SCALE, axes=(*axes, "channel"), shape=(*shape, site.shape[-1])),
+        replace(bare, site=site.site + ERROR, axes=axes, shape=shape),
     )
 
 

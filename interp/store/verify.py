@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from xxhash import xxh3_64
@@ -58,9 +59,9 @@ def verify(store: Store, runs: Iterable[str] | None = None, progress: Callable[[
     opened: dict[str, tuple[int, Callable[[], StoreFile]]] = {}
     for run in chosen:
         line = store.line(run)
-        opened[run] = (line.size, lambda line=line: Shard(store.path, line))  # type: ignore[misc]
+        opened[run] = (line.size, partial(Shard, store.path, line))
     for line in store.bundle_lines() if runs is None else ():
-        opened[line.run] = (line.size, lambda line=line: Bundle(store.path, line))  # type: ignore[misc]
+        opened[line.run] = (line.size, partial(Bundle, store.path, line))
     for name, (size, opener) in opened.items():
         problems = tuple(_problems(opener))
         nbytes += size
@@ -98,10 +99,10 @@ def _problems(opener: Callable[[], StoreFile]) -> Iterator[str]:
 def _checks(shard: StoreFile, fd: int) -> Iterator[Callable[[], object]]:
     index = shard.index
     for name in index.sites:
-        yield lambda name=name: shard.extent(name).check(fd)  # type: ignore[misc]
+        yield partial(shard.extent(name).check, fd)
     for piece in [*index.token_sets, *(label for label in index.labels.values() if isinstance(label, Piece))]:
-        yield lambda piece=piece: shard.numbers(fd, piece)  # type: ignore[misc]
-    yield lambda: _check_rest(shard, fd)
+        yield partial(shard.numbers, fd, piece)
+    yield partial(_check_rest, shard, fd)
 
 
 def _check_rest(shard: StoreFile, fd: int) -> None:

@@ -72,13 +72,14 @@ class SiteView:
 
     def read(self, step: Steps, branch: str | Sequence[str] | None, tokens: Tokens, as_: str) -> Any:
         """See `interp.store.Store.read`."""
-        key = (step, branch)
-        simple = tokens is None and isinstance(step, int | None) and isinstance(branch, str | None)
-        plan = self._plans.get(key) if simple else None  # type: ignore[arg-type]
+        key = None
+        if tokens is None and isinstance(step, int | None) and isinstance(branch, str | None):
+            key = (step, branch)
+        plan = self._plans.get(key) if key else None
         if plan is None:
             plan = self._plan(step, branch, tokens)
-            if simple and not plan.run_first and len(self._plans) < MANY:  # of few, large files: small and used again
-                self._plans[key] = plan  # type: ignore[index]
+            if key and not plan.run_first and len(self._plans) < MANY:  # of few, large files: small and used again
+                self._plans[key] = plan
         bits = np.empty((math.prod(plan.order), *plan.cell_shape), self.layout.kind.bits)
         gather(plan.requests, bits, self.token_axis)
         bits = bits.reshape(*plan.order, *plan.cell_shape)

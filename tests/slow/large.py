@@ -3,8 +3,9 @@
     python -m tests.slow.large FOLDER --gigabytes 40
 
 Tensors of 84 MB (or what ``--event`` says) are handed to the background writer as `lab.capture` hands them, as fast as
-it takes them; then every byte is verified and some cells are read back. Printed as JSON: bytes, and by how much the
-memory of the capturing process, which holds a stand-in for the model's output, and that of the writing process grew.
+it takes them; then every byte is verified and some cells are read back. With ``--consolidate`` the store is then made
+site-major in as much memory as that says, verified and read again. Printed as JSON: bytes, and by how much the memory
+of the capturing process, which holds a stand-in for the model's output, and that of the writing process grew.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 import torch
 
 from interp.grid import TokenGrid
-from interp.store import RunLayout, SiteLayout, Store, verify
+from interp.store import RunLayout, SiteLayout, Store, consolidate, verify
 
 FEATURES = 5120
 
@@ -43,8 +44,25 @@ def peak(process: str = "self") -> int:
     return int(fields["VmHWM"].split()[0]) << 10
 
 
-def run(folder: Path, nbytes: int, event: int, steps: int, memory: int) -> dict[str, int]:
-    """Write ``nbytes`` in runs of ``steps`` events, and check all of it.
+def check(folder: Path, steps: int, output: torch.Tensor) -> int:
+    """Verify a store, and read some of its cells back; gives the bytes that were verified.
+
+    Raises:
+        AssertionError: something is damaged, or reads back other than it was written.
+    """
+    store = Store.open(folder)
+    report = verify(store)
+    assert report.ok, report.damaged
+    for number in {0, len(store) // 2, len(store) - 1}:
+        got = store.read("resid", step=steps - 1, branch="cond", runs=[store.runs[number]], as_="torch")[0]
+        assert torch.equal(got[0, :2], torch.tensor([number, steps - 1], dtype=torch.bfloat16))
+        assert torch.equal(got[1:], output[1:])
+        del got
+    return report.nbytes
+
+
+def run(folder: Path, nbytes: int, event: int, steps: int, memory: int, again: int = 0) -> dict[str, int]:
+    """Write ``nbytes`` in runs of ``steps`` events, and check all of it; consolidate in ``again`` bytes, if any.
 
     Raises:
         AssertionError: something reads back other than it was written.
@@ -64,20 +82,19 @@ def run(folder: Path, nbytes: int, event: int, steps: int, memory: int) -> dict[
             writer.finish()
         writers.flush()
         written, writing = peak(), peak(str(writers.process.pid))
-    store = Store.open(folder)
-    report = verify(store)
-    assert report.ok, report.damaged
-    for number in {0, runs // 2, runs - 1}:
-        got = store.read("resid", step=steps - 1, branch="cond", runs=[store.runs[number]], as_="torch")[0]
-        assert torch.equal(got[0, :2], torch.tensor([number, steps - 1], dtype=torch.bfloat16))
-        assert torch.equal(got[1:], output[1:])
-        del got
+    verified, read, twice = check(folder, steps, output), peak(), 0
+    if again:
+        consolidate(store, memory=again)
+        assert store.consolidated == frozenset(store.runs)
+        twice = check(folder, steps, output)
     return {
-        "bytes": report.nbytes,
+        "bytes": verified,
         "runs": runs,
         "bytes of a run": steps * output.nbytes,
         "capturing process, grown by": written - before,
-        "with checking and reading, grown by": peak() - before,
+        "with checking and reading, grown by": read - before,
+        "with consolidating, grown by": peak() - before,
+        "bytes when consolidated": twice,
         "writing process": writing,
         "largest of all processes": max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10, writing),
     }
@@ -91,9 +108,12 @@ def main() -> None:
     parser.add_argument("--event", type=int, default=84_000_000, help="bytes")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--memory", type=int, default=256 << 20, help="bytes between the two processes")
+    parser.add_argument("--consolidate", type=int, default=0, help="bytes to consolidate in; needs the disk twice")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(json.dumps(run(options.folder, int(options.gigabytes * 1e9), options.event, options.steps, options.memory)))
+    nbytes = int(options.gigabytes * 1e9)
+    seen = run(options.folder, nbytes, options.event, options.steps, options.memory, options.consolidate)
+    print(json.dumps(seen))
 
 
 if __name__ == "__main__":

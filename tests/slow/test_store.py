@@ -57,3 +57,11 @@ def test_forty_gigabytes_in_one_and_a_half(tmp_path: Path) -> None:
     seen = large(tmp_path / "s")
     assert seen["bytes"] >= 40e9
     assert seen["with checking and reading, grown by"] + seen["writing process"] < 1.5e9
+
+
+def test_eight_gigabytes_are_consolidated_in_a_quarter_of_one(tmp_path: Path) -> None:
+    size = ("--gigabytes", "8", "--event", "8000000", "--memory", "1")
+    seen = large(tmp_path / "s", *size, "--consolidate", str(256 << 20))
+    assert seen["bytes"] >= 8e9
+    assert seen["bytes when consolidated"] >= 16e9, "shards and site-major files, both verified"
+    assert seen["with consolidating, grown by"] < 400e6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,8 +84,8 @@ def test_every_row_once(tmp_path: Path, kept: tuple[int, ...] | None, state: str
 def test_orders(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s", seeds=2)
 
-    def order(epoch: int, **more: object) -> list[tuple[int, int, int]]:
-        batches = store.batches(RESID, 10, branch="cond", **more)  # type: ignore[arg-type]
+    def order(epoch: int, **more: Any) -> list[tuple[int, int, int]]:
+        batches = store.batches(RESID, 10, branch="cond", **more)
         batches.set_epoch(epoch)
         return list(all_rows(list(batches)))
 

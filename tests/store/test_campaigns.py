@@ -28,6 +28,9 @@ def test_random_damage_is_found_and_located() -> None:
 
 def test_a_store_larger_than_its_memory(tmp_path: Path) -> None:
     """160 MB, of which each process holds some 16 MB of slots and a few tensors of 4 MB."""
-    seen = large(tmp_path / "s", "--gigabytes", "0.16", "--event", "4000000", "--steps", "5", "--memory", "1")
+    size = ("--gigabytes", "0.16", "--event", "4000000", "--steps", "5")
+    seen = large(tmp_path / "s", *size, "--memory", "1", "--consolidate", str(16 << 20))
     assert seen["bytes"] >= 160e6
+    assert seen["bytes when consolidated"] >= 320e6, "shards and site-major file, both verified"
     assert seen["with checking and reading, grown by"] < 64e6
+    assert seen["with consolidating, grown by"] < 64e6

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from interp.errors import InterpError, StoreError
 from interp.lab import Lab
-from interp.store import BackgroundWriter, Store
+from interp.store import BackgroundWriter, Store, verify
 from tests.pipelines import call_arguments, tiny_i2v
 from tests.store.test_writing import leftovers
 from tests.tracer.runs import specs_of
@@ -82,6 +83,33 @@ def test_a_capture_that_goes_on_has_the_bits_of_one_that_was_never_stopped(
     for run in runs:
         name = f"runs/{run.key}.h5"
         assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("codec", ["zstd", "int8"])
+def test_a_codec_is_used_on_all_that_is_captured(codec: str, tmp_path: Path) -> None:
+    lab, runs = lab_and_runs()
+    plain = capture(lab, runs[:1], tmp_path / "plain", background=False)
+    coded = lab.capture(runs[:1], SITE, to=tmp_path / "coded", progress=False, codec=codec)
+    assert coded.provenance["codec"] == codec
+    assert coded.sites == plain.sites
+    assert verify(coded).ok
+    key = runs[0].key
+    assert {site.codec for site in plain.layout(key).sites} == {None}
+    for site in plain.sites:
+        assert coded.layout(key).site_named(site).codec == codec
+        got, wanted = (store.read(site, branch="cond", as_="torch") for store in (coded, plain))
+        assert got.dtype is wanted.dtype is torch.bfloat16
+        if codec == "zstd":
+            assert torch.equal(got, wanted)
+        else:
+            x = wanted.float()
+            scale = x.abs().amax(-2, keepdim=True) / 127  # of each feature over the tokens of a step
+            assert torch.equal(got, (torch.round(x / scale) * scale).bfloat16())
+            error = coded.read(site + ".int8_error", branch="cond", as_="torch")
+            made = (x - torch.round(x / scale) * scale).norm(dim=(-2, -1)) / x.norm(dim=(-2, -1))
+            torch.testing.assert_close(error, made)
+    with pytest.raises(StoreError, match="codec"):  # a store keeps to one
+        capture(lab, runs, tmp_path / "coded", background=False)
 
 
 def test_a_refused_capture_makes_no_folder(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def numbers(run: str, site: str) -> Tensor:
 def coded_store(path: Path, codec: str | None, background: bool = False) -> Store:
     """Two runs."""
     store = Store.create(path, PROVENANCE)
-    with store.background(memory=1) if background else _direct(store) as writers:
+    with store.background(memory=1) if background else nullcontext(store) as writers:
         for run in ("run0", "run1"):
             layout = coded_layout(run, codec)
             with writers.writer(run, layout) as writer:
@@ -64,12 +65,6 @@ def coded_store(path: Path, codec: str | None, background: bool = False) -> Stor
                 writer.finish({"route": 1})
     store.refresh()
     return store
-
-
-def _direct(store: Store):  # type: ignore[no-untyped-def]
-    from contextlib import nullcontext
-
-    return nullcontext(store)
 
 
 @pytest.fixture(scope="module", params=["zstd", "int8"])

@@ -195,7 +195,12 @@ def test_a_hostile_index_is_refused(copy: Path, kind: str) -> None:
 
 def test_an_honest_index_that_was_rewritten_is_read(copy: Path) -> None:
     """The helper above breaks nothing by itself."""
+    before = Store.open(copy)
+    line, wanted = before.line("run1"), stacked(before, RESID)
     rewrite_index(copy, "run1", lambda body: None)
+    after = Store.open(copy)
+    assert after.line("run1") != line
+    assert torch.equal(after.read(RESID, branch=["cond", "uncond"], as_="torch"), wanted)
     read_all(copy)
 
 

@@ -7,6 +7,7 @@ import json
 import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -140,11 +141,10 @@ def test_export_to_zarr_says_what_to_install(tmp_path: Path, monkeypatch: pytest
         ({"step": 3}, "step 3 was not kept"),
     ],
 )
-def test_export_of_what_is_not_there(tmp_path: Path, asked: dict[str, object], words: str) -> None:
+def test_export_of_what_is_not_there(tmp_path: Path, asked: dict[str, Any], words: str) -> None:
     store = make_store(tmp_path / "s", seeds=1)
-    to = tmp_path / str(asked.pop("to", "out"))
     with pytest.raises(StoreError, match=words):
-        export(store, to, **asked)  # type: ignore[arg-type]
+        export(store, **{**asked, "to": tmp_path / asked.get("to", "out")})
 
 
 def test_info(tmp_path: Path) -> None:
