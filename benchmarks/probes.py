@@ -12,8 +12,8 @@ is less exact) differ.
 
 The limit: each row says how many operations ours cannot do without (``gflop_least``: Gram matrices or kernels, one
 factor a penalty, and for logistic probes eight steps of two products for all fits), and how long these would take at
-the speed that this machine multiplies matrices with (``limit``, seconds a cell). scikit-learn needs 3-10 ms a fit at
-these sizes and is bound by products of a matrix and a vector.
+the speed of large products of matrices (``limit``, seconds a cell). That speed is timed in the same rounds, in turn
+with both sides.
 
 A full run takes long. ``--minutes`` ends it after the case that reaches so many, ``--resume`` goes on with the cases
 that the kept results lack.
@@ -26,7 +26,6 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -78,12 +77,13 @@ class Case:
         return products + 5 * size**3 / 3 + 8 * 4 * self.n * (self.n if kernel else self.d) * fits
 
 
-@cache
-def speed() -> float:
-    """Operations a second of a product of two matrices that the cache holds, here and now."""
-    a = torch.randn(512, 512)
-    seconds = interleaved({"product": lambda: a @ a}, 20)["product"].median
-    return 2 * 512**3 / seconds
+SIDE, TIMES = 512, 20
+
+
+def multiply(a: torch.Tensor) -> None:
+    """What the machine's speed is read off: products of a matrix [SIDE, SIDE] that the cache holds."""
+    for _ in range(TIMES):
+        a @ a
 
 
 @dataclass(frozen=True)
@@ -143,10 +143,11 @@ def _ridge(case: Case, data: Data, cells: tuple[NDArray[np.float32], ...], tol: 
     out = []
     for x in cells:
         found: Decisions = {}
-        for block in blocks(torch.from_numpy(x), train):
+        for block in blocks(torch.from_numpy(x), train, dual=True):
             decision = solve_ridge(block, targets, train, alphas).decision.numpy()
             for i, f in enumerate(block.sets):
-                found |= {(f, a): decision[data.fold == f, i, a] for a in range(len(alphas))}
+                left = decision[data.fold == f, i]
+                found |= {(f, a): left[:, a] for a in range(len(alphas))}
         out.append(found)
     return out
 
@@ -229,7 +230,8 @@ def rows_of(case: Case, rounds: int, budget: int) -> list[dict[str, Any]]:
     def kept(name: str, run: Callable[[], list[Decisions]]) -> Callable[[], None]:
         return lambda: answers.update({name: run()})
 
-    timed = {"ours": kept("ours", lambda: ours(case, data)), **peers}
+    square = torch.randn(SIDE, SIDE)
+    timed = {"ours": kept("ours", lambda: ours(case, data)), "product": lambda: multiply(square), **peers}
     timed["scikit-learn loop"] = kept("loop", lambda: loop(case, part))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # LogisticRegressionCV says what will change; lbfgs stops at its precision
@@ -239,7 +241,7 @@ def rows_of(case: Case, rounds: int, budget: int) -> list[dict[str, Any]]:
             answers["loop"] = loop(case, Data(data.cells[:1], data.y, data.fold), tight=True)
     wrong, total = differing(answers["ours"][0], answers["loop"][0])
     assert wrong <= max(2 if exact else 50, (2e-4 if exact else 5e-3) * total), f"{case.name}: {wrong} of {total}"
-    own, out = times["ours"], []
+    own, speed, out = times["ours"], TIMES * 2 * SIDE**3 / times["product"].median, []
     for name in peers:
         ratio = times[name].ratio(own) * many / few
         aim = case.aim if name == "scikit-learn loop" else None
@@ -254,7 +256,8 @@ def rows_of(case: Case, rounds: int, budget: int) -> list[dict[str, Any]]:
                 None if aim is None else ratio >= aim,
                 times_faster=ratio,
                 gflop_least=case.least / 1e9,
-                limit=case.least / speed(),
+                limit=case.least / speed,
+                gflops=speed / 1e9,
                 quartiles=tuple(t / many for t in own.spread),
                 cells_ours=many,
                 cells_peer=few,

@@ -167,7 +167,7 @@ def fit_cells(xs: Sequence[Tensor], plan: Plan, *, keep_directions: bool = False
             standardise=plan.standardise,
             weights=plan.tensors.weights,
             kernel=kernel,
-            dual=plan.model == "logistic",
+            dual=plan.model in ("logistic", "ridge"),
         )
         for x in xs
     ]
@@ -268,7 +268,7 @@ def _closed_form(work: _Work, block: Block, *, inner: bool) -> None:
         shift = _shift(work, out, s)
         work.keep([f], slice(0, count), (out + shift)[:, None])
         if work.directions is not None:
-            work.directions[f] = block.raw(coef[:, i, pick[0], 0], intercept[i, pick[0], 0] + shift[0])
+            work.directions[f] = block.raw(coef[:, i, pick[0], 0], intercept[i, pick[0], 0] + shift[0], of=s)
 
 
 def _shift(

@@ -49,18 +49,16 @@ def solve_discriminant(
     offset = (mean - centre) * present[:, None].to(dtype)
     steps = range(len(alphas)) if whiten else range(1)
     coef = torch.empty(d, sets, len(steps), count, classes, dtype=dtype, device=device)
+    if whiten:
+        # alpha is per row here, so that S + alpha I does not depend on how many rows there are.
+        solutions = solve_sets(m, block, alphas * m.mass[:, None], offset.flatten(2))
     for a in steps:
         if not whiten:
             solved = offset / block.penalty.T[:, :, None, None]
             if block.alive is not None:
                 solved = solved * block.alive.T[:, :, None, None].to(dtype)
         else:
-            # alpha is per row here, so that S + alpha I does not depend on how many rows there are.
-            solved = (
-                solve_sets(m, block, float(alphas[a]) * m.mass.to(dtype), offset.flatten(2))
-                * m.mass.to(dtype)[:, None, None]
-            )
-            solved = solved.unflatten(2, (count, classes))
+            solved = solutions[:, a].mT.unflatten(2, (count, classes)) * m.mass.to(dtype)[:, None, None, None]
             # (T - D P D')^-1 D = T^-1 D (I - P D' T^-1 D)^-1, with T total, D offsets, P priors.
             inner = torch.einsum("sdlk,sdlj->slkj", offset, solved) * prior.to(dtype)[..., None]
             eye = torch.eye(classes, dtype=dtype, device=device)

@@ -1,17 +1,20 @@
-"""Cholesky factors of many symmetric matrices, and solutions with them.
+"""Products of a matrix with its transpose, Cholesky factors of many symmetric matrices, and solutions with them.
 
-On a CPU straight from LAPACK (through scipy), in place: torch copies every matrix for each call and clears its upper
-half, which takes longer than the factor itself at these sizes. On other devices by torch, all at once.
+On a CPU straight from BLAS and LAPACK (through scipy), in place: torch computes both halves of a symmetric product,
+copies every matrix for each call and clears its upper half, which takes longer than the factor itself at these sizes.
+On other devices by torch, all at once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from scipy.linalg import get_lapack_funcs
+from scipy.linalg import get_blas_funcs, get_lapack_funcs
 from torch import Tensor
 
 
@@ -25,20 +28,21 @@ class Factors:
 
     @staticmethod
     def of(matrix: Float[Tensor, "matrix size size"]) -> Factors:
-        """Factor symmetric matrices. They are used up: their memory is that of the factors."""
-        if matrix.device.type != "cpu":
-            found, info = torch.linalg.cholesky_ex(matrix)
+        """Factor symmetric matrices, of which nothing below the diagonal is read. They are used up: their memory is
+        that of the factors."""
+        if not _on_cpu(matrix):
+            found, info = torch.linalg.cholesky_ex(matrix, upper=True)
             return Factors(found, info != 0)
         matrix = matrix.contiguous()
         potrf = _lapack("potrf", matrix)
-        # LAPACK counts by columns: to it a symmetric matrix is its own transpose.
+        # LAPACK counts by columns: what is the upper half by rows is the lower to it.
         info = [potrf(m.T, lower=1, clean=0, overwrite_a=1)[1] for m in matrix.numpy()]
         return Factors(matrix, torch.tensor(info) != 0)
 
     def solve(self, rows: Float[Tensor, "matrix column size"]) -> Float[Tensor, "matrix column size"]:
         """Solutions for right-hand sides that are rows. These are used up too, where they lie in one piece."""
-        if self.matrix.device.type != "cpu":
-            return torch.cholesky_solve(rows.transpose(1, 2), self.matrix).transpose(1, 2)
+        if not _on_cpu(self.matrix):
+            return torch.cholesky_solve(rows.mT, self.matrix, upper=True).mT
         rows = rows.contiguous()
         potrs = _lapack("potrs", rows)
         for m, b in zip(self.matrix.numpy(), rows.numpy(), strict=True):
@@ -47,18 +51,64 @@ class Factors:
 
     def inverse(self) -> Float[Tensor, "matrix size size"]:
         """Inverses of the matrices; on a CPU the factors are used up."""
-        if self.matrix.device.type != "cpu":
-            return torch.cholesky_inverse(self.matrix)
+        if not _on_cpu(self.matrix):
+            return torch.cholesky_inverse(self.matrix, upper=True)
         potri = _lapack("potri", self.matrix)
         for m in self.matrix.numpy():
             potri(m.T, lower=1, overwrite_c=1)
-        # The half that LAPACK fills is, by rows, the upper one.
-        upper = self.matrix.triu(1)
-        return upper.transpose(1, 2) + self.matrix.triu()
+        return mirrored(self.matrix)
 
     def keep(self, some: Tensor) -> Factors:
         """Those of some matrices."""
         return Factors(self.matrix[some], self.failed[some])
+
+
+def products(parts: Sequence[Float[Tensor, "_ size"]]) -> Float[Tensor, "part size size"]:
+    """``x' x`` of every part; of the half below the diagonal, nothing is said."""
+    if not _on_cpu(parts[0]):
+        return torch.stack([x.T @ x for x in parts])
+    size = parts[0].shape[1]
+    out = torch.zeros(len(parts), size, size, dtype=parts[0].dtype)
+    (syrk,) = get_blas_funcs(("syrk",), dtype=parts[0].numpy().dtype)
+    for x, product in zip(parts, out.numpy(), strict=True):
+        rows = x.numpy()
+        by_rows = bool(rows.flags.c_contiguous)  # BLAS counts by columns, so these are the transpose to it
+        given = rows.T if by_rows else np.asfortranarray(rows)
+        syrk(1.0, given, trans=not by_rows, c=product.T, lower=1, overwrite_c=1)
+    return out
+
+
+def mirrored(half: Float[Tensor, "*part size size"]) -> Float[Tensor, "*part size size"]:
+    """Symmetric matrices of which the halves below the diagonal are not filled."""
+    return half.triu() + half.triu(1).mT
+
+
+def solve_shifted(
+    matrix: Float[Tensor, "matrix size size"],
+    shift: Float[Tensor, "matrix shift size"],
+    rows: Float[Tensor, "matrix column size"],
+) -> tuple[Float[Tensor, "matrix shift column size"], Bool[Tensor, "matrix shift"]]:
+    """Solutions of ``(matrix + diag(shift)) x = row`` for every shift, and where there are none, since the sum is not
+    positive definite to rounding. What matrices hold below the diagonal is not read."""
+    out = rows[:, None].expand(-1, shift.shape[1], -1, -1)
+    if not _on_cpu(matrix):
+        factor, info = torch.linalg.cholesky_ex(matrix[:, None] + torch.diag_embed(shift), upper=True)
+        return torch.cholesky_solve(out.mT, factor, upper=True).mT, info != 0
+    out = out.clone(memory_format=torch.contiguous_format)
+    failed = torch.zeros(shift.shape[:2], dtype=torch.bool)
+    posv = _lapack("posv", matrix)
+    own = torch.empty_like(matrix[0]).numpy()
+    diagonal = own.reshape(-1)[:: len(own) + 1]
+    for m, (one, shifts, solutions) in enumerate(zip(matrix.numpy(), shift.numpy(), out.numpy(), strict=True)):
+        for a, (by, solution) in enumerate(zip(shifts, solutions, strict=True)):
+            own[:] = one
+            diagonal += by
+            failed[m, a] = posv(own.T, solution.T, lower=1, overwrite_a=1, overwrite_b=1)[2] != 0
+    return out, failed
+
+
+def _on_cpu(value: Tensor) -> bool:
+    return value.device.type == "cpu"
 
 
 def _lapack(name: str, like: Tensor) -> Any:

@@ -151,11 +151,14 @@ def check_folds(fold: ArrayLike, group: Ints) -> Folds:
 
 def group_keys(groups: ArrayLike | Sequence[ArrayLike], rows: int) -> Ints:
     """Group numbers from one key per row, or from a tuple/list of such arrays (rows sharing any key are merged)."""
-    keys = list(groups) if isinstance(groups, (tuple, list)) and len(groups) and np.ndim(groups[0]) == 1 else [groups]
+    if isinstance(groups, (tuple, list)) and len(groups) and np.ndim(groups[0]) == 1:
+        keys = [np.asarray(key) for key in groups]
+    else:
+        keys = [np.asarray(groups)]
     for key in keys:
-        if np.shape(key) != (rows,):  # type: ignore[arg-type]
+        if key.shape != (rows,):
             raise ProbeError(
-                f"groups= needs one key per row ({rows} rows); got shape {np.shape(key)}. "  # type: ignore[arg-type]
+                f"groups= needs one key per row ({rows} rows); got shape {key.shape}. "
                 "Rows of one sample share its key; give tuple(keys, ...) to keep several things on one side at once."
             )
-    return merge_groups(*keys)  # type: ignore[arg-type]
+    return merge_groups(*keys)

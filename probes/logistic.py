@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from probes.factor import products
 from probes.forms import Features, Form, Kernels
 from probes.minimise import Loss, minimise
 from probes.space import Block, memberships
@@ -167,17 +168,17 @@ def _kernels(parts: Sequence[Block], columns: Sequence[Columns], c: Tensor, outp
 
 
 def _grams(x: Tensor, train: Tensor, parts: Sequence[Block], columns: Sequence[Columns]) -> tuple[Tensor, Tensor]:
-    """Gram matrices per row [block, matrix, coordinate, coordinate] and which of them each column takes.
+    """Gram matrices per row [block, matrix, coordinate, coordinate] and which of them each column takes. Below their
+    diagonal they are not filled.
 
     Blocks of one training set: of its rows. Otherwise one of all rows, unless training sets differ much in the variance
-        of some
-    feature (a few rows of massive activations, all in one fold): then one for each training set.
+    of some feature (a few rows of massive activations, all in one fold): then one for each training set.
     """
     sets = parts[0].sets
     one = torch.zeros(len(columns[0]), dtype=torch.int64, device=x.device)
     if len(sets) == 1:
         mask = torch.stack([train[:, part.sets[0]] for part in parts]).to(x.dtype)
-        grams = (x * mask[:, :, None]).transpose(1, 2) @ x
+        grams = products(list(x * mask[:, :, None]))
         return (grams / mask.sum(dim=1)[:, None, None])[:, None], one
     code, patterns = memberships(train[:, list(sets)])
     member = patterns.to(x.dtype)
@@ -187,8 +188,8 @@ def _grams(x: Tensor, train: Tensor, parts: Sequence[Block], columns: Sequence[C
     each = torch.einsum("ps,bpd->bsd", member, squares) / (sizes @ member)[None, :, None]
     ratio = each / (squares.sum(dim=1, keepdim=True) / len(code)).clamp_min(1e-30)
     if bool(((ratio > 1 / UNEVEN) & (ratio < UNEVEN) | (squares.sum(dim=1, keepdim=True) == 0)).all()):
-        return (x.transpose(1, 2) @ x / len(code))[:, None], one
-    picked = [x[:, (code == p).nonzero().flatten()] for p in range(len(patterns))]
-    products = torch.stack([rows.transpose(1, 2) @ rows for rows in picked], dim=1)
-    grams = torch.einsum("ps,bpde->bsde", member, products) / (sizes @ member)[None, :, None, None]
+        return (products(list(x)) / len(code))[:, None], one
+    picked = (x.index_select(1, (code == p).nonzero().flatten()) for p in range(len(patterns)))
+    shares = torch.stack([products(list(rows)) for rows in picked], dim=1)
+    grams = torch.einsum("ps,bpde->bsde", member, shares) / (sizes @ member)[None, :, None, None]
     return grams, parts[0].place(columns[0].set)

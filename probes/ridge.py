@@ -12,14 +12,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from probes.factor import Factors
+from probes.factor import mirrored, products, solve_shifted
 from probes.space import Block, memberships
 
 
 @dataclass(frozen=True)
 class RidgeFit:
     """``decision`` [row, set, alpha, target] on all rows; ``coef`` [coordinate, set, alpha, target]; ``intercept``
-    [set, alpha, target]. Sets in the order of ``block.sets``."""
+    [set, alpha, target]. Sets in the order of ``block.sets``. Where the block holds kernels, coordinates are rows."""
 
     decision: Float[Tensor, "row set alpha target"]
     coef: Float[Tensor, "coordinate set alpha target"]
@@ -42,20 +42,56 @@ def solve_ridge(
         weights: row weights, as ``sample_weight``.
     """
     dtype = block.x.dtype
-    m = set_moments(block, targets.to(dtype), train, weights=weights)
+    targets = targets.to(dtype)
+    if block.kernels is not None:
+        return _solve_rows(block, block.kernels, targets, train, alphas.to(dtype), weights)
+    m = set_moments(block, targets, train, weights=weights)
     x_mean, y_mean = m.x_sum / m.mass[:, None], m.y_sum / m.mass[:, None]
-    cross = m.cross - torch.einsum("sd,st,s->sdt", x_mean, y_mean, m.mass).to(dtype)
-    coef = torch.stack([solve_sets(m, block, alpha.expand(len(m.mass)), cross) for alpha in alphas], dim=2)
-    coef = coef.movedim(0, 1)  # [coordinate, set, alpha, target]
-    intercept = (y_mean[:, None, :] - torch.einsum("sd,dsat->sat", x_mean, coef.to(torch.float64))).to(dtype)
-    decision = (block.x @ coef.flatten(1)).view(len(block.x), *coef.shape[1:]) + intercept
-    return RidgeFit(decision, coef, intercept)
+    cross = m.cross - (x_mean[:, :, None] * m.y_sum[:, None]).to(dtype)
+    solved = solve_sets(m, block, alphas.expand(len(m.mass), -1), cross)
+    intercept = y_mean[:, None] - torch.einsum("sd,satd->sat", x_mean, solved.to(torch.float64))
+    return _fit(block.x, solved, intercept.to(dtype))
+
+
+def _fit(x: Tensor, solved: Float[Tensor, "set alpha target coordinate"], intercept: Tensor) -> RidgeFit:
+    decision = (solved.flatten(0, 2) @ x.T).view(*intercept.shape, len(x)).add_(intercept[..., None])
+    return RidgeFit(decision.movedim(3, 0), solved.movedim(3, 0), intercept)
+
+
+def _solve_rows(
+    block: Block, kernels: Tensor, targets: Tensor, train: Tensor, alphas: Tensor, weights: Tensor | None
+) -> RidgeFit:
+    """Coefficients of rows, from products of rows: with W the weights and K the products of centred training rows,
+    ``a = W^1/2 (W^1/2 K W^1/2 + alpha)^-1 W^1/2 (y - mean)``. They sum to 0, so centring is left out of decisions."""
+    root = torch.ones(len(targets), dtype=targets.dtype, device=targets.device)
+    root = root if weights is None else weights.to(targets.dtype).sqrt()
+    coefs, decisions, intercepts = [], [], []
+    for s, kernel in zip(block.sets, kernels, strict=True):
+        rows = train[:, s].nonzero().flatten()
+        own, y, across = root[rows], targets[rows], kernel.index_select(0, rows)
+        share = own.square() / own.square().sum()
+        y_mean, inside = share @ y, across.index_select(1, rows)
+        middle = inside @ share
+        inside = (inside - middle).sub_((middle - share @ middle)[:, None])
+        if weights is not None:
+            inside = inside * own * own[:, None]
+        shift = alphas[:, None].expand(-1, len(rows))
+        found = _solve(inside[None], shift[None], ((y - y_mean) * own[:, None]).T[None])[0] * own
+        reached = found @ across  # [alpha, target, row]
+        intercept = y_mean - reached.index_select(2, rows) @ share
+        coef = reached.new_zeros(reached.shape)
+        coef[..., rows] = found
+        coefs.append(coef)
+        decisions.append(reached + intercept[..., None])
+        intercepts.append(intercept)
+    coef, decision = (torch.stack(part).movedim(3, 0) for part in (coefs, decisions))
+    return RidgeFit(decision, coef, torch.stack(intercepts))
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over each training set: weights, features, targets, products. ``gram`` is centred at the set's mean,
-    ``cross`` is not; both are 0 where a feature is constant in the set."""
+    """Sums over each training set: weights, features, targets, products. ``gram`` is centred at the set's mean and
+    filled from the diagonal up, ``cross`` is not centred; both are 0 where a feature is constant in the set."""
 
     mass: Float[Tensor, " set"]
     x_sum: Float[Tensor, "set coordinate"]
@@ -73,53 +109,54 @@ def set_moments(
     gram: bool = True,
 ) -> Moments:
     """Moments of every training set of the block, each fold summed once."""
-    dtype, device = block.x.dtype, block.x.device
+    dtype = block.x.dtype
     code, member = memberships(train[:, list(block.sets)])
     d, sets = block.x.shape[1], len(block.sets)
-    grams, crosses, masses, x_sums, y_sums = [], [], [], [], []
+    root = None if weights is None else weights.to(dtype).sqrt()[:, None]
+    y = torch.cat([targets, torch.ones_like(targets[:, :1])], dim=1)  # the last: sums of rows themselves
+    xs, crosses, sums = [], [], []
     for p in range(len(member)):
         rows = (code == p).nonzero().flatten()
-        x, y = block.x[rows], targets[rows]
-        w = torch.ones(len(x), dtype=dtype, device=device) if weights is None else weights[rows].to(dtype)
-        wx = x if weights is None else x * w[:, None]
-        if gram:
-            grams.append(wx.T @ x)
-        crosses.append(wx.T @ y)
-        masses.append(w.sum(dtype=torch.float64))
-        x_sums.append(wx.sum(dim=0, dtype=torch.float64))
-        y_sums.append((y * w[:, None]).sum(dim=0, dtype=torch.float64))
+        x, yp = block.x.index_select(0, rows), y.index_select(0, rows)
+        if root is not None:
+            x, yp = x * root[rows], yp * root[rows]
+        xs.append(x)
+        crosses.append(yp.T @ x)  # the few first: the other way round takes six times as long
+        sums.append((yp * yp[:, -1:]).sum(dim=0, dtype=torch.float64))
     # Every training set that holds these rows takes their share.
     takes = member.T.to(dtype)
-    products = (takes @ torch.stack(grams).flatten(1)).view(sets, d, d) if gram else None
-    cross = (takes @ torch.stack(crosses).flatten(1)).view(sets, d, -1)
-    exact = takes.to(torch.float64)
-    mass, x_sum, y_sum = exact @ torch.stack(masses), exact @ torch.stack(x_sums), exact @ torch.stack(y_sums)
-    if products is not None:
-        mean = x_sum / mass[:, None]
-        root = (mean * mass.sqrt()[:, None]).to(dtype)
-        products = torch.baddbmm(products, root[:, :, None], root[:, None, :], alpha=-1)
+    grams = (takes @ products(xs).flatten(1)).view(sets, d, d) if gram else None
+    cross = (takes @ torch.stack(crosses).flatten(1)).view(sets, -1, d)
+    y_sum = takes.to(torch.float64) @ torch.stack(sums)
+    mass, y_sum, x_sum, cross = y_sum[:, -1], y_sum[:, :-1], cross[:, -1].to(torch.float64), cross[:, :-1].mT
+    if grams is not None:
+        mean = (x_sum / mass.sqrt()[:, None]).to(dtype)
+        grams = grams.baddbmm_(mean[:, :, None], mean[:, None, :], alpha=-1)
     if block.alive is not None:
         alive = block.alive.T.to(dtype)
-        cross *= alive[:, :, None]
-        x_sum *= alive
-        if products is not None:
-            products *= alive[:, :, None] * alive[:, None, :]
-    return Moments(mass, x_sum, y_sum, cross, products)
+        cross, x_sum = cross * alive[:, :, None], x_sum * alive
+        if grams is not None:
+            grams *= alive[:, :, None] * alive[:, None, :]
+    return Moments(mass, x_sum, y_sum, cross, grams)
 
 
 def solve_sets(
-    m: Moments, block: Block, alpha: Float[Tensor, " set"], cross: Float[Tensor, "set coordinate target"]
-) -> Float[Tensor, "set coordinate target"]:
-    """``(gram + alpha penalty)^-1 cross`` of every set."""
+    m: Moments, block: Block, alphas: Float[Tensor, "set alpha"], cross: Float[Tensor, "set coordinate target"]
+) -> Float[Tensor, "set alpha target coordinate"]:
+    """``(gram + alpha penalty)^-1 cross`` of every set and alpha."""
     assert m.gram is not None
-    system = m.gram.clone()
-    system.diagonal(dim1=1, dim2=2).add_(alpha.to(system.dtype)[:, None] * block.penalty.T)
-    factors = Factors.of(system)
-    out = factors.solve(cross.transpose(1, 2).clone(memory_format=torch.contiguous_format)).transpose(1, 2)
-    for s in factors.failed.nonzero().flatten().tolist():  # rounding made the system indefinite: by eigenvalues
-        own = m.gram[s] + torch.diag(alpha[s].to(system.dtype) * block.penalty[:, s])
-        values, vectors = torch.linalg.eigh(own)
+    return _solve(m.gram, alphas.to(cross.dtype)[:, :, None] * block.penalty.T[:, None], cross.mT)
+
+
+def _solve(
+    matrix: Float[Tensor, "set size size"],
+    shift: Float[Tensor, "set alpha size"],
+    rows: Float[Tensor, "set target size"],
+) -> Float[Tensor, "set alpha target size"]:
+    out, failed = solve_shifted(matrix, shift, rows)
+    for s, a in failed.nonzero().tolist():  # rounding made the sum indefinite: by eigenvalues
+        values, vectors = torch.linalg.eigh(mirrored(matrix[s]) + torch.diag(shift[s, a]))
         keep = values > len(values) * torch.finfo(values.dtype).eps * values[-1]
         turned = vectors[:, keep]
-        out[s] = turned @ ((turned.T @ cross[s]) / values[keep][:, None])
+        out[s, a] = (rows[s] @ turned / values[keep]) @ turned.T
     return out

@@ -21,12 +21,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probes.errors import ProbeError
+from probes.factor import mirrored, products
 
 KERNEL_FROM = 1.25
 """Features per row from which on coordinates in the row space are cheaper than the features themselves."""
-
-STRIPS = 4
-"""Strips in which a symmetric kernel is computed: with four, 5/8 of it."""
 
 DOUBTFUL = 1e-2
 """Deviation in a training set, over that of all rows, below which a feature may be constant there."""
@@ -123,6 +121,32 @@ def moments(
     return variance.clamp_min(0).sqrt()
 
 
+def deviations(
+    x: Float[Tensor, "row feature"], train: Bool[Tensor, "row set"], weights: Float[Tensor, " row"] | None = None
+) -> tuple[Float[Tensor, " feature"], Float[Tensor, "feature set"]]:
+    """`moments` of all rows (unweighted) and of each training set, for features that are near 0 on average.
+
+    By products in the features' own precision; where a set's mean lies so far off that digits would cancel, in float64.
+    """
+    code, patterns = memberships(train)
+    onehot = torch.nn.functional.one_hot(code, len(patterns)).T.to(x.dtype)
+    squared = x.square()
+    squares = (onehot @ squared).to(torch.float64)
+    spread = squares.sum(dim=0).div(len(x)).sqrt()
+    if weights is not None:
+        onehot = onehot * weights.to(x.dtype)
+        squares = (onehot @ squared).to(torch.float64)
+    member = patterns.T.to(torch.float64)
+    mass = (member @ onehot.sum(dim=1, dtype=torch.float64))[:, None]
+    mean = member @ (onehot @ x).to(torch.float64) / mass
+    variance = (member @ squares / mass - mean**2).clamp_min(0)
+    deviation = variance.sqrt().T
+    off = (variance < mean**2).any(dim=0).nonzero().flatten()
+    if len(off):
+        deviation[off] = moments(x[:, off].to(torch.float64), train, weights)
+    return spread, deviation
+
+
 def extents(x: Float[Tensor, "row feature"], train: Bool[Tensor, "row set"]) -> Float[Tensor, "feature set"]:
     """Range of each feature in each training set."""
     code, patterns = memberships(train)
@@ -167,31 +191,29 @@ def blocks(
     Raises:
         ProbeError: values that are not finite.
     """
-    check_finite(x)
     n, d = x.shape
-    center = x.mean(dim=0, dtype=torch.float64).to(x.dtype)
+    center = x.mean(dim=0)
+    if not bool(torch.isfinite(center).all()):
+        check_finite(x)
+        center = x.mean(dim=0, dtype=torch.float64).to(x.dtype)  # only their sum was too large
     centred = x - center
-    largest = torch.maximum(centred.abs().amax(dim=0), center.abs())
+    spread, deviation = deviations(centred, train, weights)
+    constant, flat = (torch.zeros(shape, dtype=torch.bool, device=x.device) for shape in (d, deviation.shape))
     # What is left of a constant after rounding is no variance: compare with the precision of the values themselves.
-    floor = 8 * torch.finfo(x.dtype).eps * largest.to(torch.float64)
-    spread = (centred * centred).sum(dim=0, dtype=torch.float64).div(n).sqrt()
-    constant = spread <= floor
-    if bool(constant.any()):
-        centred = torch.where(constant, torch.zeros_like(centred), centred)
+    precision = 8 * torch.finfo(x.dtype).eps
+    doubtful = (spread <= precision * center.abs()) | (deviation < DOUBTFUL * spread[:, None]).any(dim=1)
+    at = doubtful.nonzero().flatten()
+    if len(at):
+        some = centred[:, at]
+        floor = precision * torch.maximum(some.abs().amax(dim=0), center[at].abs()).to(torch.float64)
+        constant[at] = spread[at] <= floor
+        flat[at] = (extents(some, train) <= floor[:, None]) | constant[at, None]
     scale = torch.where(constant | torch.tensor(not standardise, device=x.device), 1.0, spread)
-    centred /= scale.to(x.dtype)
+    centred *= torch.where(constant, 0.0, 1 / scale).to(x.dtype)
     if standardise:
-        deviation = moments(centred, train, weights)
-        flat = torch.zeros_like(deviation, dtype=torch.bool)
-        # A feature that is constant in a set has no deviation there but for rounding; only such are looked at.
-        doubtful = (deviation < DOUBTFUL).any(dim=1).nonzero().flatten()
-        if len(doubtful):
-            extent = extents(centred[:, doubtful], train)
-            flat[doubtful] = extent * scale[doubtful, None] <= floor[doubtful, None]
-        deviation = torch.where(flat, 1.0, deviation)
+        deviation = torch.where(flat, 1.0, deviation / scale[:, None])
     else:
-        deviation = torch.ones(d, train.shape[1], dtype=torch.float64, device=x.device)
-        flat = torch.zeros(d, train.shape[1], dtype=torch.bool, device=x.device)
+        deviation, flat = torch.ones_like(deviation), torch.zeros_like(flat)
     use_kernel = d > KERNEL_FROM * int(train.sum(dim=0).max()) if kernel is None else kernel
     alive = ~flat if bool(flat.any()) else None
     penalty = (deviation**2).to(x.dtype)
@@ -212,17 +234,13 @@ def blocks(
 
 
 def _kernels(block: Block, *, shared: bool) -> Float[Tensor, "set row row"]:
-    """Products of all rows, scaled as each training set scales them. Only strips from the diagonal on are computed."""
+    """Products of all rows, scaled as each training set scales them."""
     n = len(block.x)
     out = torch.empty(1 if shared else len(block.sets), n, n, dtype=block.x.dtype, device=block.x.device)
-    strip = -(-n // STRIPS)
     for s, kernel in enumerate(out):
         scale = 1 / block.penalty[:, s].sqrt()
         scaled = block.x * (scale if block.alive is None else scale * block.alive[:, s])
-        for start in range(0, n, strip):
-            end = min(start + strip, n)
-            torch.mm(scaled[start:end], scaled[start:].T, out=kernel[start:end, start:])
-            kernel[end:, start:end] = kernel[start:end, end:].T
+        kernel[:] = mirrored(products([scaled.T])[0])
     return out.expand(len(block.sets), n, n)
 
 

@@ -145,7 +145,7 @@ class RidgeProbe(RegressorMixin, Saved):
         x, target, weights = _weighted(x, target, sample_weight)
         values = torch.from_numpy(np.ascontiguousarray(target, dtype=np.float64).reshape(len(x), -1))
         train = torch.ones(len(x), 1, dtype=torch.bool)
-        (block,) = blocks(_features(x), train, standardise=self.standardise, weights=weights)
+        (block,) = blocks(_features(x), train, standardise=self.standardise, weights=weights, dual=True)
         mean = values.mean(dim=0)
         fitted = solve_ridge(block, values - mean, train, torch.tensor([float(self.alpha)]), weights=weights)
         coef, intercept = block.raw(fitted.coef[:, 0, 0], fitted.intercept[0, 0] + mean.to(block.x.dtype))

@@ -171,14 +171,14 @@ def test_ridge_agrees_with_scikit_learn(n, d, dtype):
     y = np.stack([x[:, 0] / x[:, 0].std() + rng.normal(size=n), rng.normal(size=n)], axis=1)
     train = masks(n)
     alphas = (0.5, 20.0, 800.0)
-    for block in blocks(torch.from_numpy(x).to(dtype), torch.from_numpy(train)):
+    for block in blocks(torch.from_numpy(x).to(dtype), torch.from_numpy(train), dual=True):
         fitted = solve_ridge(block, torch.from_numpy(y), torch.from_numpy(train), torch.tensor(alphas))
         for i, f in enumerate(block.sets):
             for a, alpha in enumerate(alphas):
                 model = ridge_reference(x, y, train[:, f], alpha)
                 tolerance = 2e-3 if dtype == torch.float32 else 1e-7
                 np.testing.assert_allclose(fitted.decision[:, i, a], model.predict(x), atol=tolerance)
-                raw, _ = block.raw(fitted.coef[:, i, a], fitted.intercept[i, a])
+                raw, _ = block.raw(fitted.coef[:, i, a], fitted.intercept[i, a], of=f)
                 scale = model[0].scale_
                 np.testing.assert_allclose(raw.numpy().T * scale, coefficients(model) * scale, atol=tolerance)
 
