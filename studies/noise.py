@@ -20,7 +20,8 @@ import polars as pl
 from interp import edits
 from interp.edits import EditedRun, EditGraph
 from studies.base.claim import Claim, above
-from studies.drawing.figures import BLUE, GREEN, ORANGE, Series, points
+from studies.base.signs import X0
+from studies.drawing.figures import BLUE, ORANGE, Series, points
 from studies.frame.outcome import Outcome
 from studies.frame.report import Picture, Section
 from studies.frame.study import Parser, Study, positive
@@ -31,9 +32,21 @@ from studies.runs.work import Terms, Work
 PAPER = "score 0.685 undisturbed; below 0.3 with noise at a step, far less of a drop with noise at a frame"
 KINDS = {
     "replace": "latents replaced by noise",
-    "renoise": "x0_hat of the step before, noised again to the step's level",
+    "renoise": f"{X0} of the step before, noised again to the step's level, in place of the latents",
     "add": "noise of half the latents' size on top",
     "velocity": "velocity replaced by noise of its own size",
+}
+TITLES = {
+    "replace": "Latents replaced",
+    "renoise": "Latents noised again",
+    "add": "Noise added",
+    "velocity": "Velocity replaced",
+}
+CELLS = "as many (step, frame) cells as one step has"
+PANELS = {
+    "At one step": {"step": "all latent frames", "inner": "without first and last"},
+    "In one latent frame": {"frame": "at all steps", "matched": "at as many cells"},
+    "In cells at random": {"scattered": "as many cells"},
 }
 MATTERS = 0.05
 COLUMNS = {
@@ -159,27 +172,28 @@ def claims(found: pl.DataFrame, table: pl.DataFrame, kinds: Sequence[str]) -> li
     """At frame against at step, and against as many cells elsewhere, for every kind."""
     stated = []
     for kind in kinds:
+        said = TITLES[kind].lower()
 
         def names(place: str, kind: str = kind) -> list[str]:
             return table.filter((pl.col("kind") == kind) & (pl.col("place") == place))["condition"].to_list()
 
         stated.append(
             above(
-                f"{kind}: noise at one frame hurts less than noise at one step",
+                f"{said}: noise in one latent frame at all steps hurts less than noise in all frames at one step",
                 contrast(found, "right", names("frame"), names("step")),
                 0.0,
                 matters=MATTERS,
                 paper=PAPER,
-                measure="the share of right answers at frame minus at step",
+                measure="the share of right answers with noise in a frame minus that with noise at a step",
             )
         )
         stated.append(
             above(
-                f"{kind}: with equally many (step, frame) cells, noise in one frame hurts less than at one step",
+                f"{said}: noise in one latent frame hurts less than at one step also if both disturb equally many cells",
                 contrast(found, "right", names("matched"), names("step")),
                 0.0,
                 matters=MATTERS,
-                measure="the share of right answers, matched minus at step",
+                measure="the share of right answers with noise in a frame at so many steps minus that at a step",
             )
         )
     return stated
@@ -194,31 +208,34 @@ def findings(table: pl.DataFrame, kinds: Sequence[str]) -> str:
 
     clean = table.filter(pl.col("place") == CLEAN).row(0, named=True)
     parts = [
-        f"{kind}: {mean(kind, 'step'):.2f} at step, {mean(kind, 'frame'):.2f} at frame, "
-        f"{mean(kind, 'matched'):.2f} at frame with as many cells"
+        f"{TITLES[kind].lower()}: {mean(kind, 'step'):.2f} at one step, {mean(kind, 'frame'):.2f} in one latent frame at "
+        f"all steps, {mean(kind, 'matched'):.2f} in one latent frame at as many cells as one step has"
         for kind in kinds
     ]
-    return f"Right answers without noise: {clean['value']:.2f}. With noise, mean over places: {'; '.join(parts)}."
+    undisturbed = f"Share of right answers without noise: {clean['value']:.2f}"
+    return f"{undisturbed}. With noise, mean over steps or frames: {'; '.join(parts)}."
 
 
 def _section(bench: Bench, table: pl.DataFrame) -> Section:
     clean = table.filter(pl.col("place") == CLEAN).row(0, named=True)
-    panels = []
+    pictures = []
     for kind in bench.given.kinds:
-        lines = []
-        for place, colour in (("step", BLUE), ("inner", GREEN), ("frame", ORANGE)):
-            rows = table.filter((pl.col("kind") == kind) & (pl.col("place") == place)).sort("at")
-            if len(rows):
-                lines.append(Series.of(place, colour, rows, "at"))
-        panels.append((kind, lines))
-    with bench.folder.writing("noise.png") as path:
-        points(path, panels, ylabel="right answers", xlabel="step, or latent frame", level=clean["value"])
-    caption = (
-        f"Share of runs with the right answer, noise at one step (all latent frames; inner: without the first and the "
-        f"last) and in one latent frame at all steps. Bars: 95 % intervals over {clean['n']} problems. Dashed: "
-        "no noise."
-    )
-    return Section("Noise at step, noise at frame", (), (Picture(bench.folder / "noise.png", "Noise", caption),))
+        panels = []
+        for title, places in PANELS.items():
+            rows = {name: table.filter(kind=kind, place=place).sort("at") for place, name in places.items()}
+            colours = zip(rows.items(), (BLUE, ORANGE), strict=False)
+            panels.append((title, [Series.of(name, colour, of, "at") for (name, of), colour in colours if len(of)]))
+        name = f"noise_{kind}.png"
+        with bench.folder.writing(name) as path:
+            labels = ["denoising step", "latent frame", "draw"]
+            points(path, panels, ylabel="right answers", xlabel=labels, level=clean["value"])
+        caption = (
+            f"Share of runs with the right answer. {KINDS[kind].capitalize()}: in all latent frames at one step; in "
+            f"one latent frame, at all steps or at {CELLS}; and in {CELLS} of any step and frame. Bars: 95 % "
+            f"intervals over {clean['n']} problems. Dashed: no noise."
+        )
+        pictures.append(Picture(bench.folder / name, TITLES[kind], caption))
+    return Section("Noise at step, noise at frame", (), pictures)
 
 
 STUDY = Study(

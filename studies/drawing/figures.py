@@ -21,6 +21,8 @@ from studies.base.signs import SIGMA
 BLUE, ORANGE, GREEN = CATEGORIES[:3]
 INK, FAINT, CHANCE = CATEGORIES[6], "#8a94a0", "#b9b2a8"
 BASELINE = (0, (4, 2))
+WIDE = 10.0
+"""Inches of a page's width; a figure that is wider is shown smaller, and its letters with it."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,8 @@ def lines(
     """
     steps = np.arange(len(sigmas))
     aside = len(panels) == 1  # there is room for the legend beside a single panel
-    with _figure(path, (4.6 * len(panels) + 0.4 + 2.2 * aside, 3.5), 1, len(panels), sharey=True) as axes:
+    width = WIDE - 2.2 if aside else WIDE
+    with _figure(path, (min(4.7 * len(panels) + 0.4, width) + 2.2 * aside, 3.6), 1, len(panels), sharey=True) as axes:
         for number, (axis, (title, drawn)) in enumerate(zip(axes[0], panels, strict=True)):
             if chance is not None:
                 middle, upper = (np.asarray(values) for values in chance)
@@ -185,16 +188,36 @@ def lines(
             axis.set_title(title, pad=26)
             if number == 0:
                 axis.set_ylabel(ylabel)
-            where = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)} if aside else {"loc": "best"}
-            axis.legend(fontsize=7.5, **where)
             _sigma_axis(axis, sigmas)
+        _legends(axes[0], "right" if aside else "below")
+
+
+def _legends(axes: Sequence[Any], where: str) -> None:
+    """One legend for all panels if they show the same things; else one each, out of the way of what is drawn.
+
+    Args:
+        axes: of the panels.
+        where: "right" of a single panel, or "below".
+    """
+    named = [axis.get_legend_handles_labels() for axis in axes]
+    figure, labels = axes[0].figure, [labels for _, labels in named]
+    if all(of == labels[0] for of in labels):
+        handles, names = named[0]
+        if len(names) > 1 and where == "right":
+            figure.legend(handles, names, fontsize=8, loc="outside right center")
+        elif len(names) > 1:
+            figure.legend(handles, names, fontsize=8, loc="outside lower center", ncols=min(len(names), 6))
+        return
+    for axis, (handles, names) in zip(axes, named, strict=True):
+        if len(names) > 1:
+            axis.legend(handles, names, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
 
 
 def points(
     path: Path,
     panels: Sequence[tuple[str, Sequence[Series]]],
     *,
-    xlabel: str,
+    xlabel: str | Sequence[str],
     ylabel: str,
     ylim: tuple[float, float] | None = (0.0, 1.0),
     level: float | None = None,
@@ -206,38 +229,45 @@ def points(
     Args:
         path: PNG to write.
         panels: title and series of each.
-        xlabel, ylabel: of the axes.
+        xlabel: of all panels, or of each.
+        ylabel: of all panels.
         ylim: limits; those of the data if None.
         level: a dashed line to compare with.
         ticks: names of the places 0, 1, ... of some panels, by the panel's number.
         apart: how far series at one place are drawn from one another.
     """
-    cols = min(len(panels), 3)
+    from matplotlib.ticker import MaxNLocator
+
+    cols = 2 if len(panels) == 4 else min(len(panels), 3)
     rows = -(-len(panels) // cols)
-    with _figure(path, (3.6 * cols + 0.4, 2.9 * rows + 0.2), rows, cols, sharey=True) as axes:
-        for place, (axis, (title, series)) in enumerate(zip(axes.flat, panels, strict=False)):
+    aside = len(panels) == 1 and len(panels[0][1]) > 1  # there is room for the legend beside a single panel
+    size = (min(4.3 * cols + 0.4, WIDE) + 1.8 * aside, 3.2 * rows + 0.2)
+    with _figure(path, size, rows, cols, sharey=True) as axes:
+        shown = list(axes.flat)[: len(panels)]
+        for place, (axis, (title, series)) in enumerate(zip(shown, panels, strict=True)):
             unjoined = {"ls": "none"} if place in (ticks or {}) else {}  # places with names have no order
             for number, one in enumerate(series):
                 at = np.asarray(one.at, dtype=float) + apart * (number - (len(series) - 1) / 2)
                 values = np.asarray(one.values)
                 bars = np.clip([values - np.asarray(one.low), np.asarray(one.high) - values], 0, None)
-                marks = {**_marks(one.colour), **unjoined, "lw": 1.2, "ms": 3.4}
-                axis.errorbar(at, values, bars, label=one.name, elinewidth=0.9, **marks)
+                marks = {**_marks(one.colour), **unjoined, "lw": 1.2, "ms": 4}
+                axis.errorbar(at, values, bars, label=one.name, elinewidth=1.1, **marks)
             if level is not None:
                 axis.axhline(level, color=FAINT, ls=BASELINE, lw=1.2)
             if ylim is not None:
                 axis.set_ylim(ylim[0] - 0.03, ylim[1] + 0.03)
             axis.set_title(title)
-            axis.set_xlabel(xlabel)
-            if len(series) > 1:
-                axis.legend(fontsize=7.5)
+            axis.set_xlabel(xlabel if isinstance(xlabel, str) else xlabel[place])
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         for number, names in (ticks or {}).items():
-            axes.flat[number].set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=7.5)
-            axes.flat[number].set_xlabel("")
+            turned = {"rotation": 30, "ha": "right"} if sum(map(len, names)) > 30 else {}
+            axes.flat[number].set_xticks(range(len(names)), names, fontsize=8, **turned)
+            axes.flat[number].set_xlim(-0.5, len(names) - 0.5)
         for axis in axes[:, 0]:
             axis.set_ylabel(ylabel)
         for axis in axes.flat[len(panels) :]:
             axis.axis("off")
+        _legends(shown, "right" if aside else "below")
 
 
 def heatmaps(
@@ -267,7 +297,7 @@ def heatmaps(
     numbers = list(range(count)) if steps is None else list(steps)
     extra = max(len(heat.baselines) for heat in heats)
     ratios = [depth, max(extra, 1)] if extra else [depth]
-    size = (4.9 * len(heats) + 0.9, 0.26 * (depth + extra) + 1.7)
+    size = (min(4.7 * len(heats) + 0.9, WIDE), 0.26 * (depth + extra) + 1.7)
     with _figure(path, size, len(ratios), len(heats), height_ratios=ratios) as axes:
         for column, heat in enumerate(heats):
             top = axes[0, column]

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from studies.base.claim import VERDICTS
+from studies.base.claim import NOT, OPEN, SHOWS
 from studies.base.folder import StudyFolder
-from studies.base.signs import DASH
-from studies.frame.report import Link, Report, Section, render, shown
+from studies.frame.claims import READING, SIGNS, claim_row, counted
+from studies.frame.report import SPACE, Link, Noted, Report, Section, render
+
+LINES = (
+    f"How many claims of each study show ({SIGNS[SHOWS]}), do not show ({SIGNS[NOT]}) or cannot be told at this size "
+    f"({SIGNS[OPEN]}); its report says by which rules. {READING}"
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,11 @@ class Entry:
     summary: dict[str, Any] | None
     seconds: float | None
     error: str | None
+
+    @property
+    def title(self) -> str:
+        """The name in words."""
+        return self.name.replace("_", " ").capitalize()
 
 
 def claims_table(entries: Sequence[Entry]) -> pl.DataFrame:
@@ -72,50 +82,57 @@ def write_index(folder: StudyFolder, entries: Sequence[Entry]) -> None:
     table = claims_table(entries)
     if len(table):
         folder.write_with("claims.parquet", table.write_parquet)
-    counted = Counter(table["verdict"].to_list() if len(table) else [])
-    findings = f"{len(table)} claims: " + ", ".join(f"{counted[verdict]} {verdict}" for verdict in VERDICTS) + "."
-    places = {(entry.name, entry.model): entry.place for entry in entries}
+    verdicts = table["verdict"].to_list() if len(table) else []
     models = {e.summary["model"]: e.summary["model_hash"] for e in entries if e.summary}
+    studies = dict.fromkeys(entry.name for entry in entries)
     page = Report(
         title="Studies of video reasoning",
-        question="Which claims about reasoning along the denoising steps show on this model?",
-        findings=findings,
-        facts={"model": ", ".join(models), "weights": ", ".join(models.values()), "studies": len(entries)},
+        question="Which claims about reasoning along the denoising steps show on these models?",
+        findings=f"{len(table)} claims: {counted(verdicts)}.",
+        facts={"models": ", ".join(models), "weights": ", ".join(models.values()), "studies": len(studies)},
         sections=[
-            Section(
-                "Claims",
-                (
-                    "Value, 95 % interval and chance are of this model. The rule that turns numbers into a verdict "
-                    "stands in each study's report. Figures of the paper are of another model and of other problems.",
-                ),
-                tables=([_shown(row, places, len(models) > 1) for row in table.to_dicts()],),
-            ),
-            Section("Studies", tables=([_line(entry) for entry in entries],)),
+            Section("Studies", (LINES,), tables=(_overview(entries),)),
+            *(_study(entry) for entry in sorted(entries, key=lambda entry: list(studies).index(entry.name))),
         ],
         command=f"python -m studies all --out {folder.path}",
     )
     folder.write_text("index.html", render(page))
 
 
-def _shown(row: dict[str, Any], places: Mapping[tuple[str, str], str], several: bool) -> dict[str, Any]:
-    return {
-        "study": Link(row["study"], f"{places[row['study'], row['model']]}/report.html"),
-        **({"model": row["model"]} if several else {}),
-        "claim": row["claim"],
-        "paper": row["paper"],
-        "value": row["value"],
-        "interval": f"{shown(row['low'])} {DASH} {shown(row['high'])}",
-        "chance": row["chance"],
-        "placebo": row["placebo"],
-        "n": row["n"],
-        "verdict": row["verdict"],
-    }
+def _overview(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """One row a study: what it asks, and its verdicts on every model."""
+    models = dict.fromkeys(Path(entry.model).name for entry in entries)
+    rows: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        row = rows.setdefault(entry.name, {"study": Noted(entry.title, entry.question), **dict.fromkeys(models)})
+        row[Path(entry.model).name] = _verdicts(entry)
+    return list(rows.values())
 
 
-def _line(entry: Entry) -> dict[str, Any]:
-    about = {"study": entry.name, "model": entry.model, "question": entry.question}
-    if entry.error:
-        return {**about, "took": "failed", "note": entry.error}
-    took = "before" if entry.seconds is None else f"{entry.seconds:.0f} s"
-    findings = entry.summary["findings"] if entry.summary else ""
-    return {**about, "study": Link(entry.name, f"{entry.place}/report.html"), "took": took, "note": findings}
+def _verdicts(entry: Entry) -> Link | str:
+    if entry.summary is None:
+        return "failed"
+    verdicts = [claim["verdict"] for claim in entry.summary["claims"]]
+    counts = (f"{sign}{SPACE}{verdicts.count(verdict)}" for verdict, sign in SIGNS.items())
+    return Link((SPACE * 3).join(counts), f"{entry.place}/report.html")
+
+
+def _study(entry: Entry) -> Section:
+    """One study on one model: what was found, every claim, and the command."""
+    heading = f"{entry.title}, {Path(entry.model).name}"
+    if entry.summary is None:
+        return Section(heading, (f"Failed: {entry.error}",))
+    took = "" if entry.seconds is None else f" It took {entry.seconds:.0f} s."
+    return Section(
+        heading,
+        (entry.question, f"{entry.summary['findings']}{took}"),
+        tables=([_claim(claim, entry.summary["seeds"]) for claim in entry.summary["claims"]],),
+        commands=(entry.summary["command"],),
+    )
+
+
+def _claim(claim: dict[str, Any], seeds: Any) -> dict[str, Any]:
+    """A row without the rule, with the number of seeds after n."""
+    row = claim_row({**claim, "rule": ""})
+    verdict = row.pop("verdict")
+    return {**row, "seeds": len(set(_flat(seeds))), "verdict": verdict}

@@ -12,6 +12,7 @@ import polars as pl
 from interp.collect import versions
 from interp.errors import OutputError
 from studies.base.claim import Claim
+from studies.frame.claims import READING, RULES, claim_row
 from studies.frame.report import Report, Section, render
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Outcome:
         sections: of the page, figures in them.
         n: how many problems, runs and whatever else was counted, by name.
         seeds: of the runs.
+        settings: of the runs where they are not those of the command line, for the page.
         more: further entries of summary.json.
     """
 
@@ -41,6 +43,7 @@ class Outcome:
     sections: Sequence[Section]
     n: Mapping[str, int]
     seeds: Sequence[int] = field(default_factory=tuple)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -56,20 +59,19 @@ def write_outcome(study: Study, bench: Bench, outcome: Outcome) -> Path:
     given, folder = bench.given, bench.folder
     claims = [claim.row() for claim in outcome.claims]
     folder.write_with("table.parquet", outcome.table.write_parquet)
-    shown = {
+    facts = {
         "model": given.model,
         "weights": bench.lab.model_hash,
         "task": given.task,
         **outcome.n,
-        "steps": given.steps,
+        "seeds of noise": _seeds(outcome.seeds),
+        "denoising steps": given.steps,
         "guidance": given.guidance_scale,
+        **outcome.settings,
         "versions": ", ".join(f"{k} {v}" for k, v in versions().items() if k in ("torch", "diffusers")),
     }
-    ruled = Section(
-        "Claims",
-        ("Each verdict follows from its numbers by the rule beside it. It is about this model and these problems.",),
-        tables=([{k: v for k, v in row.items() if k != "paper"} for row in claims],) if claims else (),
-    )
+    explained = Section("How it is measured", explained=study.method)
+    ruled = Section("Claims", (f"{RULES} {READING}",), tables=([claim_row(row) for row in claims],))
     described = Section(
         "Columns of table.parquet", tables=([{"column": k, "meaning": v} for k, v in outcome.columns.items()],)
     )
@@ -77,8 +79,8 @@ def write_outcome(study: Study, bench: Bench, outcome: Outcome) -> Path:
         title=study.name.replace("_", " ").capitalize(),
         question=study.question,
         findings=outcome.findings,
-        facts=shown,
-        sections=[*outcome.sections, ruled, described],
+        facts=facts,
+        sections=[explained, ruled, *outcome.sections, described],
         command=given.command,
     )
     path = folder.write_text("report.html", render(page))
@@ -99,3 +101,9 @@ def write_outcome(study: Study, bench: Bench, outcome: Outcome) -> Path:
         },
     )
     return path
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    """Which seeds there are, or how many of which to which."""
+    each = sorted(set(seeds))
+    return ", ".join(map(str, each)) if len(each) < 5 else f"{len(each)}, of {each[0]} to {each[-1]}"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
+
+from markdown_it import MarkdownIt
 
 from studies.base.signs import DASH
 
@@ -15,11 +18,12 @@ _CSS = """
 :root { --ink: #1d2733; --soft: #5b6672; --line: #e3e7eb; --blue: #2563a8; }
 * { box-sizing: border-box; }
 body { margin: 0; background: #fff; color: var(--ink); font: 16px/1.6 "Inter", "Segoe UI", system-ui, sans-serif; }
-main { max-width: 60rem; margin: 0 auto; padding: 3rem 1.5rem 5rem; }
+main { max-width: 66rem; margin: 0 auto; padding: 3rem 1.5rem 5rem; }
 h1 { font-size: 1.9rem; line-height: 1.25; margin: 0 0 .4rem; letter-spacing: -.01em; }
 h2 { font-size: 1.2rem; margin: 3rem 0 .8rem; padding-top: 1.2rem; border-top: 1px solid var(--line); }
-p { max-width: 46rem; } .question { color: var(--soft); font-size: 1.05rem; margin: 0 0 1.6rem; }
-.findings { border-left: 3px solid var(--blue); padding: .2rem 0 .2rem 1.1rem; font-size: 1.06rem; margin: 1.4rem 0; }
+p, li { max-width: 50rem; } .question { color: var(--soft); font-size: 1.05rem; margin: 0 0 1.6rem; }
+.findings { border-left: 3px solid var(--blue); padding: .2rem 0 .2rem 1.1rem; font-size: 1.06rem; margin: 1.4rem 0;
+  max-width: 54rem; }
 .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .9rem 1.4rem;
   margin: 1.6rem 0; }
 .facts dt { color: var(--soft); font-size: .78rem; } .facts dd { margin: 0; font-variant-numeric: tabular-nums; }
@@ -28,12 +32,14 @@ figcaption { color: var(--soft); font-size: .88rem; line-height: 1.5; margin-top
 figcaption b { color: var(--ink); }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .88rem; width: 100%; }
 th, td { text-align: left; padding: .4rem .8rem .4rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { color: var(--soft); font-weight: 600; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+th { color: var(--soft); font-weight: 600; } td { font-variant-numeric: tabular-nums; }
+td.number, th.number { text-align: right; } td.first { min-width: 9rem; }
+td small { color: var(--soft); display: block; }
 code, pre { font: .84rem/1.5 ui-monospace, "DejaVu Sans Mono", monospace; }
-pre { background: #f6f8fa; padding: .8rem 1rem; overflow-x: auto; border-radius: 4px; }
+pre { background: #f6f8fa; padding: .8rem 1rem; border-radius: 4px; white-space: pre-wrap; overflow-wrap: anywhere; }
 """
 
+SPACE = "\u00a0"  # lines do not break at it
 PIXELS_PER_POINT = 1.5  # figures are drawn at 150 dots an inch and shown at 100
 
 
@@ -55,13 +61,26 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Noted:
+    """Text in a table with a small line below it."""
+
+    text: str
+    note: str
+
+
+@dataclass(frozen=True)
 class Section:
-    """A part of the page: a heading, paragraphs, figures, and tables of rows that share their keys."""
+    """A part of the page: a heading, paragraphs, figures, and tables of rows that share their keys.
+
+    Paragraphs are plain text. ``explained`` is Markdown, such as a docstring; it comes first. ``commands`` come last.
+    """
 
     heading: str
     paragraphs: Sequence[str] = ()
     pictures: Sequence[Picture] = ()
     tables: Sequence[Sequence[Mapping[str, Any]]] = ()
+    explained: str = ""
+    commands: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -100,10 +119,11 @@ def render(report: Report) -> str:
 
 
 def _section(section: Section) -> str:
-    parts = [f"<h2>{escape(section.heading)}</h2>"]
+    parts = [f"<h2>{escape(section.heading)}</h2>", MarkdownIt("js-default").render(section.explained)]
     parts += [f"<p>{escape(text)}</p>" for text in section.paragraphs]
     parts += [_picture(picture) for picture in section.pictures]
     parts += [_table(rows) for rows in section.tables if rows]
+    parts += [f"<pre>{escape(command)}</pre>" for command in section.commands]
     return "\n".join(parts) + "\n"
 
 
@@ -120,12 +140,15 @@ def _picture(picture: Picture) -> str:
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     columns = list(rows[0])
     numeric = {name for name in columns if all(isinstance(row[name], int | float | None) for row in rows)}
+    places = {name: decimals([row[name] for row in rows]) for name in numeric}
 
     def cell(tag: str, name: str, value: Any) -> str:
-        kind = ' class="number"' if name in numeric else ""
-        text = escape(value if tag == "th" else shown(value))
+        kind = ' class="number"' if name in numeric else ' class="first"' if name == columns[0] else ""
+        text = escape(value if tag == "th" else shown(value, places.get(name)))
         if isinstance(value, Link):
             text = f'<a href="{escape(value.href, quote=True)}">{escape(value.text)}</a>'
+        if isinstance(value, Noted):
+            text = escape(value.text) + (f" <small>{escape(value.note)}</small>" if value.note else "")
         return f"<{tag}{kind}>{text}</{tag}>"
 
     head = "".join(cell("th", name, name) for name in columns)
@@ -133,14 +156,50 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def shown(value: Any) -> str:
-    r"""A value as readers see it: three decimals, a dash for nothing.
+def decimals(values: Sequence[Any]) -> int:
+    """How many decimals tell numbers apart that are written below one another: none if all are whole.
 
-    >>> shown(0.91249), shown(None), shown(12), shown(True)
-    ('0.912', '\u2013', '12', 'yes')
+    >>> decimals([0.917, 0.25]), decimals([20.8, 44.0]), decimals([0.004, None]), decimals([1.0, 20.0])
+    (2, 1, 4, 0)
     """
-    if value is None or (isinstance(value, float) and value != value):
+    known = [abs(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]
+    if all(value == int(value) for value in known):
+        return 0
+    most = max(known)
+    return 1 if most >= 10 else 2 if most >= 0.1 else min(1 - math.floor(math.log10(most)), 5)
+
+
+def shown(value: Any, places: int | None = None) -> str:
+    r"""A value as readers see it: no more decimals than say something, a dash for nothing.
+
+    Args:
+        value: a number, text, True, False or None.
+        places: decimals of a number; see `decimals` for those it has if not given.
+
+    >>> shown(0.91249), shown(None), shown(12), shown(True), shown(-0.001, 2)
+    ('0.91', '\u2013', '12', 'yes', '0.00')
+    """
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return DASH
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    places = decimals([value]) if places is None else places
+    return f"{round(value, places) + 0.0:.{places}f}"  # adding zero takes the sign from -0.0
+
+
+def interval(value: float, low: float, high: float) -> tuple[str, str]:
+    r"""A value, and its interval, with the decimals that the width of the interval bears out.
+
+    >>> [" ".join(text.split()) for text in interval(0.70833, 0.4333, 0.9)]
+    ['0.71', '0.43 to 0.90']
+    >>> interval(0.0281, 0.0141, 0.0413)[0], interval(float("nan"), 0, 1)
+    ('0.028', ('\u2013', ''))
+    """
+    if not math.isfinite(value):
+        return DASH, ""
+    width = high - low
+    places = min(max(2, 1 - math.floor(math.log10(width))), 4) if width > 0 else 2
+    number, *ends = (shown(float(part), places) for part in (value, low, high))
+    return number, f"{SPACE}to{SPACE}".join(ends)

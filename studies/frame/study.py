@@ -7,6 +7,7 @@ A module of a study defines ``STUDY`` and runs nothing at import; ``python -m st
 from __future__ import annotations
 
 import argparse
+import inspect
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -60,6 +61,12 @@ class Study:
     minutes: tuple[float, float] = (5.0, 1.0)
     work: Callable[[Terms], Work] | None = None
     real: str = "--problems 20 --seeds 1"
+
+    @property
+    def method(self) -> str:
+        """How it is measured: what the study's module says of itself after its first line, in Markdown."""
+        said = inspect.getdoc(inspect.getmodule(self.answer)) or ""
+        return said.partition("\n\n")[2]
 
     def parser(self, quick: bool = False) -> Parser:
         """The command line; with ``quick``, the defaults are those of ``--quick``."""

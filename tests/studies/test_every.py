@@ -85,7 +85,9 @@ def test_all_studies_share_a_cache_resume_and_make_an_index(
         assert (row["command"], row["seeds"]) == (summary["command"], 2)
     page = (out / "index.html").read_text()
     assert 'href="first/report.html"' in page
-    assert "2 claims: 2 shows, 0 does not show" in page
+    assert "2 claims: 2 show, 0 do not show, 0 cannot be told" in page
+    assert page.count("0.25\u00a0to\u00a00.75") == 2
+    assert summary["command"] in page
     assert "It is &lt; so." in page
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from studies.drawing import figures
 from studies.drawing.figures import Heat, Line, StripRow
-from studies.frame.report import Picture, Report, Section, render, shown
+from studies.frame.report import Noted, Picture, Report, Section, interval, render, shown
 
 
 def ink(path: Path) -> float:
@@ -53,14 +53,17 @@ def test_drawing_leaves_matplotlib_as_it_was(tmp_path: Path) -> None:
 
 def test_the_page_is_one_file_and_escapes_what_it_is_given(tmp_path: Path) -> None:
     Image.new("RGB", (300, 16), "red").save(tmp_path / "p.png")
-    rows = [{"name": "a<b", "value": 0.12345, "none": None}]
+    rows = [{"name": Noted("a<b", "c>d"), "value": 0.12345, "none": None}]
     page = render(
         Report(
             title="A & B",
             question="why < how?",
             findings="It is <b>not</b> bold.",
             facts={"n": 3},
-            sections=[Section("Part", ["text"], [Picture(tmp_path / "p.png", "A picture", "n = 3")], [rows, []])],
+            sections=[
+                Section("Part", ["text"], [Picture(tmp_path / "p.png", "A picture", "n = 3")], [rows, []]),
+                Section("Method", explained="- *one* `two`\n\n<b>three</b>", commands=["a & b"]),
+            ],
             command="python -m studies.x --out 'a b'",
         )
     )
@@ -69,13 +72,38 @@ def test_the_page_is_one_file_and_escapes_what_it_is_given(tmp_path: Path) -> No
     assert "<script" not in page
     assert "A &amp; B" in page
     assert "&lt;b&gt;not&lt;/b&gt;" in page
-    assert "a&lt;b" in page
+    assert "a&lt;b <small>c&gt;d</small>" in page
+    assert "<li><em>one</em> <code>two</code></li>" in page
+    assert "&lt;b&gt;three&lt;/b&gt;" in page
+    assert "<pre>a &amp; b</pre>" in page
     assert 'width="200"' in page
-    assert "0.123" in page
+    assert ">0.12<" in page
     assert page.count("<table") == 1
 
 
 def test_numbers_as_readers_see_them() -> None:
-    assert [shown(v) for v in (1.0, 3, None, float("nan"), True, "x")][:2] == ["1.000", "3"]
+    assert [shown(v) for v in (1.0, 3, 0.917, 20.83, 0.0042, True, "x")] == [
+        "1",
+        "3",
+        "0.92",
+        "20.8",
+        "0.0042",
+        "yes",
+        "x",
+    ]
     assert shown(None) == shown(float("nan"))
-    assert shown(False) == "no"
+    assert shown(-0.0001, 2) == "0.00"
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ((0.0, 1.0), ("0.50", "0.00 1.00")),
+        ((0.49, 0.51), ("0.500", "0.490 0.510")),
+        ((0.5, 0.5), ("0.50", "0.50 0.50")),
+    ],
+)
+def test_an_interval_bears_out_its_decimals(ends: tuple[float, float], said: tuple[str, str]) -> None:
+    value, between = interval(0.5, *ends)
+    assert (value, " ".join(between.replace("to", "").split())) == said
+    assert interval(float("nan"), *ends)[0] == shown(None)
