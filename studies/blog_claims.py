@@ -288,7 +288,7 @@ def _accuracy(bench: Bench, found: AnswerTrajectories) -> Section:
     by = step_at(BY, steps)
     told = [FIRST + (LATER - FIRST) * s / by if s <= by else float("nan") for s in range(steps)]
     drawn = [
-        Line("right", means["mean"].to_list(), means["low"].to_list(), means["high"].to_list()),
+        Line("this model", means["mean"].to_list(), means["low"].to_list(), means["high"].to_list()),
         Line("the blog's figures, joined", told, colour=ORANGE, dashed=True),
     ]
     with bench.folder.writing("accuracy.png") as path:
@@ -322,19 +322,23 @@ def _recovery(bench: Bench, table: pl.DataFrame) -> Section:
 def _averaging(bench: Bench, table: pl.DataFrame) -> Section:
     rows = table.filter(part="averaging")
     series, counts = [], []
-    for name, colour in (("all", BLUE), ("agree", GREEN), ("differ", ORANGE)):
-        of = rows.filter(seeds=name)
+    for seeds, name, colour in (
+        ("all", "all problems", BLUE),
+        ("agree", "seeds agree", GREEN),
+        ("differ", "seeds differ", ORANGE),
+    ):
+        of = rows.filter(seeds=seeds)
         if len(of):
             at = [list(WAYS).index(way) for way in of["way"]]
             series.append(Series.of(name, colour, of, at))
-            counts.append(f"{name} {of['n'][0]}")
-    names = ["one seed", *list(WAYS)[1:]]
+            counts.append(f"{name}: {of['n'][0]}")
+    names = ["one seed", "mean of latents", "nearest to it", "majority vote", "any seed right"]
     with bench.folder.writing("averaging.png") as path:
         points(path, [("Seeds put together", series)], xlabel="", ylabel="right answers", ticks={0: names})
     caption = (
-        f"Finished videos of {bench.given.seeds} seeds, put together in the ways that the table's columns describe. "
-        f"All problems, and those whose seeds agree or differ in their answers ({', '.join(counts)} problems). Bars: "
-        "95 % intervals over problems."
+        f"Share of right answers in finished videos of {bench.given.seeds} seeds put together: "
+        f"{'; '.join(WAYS.values())}. Over all problems, and over those whose seeds agree or differ in their answers "
+        f"({', '.join(counts)}). Bars: 95 % intervals over problems."
     )
     return Section("Averages", (), (Picture(bench.folder / "averaging.png", "Seeds put together", caption),))
 

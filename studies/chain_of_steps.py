@@ -27,6 +27,13 @@ from studies.runs.work import Terms, Work
 
 PAPER = "shown in pictures: several paths or a superposition at first, then pruning, then a decision; no figures"
 MATTERS = 0.1
+SAID = {
+    "one": "one answer",
+    "several": "several in full",
+    "blend": "a superposition",
+    "empty": "none yet",
+    "unclear": "something else",
+}
 
 
 def options(parser: Parser) -> None:
@@ -152,8 +159,8 @@ def findings(found: AnswerTrajectories) -> str:
     if has_candidates(found):
         for step in (steps[0], steps[-1]):
             modes = at_step(found, step)["mode"].to_list()
-            said = ", ".join(f"{mode} {modes.count(mode) / len(modes):.2f}" for mode in MODES)
-            parts.append(f"What {X0} shows at step {step} (shares of runs): {said}.")
+            said = ", ".join(f"{SAID[mode]} in {modes.count(mode) / len(modes):.2f}" for mode in MODES if mode in modes)
+            parts.append(f"At step {step}, {X0} shows (shares of runs): {said}.")
     committed = runs["committed"].drop_nulls().to_numpy()
     if len(committed):
         parts.append(
@@ -169,31 +176,39 @@ def findings(found: AnswerTrajectories) -> str:
 
 def _section(bench: Bench, found: AnswerTrajectories) -> Section:
     panels: list[tuple[str, list[Line]]] = [
-        ("The solver's verdict", [_line(found, "right", "right", BLUE), _line(found, "wrong", "wrong", ORANGE)])
+        (
+            "The solver's verdict",
+            [_line(found, "right", "right answer", BLUE), _line(found, "wrong", "wrong answer", ORANGE)],
+        )
     ]
     if has_candidates(found):
         panels += [
             (
-                "How fully drawn",
+                "How fully it is drawn",
                 [
-                    _line(found, "drawn_best", "most drawn", BLUE, None),
-                    _line(found, "drawn_second", "second", ORANGE, None),
+                    _line(found, "drawn_best", "answer drawn most", BLUE, None),
+                    _line(found, "drawn_second", "second most", ORANGE, None),
                 ],
             ),
             (
-                "What it shows",
+                "How many answers it shows",
                 [
-                    _line(found, "several", "several in full", GREEN),
-                    _line(found, "blend", "superposition", ORANGE),
-                    _line(found, "one", "one", BLUE),
+                    _line(found, "several", SAID["several"], GREEN),
+                    _line(found, "blend", SAID["blend"], ORANGE),
+                    _line(found, "one", SAID["one"], BLUE),
                 ],
             ),
         ]
     sigmas = found.steps.select("step", "sigma").unique().sort("step")["sigma"].to_list()
     with bench.folder.writing("answers.png") as path:
-        lines(path, panels, sigmas, ylabel="share of runs, or 0 to 1")
+        lines(path, panels, sigmas, ylabel="share of runs, or how fully (0 to 1)")
     n, runs = found.steps["sample"].n_unique(), found.steps["run"].n_unique()
-    caption = f"{X0} by step: {runs} runs of {n} problems; bands: 95 % intervals over problems."
+    caption = (
+        f"{X0} of every step, decoded. Left: the share of runs in which the task's exact solver finds the right answer "
+        "in it, or a wrong one (the rest: none). Middle: how fully the answers are drawn, 1 as in a finished video. "
+        "Right: the share of runs that show one answer, several in full, or a superposition of pale ones. "
+        f"{runs} runs of {n} problems; bands: 95 % intervals over problems."
+    )
     return Section(f"Answers in {X0}", (), (Picture(bench.folder / "answers.png", "Answers by step", caption),))
 
 

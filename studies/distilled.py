@@ -21,6 +21,7 @@ from interp import Sample, lora
 from interp.answers import AnswerTrajectories
 from interp.errors import InterpError
 from studies.base.claim import Claim, Estimate, above
+from studies.base.signs import SIGMA, X0
 from studies.chain_of_steps import follow_clean, mixed, paired
 from studies.drawing.figures import BLUE, ORANGE, Series, points
 from studies.frame.outcome import Outcome
@@ -33,9 +34,15 @@ PAPER = "a model distilled to 4 steps scores 0.605 against 0.685: the exploratio
 MATTERS = 0.05
 MEASURES = {
     "right": "share of runs with the right answer",
-    "explored": "share of steps at which x0_hat shows several answers at once, of runs with candidates",
+    "explored": f"share of steps at which {X0} shows several answers at once, of runs with candidates",
     "switches": "how often the favourite answer changes in a run",
     "committed_sigma": "noise level from which on the run shows its final answer, of runs that have one",
+}
+TITLES = {
+    "right": "Right answers",
+    "explored": "Steps that show several answers",
+    "switches": "Changes of the favourite answer",
+    "committed_sigma": f"Noise level ({SIGMA}) of commitment",
 }
 OWN, LORA = "own", "lora"
 COLUMNS = {
@@ -99,6 +106,7 @@ def answer(bench: Bench) -> Outcome:
         sections=[_section(bench, table)],
         n={"problems": len({s.key for s in samples}), "runs": sum(len(of) for of in runs.values())},
         seeds=sorted(set(many["seed"].to_list())),
+        settings={"denoising steps": ", ".join(map(str, counts))},
     )
 
 
@@ -215,12 +223,12 @@ def _section(bench: Bench, table: pl.DataFrame) -> Section:
             rows = table.filter(weights=weights, measure=measure).sort("steps")
             at = [counts.index(count) for count in rows["steps"]]
             if at:
-                series.append(Series.of(weights, colour, rows, at))
-        panels.append((measure, series))
+                series.append(Series.of({OWN: "the model's own", LORA: "with the LoRA"}[weights], colour, rows, at))
+        panels.append((TITLES[measure], series))
     with bench.folder.writing("steps.png") as path:
         names: dict[int, list[str]] = {panel: [str(count) for count in counts] for panel in range(len(panels))}
         points(path, panels, xlabel="denoising steps", ylabel="mean over runs", ylim=None, ticks=names)
-    told = "; ".join(f"{name}: {text}" for name, text in MEASURES.items())
+    told = ". ".join(f"{TITLES[name]}: {text}" for name, text in MEASURES.items())
     caption = f"{told}. Bars: 95 % intervals over {table['n'].to_list()[0]} problems."
     return Section("Numbers of steps", (), (Picture(bench.folder / "steps.png", "By number of steps", caption),))
 

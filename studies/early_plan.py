@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -21,10 +22,12 @@ from interp import RunSpec, Selection, select
 from interp.answers import AnswerTrajectories
 from interp.edits import EditedRun, EditGraph, mean_over_worlds
 from studies.base.claim import Claim, above
+from studies.base.signs import X0
+from studies.base.words import counted
 from studies.chain_of_steps import follow_clean, paired, steps_of
 from studies.drawing.figures import BLUE, GREEN, INK, ORANGE, Series, points
 from studies.frame.outcome import Outcome
-from studies.frame.report import Picture, Section
+from studies.frame.report import Noted, Picture, Section, interval
 from studies.frame.study import Parser, Study, positive
 from studies.measures.answers import read_video
 from studies.measures.choosing import ANY, ONE, VOTE, Chosen, equal_vote, part_way, tabled, whole_runs
@@ -40,7 +43,7 @@ MATTERS = 0.05
 STEER, PLACEBO, ENSEMBLE = "steer", "random", "ensemble"
 RULES = {
     ONE: "the first seed",
-    "entropy": "the seed whose x0_hat is surest: least entropy over the candidates",
+    "entropy": f"the seed whose {X0} is surest: least entropy over the candidates",
     "probe": "the seed that a probe on hidden states gives the best chance of being right",
     "majority": "a seed that shows the answer that most seeds show so far",
     "redraw": "seeds one after the other until the probe gives one more than its median chance; the best if none",
@@ -50,6 +53,19 @@ RULES = {
     VOTE: "the majority's answer of so many seeds that run to the end",
     ANY: "any of so many seeds right: what a perfect choice would give",
 }
+NAMES = {
+    ONE: "one seed",
+    "entropy": f"surest {X0}",
+    "probe": "best by the probe",
+    "majority": "majority so far",
+    "redraw": "redrawn until the probe is content",
+    STEER: "steered by the probe",
+    PLACEBO: "steered at random (placebo)",
+    ENSEMBLE: "ensemble of hidden states",
+    VOTE: "vote of whole runs",
+    ANY: "any seed right",
+}
+COLOURS = {"entropy": BLUE, "probe": GREEN, "majority": ORANGE, "redraw": INK}
 EARLY = ("entropy", "probe", "majority", "redraw")
 COLUMNS = {
     "rule": "; ".join(f"{name}: {text}" for name, text in RULES.items()),
@@ -214,30 +230,36 @@ def claims(
     problems = pl.Series(sorted(found.steps["sample"].unique()))
     stated = [
         above(
-            f"after a quarter of the steps (step {quarter}) x0_hat mostly shows the answer that the run ends with",
+            f"after a quarter of the steps (step {quarter}) {X0} mostly shows the answer that the run ends with",
             paired(rows["final"], rows["sample"], (0, 1)),
             0.5,
             matters=MATTERS,
             paper=PAPER,
-            measure="the share of runs that end with an answer",
+            measure=f"the share of runs with an answer whose {X0} shows it",
         )
     ]
 
-    def gain(of: Chosen, over: Chosen, claim: str, **more: object) -> Claim:
-        difference = pl.Series(of.right - over.right)
-        measure = "the share of right answers minus that of the other way, problem by problem"
-        estimate = paired(difference, problems, (-1, 1))
-        return above(claim, estimate, 0.0, matters=MATTERS, measure=measure, **more)  # type: ignore[arg-type]
+    def gain(of: Chosen, over: Chosen, claim: str, paper: str | None = None, placebo: float | None = None) -> Claim:
+        return above(
+            claim,
+            paired(pl.Series(of.right - over.right), problems, (-1, 1)),
+            0.0,
+            matters=MATTERS,
+            paper=paper,
+            placebo=placebo,
+            measure="the share of right answers minus that of the other way, problem by problem",
+        )
 
     one = next(of for of in chosen if of.rule == ONE)
     near = min((of.step for of in chosen if of.rule == "probe"), key=lambda step: abs(step - quarter))
     for of in chosen:
         if of.rule in EARLY and of.step == near:
             vote = equal_vote(chosen, of, steps)
-            wins = f"choosing a seed after step {near} by {of.rule}"
+            wins = f"a seed chosen after step {near} ({NAMES[of.rule]})"
             paper = PAPER if of.rule == "entropy" else None
-            stated.append(gain(of, one, f"{wins} gives more right answers than one seed", paper=paper))
-            beats = f"{wins} ({of.cost.mean():.0f} steps) beats a vote of {vote.seeds} whole runs"
+            stated.append(gain(of, one, f"{wins} is right more often than one seed", paper=paper))
+            cost = f"{of.cost.mean():.0f} steps a problem against {vote.cost.mean():.0f}"
+            beats = f"{wins} is right more often than a vote of {counted(vote.seeds, 'whole run')} ({cost})"
             stated.append(gain(of, vote, beats))
     ways = {of.rule: (name, of) for (name, _), of in edited.items()}  # the strongest push at the last place
     if STEER in ways:
@@ -262,46 +284,53 @@ def findings(table: pl.DataFrame) -> str:
         if len(of):
             row = of.row(0, named=True)
             share = "" if row["headroom"] is None else f", {row['headroom']:.0%} of the headroom"
-            parts.append(f"{rule} {row['value']:.2f} (step {row['step']}{share}, {row['cost']:.0f} steps a problem)")
+            cost = f"{row['cost']:.0f} steps a problem"
+            parts.append(f"{NAMES[rule]} {row['value']:.2f} (after step {row['step']}{share}, {cost})")
     alone = f"One seed is right in {one:.2f} of the problems, any of {most} in {best[0]:.2f}."
-    return f"{alone} Each way at its best: {'; '.join(parts)}."
+    return f"{alone} Each way at its best, which flatters it: {'; '.join(parts)}."
 
 
 def _section(bench: Bench, table: pl.DataFrame) -> Section:
     one = table.filter(rule=ONE).row(0, named=True)["value"]
-    series = []
-    for rule, colour in (("entropy", BLUE), ("probe", GREEN), ("majority", ORANGE), ("redraw", INK)):
-        series.append(Series.of(rule, colour, table.filter(rule=rule).sort("step"), "step"))
-    paid = [Series.of("any", INK, table.filter(pl.col("rule").is_in([ONE, ANY])).sort("cost"), "cost")]
-    paid.append(Series.of("vote", ORANGE, table.filter(pl.col("rule").is_in([ONE, VOTE])).sort("cost"), "cost"))
-    for rule, colour in (("probe", GREEN), (ENSEMBLE, BLUE)):
-        of = table.filter(rule=rule).sort("cost")
-        paid += [Series.of(rule, colour, of, "cost")] if len(of) else []
+    early = [Series.of(NAMES[of], colour, table.filter(rule=of).sort("step"), "step") for of, colour in COLOURS.items()]
+    paid = []
+    for rule, colour, also in ((ANY, INK, [ONE]), (VOTE, ORANGE, [ONE]), ("probe", GREEN, []), (ENSEMBLE, BLUE, [])):
+        of = table.filter(pl.col("rule").is_in([rule, *also])).sort("cost")
+        paid += [Series.of(NAMES[rule], colour, of, "cost")] if len(of) else []
     with bench.folder.writing("choices.png") as path:
-        points(path, [("Seeds chosen early", series)], xlabel="chosen after step", ylabel="right answers", level=one)
-    with bench.folder.writing("cost.png") as path:
         points(
             path,
-            [("At what cost", paid)],
-            xlabel="denoising steps a problem",
+            [("Seeds chosen early", early), ("At what cost", paid)],
+            xlabel=("chosen after step", "denoising steps a problem"),
             ylabel="right answers",
             level=one,
-            apart=0,
         )
     n = table.row(0, named=True)["n"]
     caption = (
-        f"Share of {n} problems whose chosen seed (of {bench.given.seeds}) ends right; bars: 95 % intervals over "
-        "problems. Dashed: one seed."
+        f"Share of {n} problems whose chosen seed (of {bench.given.seeds}) ends right, by the step after which it is "
+        "chosen (left), and by its cost in denoising steps, seeds given up included, beside votes of whole runs and "
+        "any seed right (right). Bars: 95 % intervals over problems. Dashed: one seed."
     )
-    return Section(
-        "Choosing seeds early",
-        (),
-        (
-            Picture(bench.folder / "choices.png", "Choices", caption),
-            Picture(bench.folder / "cost.png", "Cost", f"The same by cost, beside votes and any seed right. {caption}"),
-        ),
-        tables=(table.select("rule", "step", "seeds", "strength", "value", "headroom", "cost", "vote").to_dicts(),),
-    )
+    picture = Picture(bench.folder / "choices.png", "Choices and their cost", caption)
+    said = ". ".join(f"{NAMES[rule].capitalize()}: {text}" for rule, text in RULES.items())
+    return Section("Choosing seeds early", (f"{said}.",), (picture,), (_lines(table),))
+
+
+def _lines(table: pl.DataFrame) -> list[dict[str, Any]]:
+    """The table for readers."""
+    return [
+        {
+            "way": NAMES[row["rule"]],
+            "seeds": row["seeds"],
+            "at step": row["step"],
+            "strength": row["strength"],
+            "right": Noted(*interval(row["value"], row["low"], row["high"])),
+            "share of the headroom": row["headroom"],
+            "steps a problem": row["cost"],
+            "vote of whole runs that costs as much": row["vote"],
+        }
+        for row in table.to_dicts()
+    ]
 
 
 STUDY = Study(

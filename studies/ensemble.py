@@ -22,6 +22,8 @@ from interp import RunSpec, edits
 from interp.edits import EditedRun, EditGraph
 from interp.intervals import cluster_mean
 from studies.base.claim import Claim, Estimate, above
+from studies.base.signs import X0
+from studies.base.words import counted, spanned
 from studies.drawing.figures import BLUE, GREEN, ORANGE, Series, points
 from studies.frame.outcome import Outcome
 from studies.frame.report import Picture, Section
@@ -48,6 +50,17 @@ COLUMNS = {
     "gain_low": "lower end of its interval",
     "gain_high": "upper end",
     "n": "problems",
+}
+
+WHAT = {
+    "resid": "residual stream",
+    "exchange": "exchange (placebo)",
+    "velocity": "velocity",
+    "x0": X0,
+    "latents_in": "initial noise",
+    "latents_out": "final latents",
+    "majority": "majority vote",
+    "any": "any seed right",
 }
 
 Make = Callable[[tuple[int, ...]], EditGraph]
@@ -238,12 +251,12 @@ def claims(found: pl.DataFrame, table: pl.DataFrame) -> list[Claim]:
         & (pl.col("first_layer") == middle["first_layer"])
         & (pl.col("last_layer") == middle["last_layer"])
     ).row(0, named=True)
-    span = f"layers {middle['first_layer']}-{middle['last_layer']}"
+    span = spanned(middle["first_layer"], middle["last_layer"], "layer")
     others = [name for name in windows["condition"] if name != middle["condition"]]
     measured = found.filter(~pl.col("condition").is_in(["majority", "any"]))
     stated = [
         above(
-            f"averaging the residual stream of the seeds over {span} at step {middle['step']} gives more right answers",
+            f"averaging the residual stream of the seeds in {span} at step {middle['step']} gives more right answers",
             Estimate(middle["gain"], middle["gain_low"], middle["gain_high"], middle["n"]),
             0.0,
             matters=MATTERS,
@@ -278,22 +291,32 @@ def findings(table: pl.DataFrame) -> str:
 
     def value(condition: str) -> str:
         row = table.filter(condition=condition).row(0, named=True)
-        return f"{row['value']:.3f}"
+        return f"{row['value']:.2f}"
 
     windows = table.filter((pl.col("what") == "resid") & (pl.col("into") == "all"))
     best = windows.sort("gain", descending=True).row(0, named=True)
     return (
         f"One seed alone is right in {value(CLEAN)} of the cases, the majority's answer in {value('majority')}, any of "
         f"the seeds in {value('any')}. Of {len(windows)} averages of the residual stream the best "
-        f"({best['condition']}) gains {best['gain']:+.3f} ({best['gain_low']:+.3f} to {best['gain_high']:+.3f})."
+        f"({spanned(best['first_layer'], best['last_layer'], 'layer')}, {way(best)}) gains {best['gain']:+.2f} "
+        f"({best['gain_low']:+.2f} to {best['gain_high']:+.2f}; the best of so many is flattered)."
     )
+
+
+def way(row: dict[str, Any]) -> str:
+    """What is averaged, and how, in words."""
+    if row["what"] != "resid":
+        return WHAT[row["what"]]
+    more = [f"{row['match']} kept"] if row["match"] else []
+    more += ["into one seed"] if row["into"] == "first" else []
+    return ", ".join([*more, f"at step {row['step']}"] if row["step"] is not None else more)
 
 
 def _section(bench: Bench, table: pl.DataFrame) -> Section:
     stream = table.filter(pl.col("what") == "resid")
-    width = (stream["last_layer"] - stream["first_layer"]).min()
+    width = (stream["last_layer"] - stream["first_layer"]).to_numpy().min()
     panels = []
-    for name, what, colour in (("average", "resid", BLUE), ("exchange (placebo)", "exchange", ORANGE)):
+    for name, what, colour in (("average", "resid", BLUE), (WHAT["exchange"], "exchange", ORANGE)):
         rows = table.filter(
             (pl.col("what") == what)
             & (pl.col("last_layer") - pl.col("first_layer") == width)
@@ -302,26 +325,31 @@ def _section(bench: Bench, table: pl.DataFrame) -> Section:
             & (pl.col("into") == "all")
         ).sort("first_layer")
         panels.append(Series.of(name, colour, rows, "first_layer", "gain"))
-    others = table.filter(pl.col("what").is_in(["velocity", "x0", "latents_in", "latents_out", "majority", "any"]))
+    plain = pl.col("match").is_null() & (pl.col("into") == "all") & (pl.col("step") == table["step"].min())
+    others = table.filter(~pl.col("what").is_in([CLEAN, "exchange"]) & ~((pl.col("what") == "resid") & plain))
     rest = Series.of("other", GREEN, others, range(len(others)), "gain")
+    names = [way(row) for row in others.to_dicts()]
     with bench.folder.writing("ensemble.png") as path:
         points(
             path,
             [("Windows of layers", panels), ("Other ways", [rest])],
-            xlabel="first layer of the window",
+            xlabel=("first layer of the window", ""),
             ylabel="gain in right answers",
             ylim=None,
             level=0.0,
-            ticks={1: others["what"].to_list()},
+            ticks={1: names},
         )
     n = table.row(0, named=True)["n"]
     caption = (
         f"Share of right answers minus that of the same runs without an edit, {n} problems with {bench.given.seeds} "
-        "seeds each; bars: 95 % intervals over problems. Left: the residual stream of a window of layers is averaged "
-        "over seeds, or exchanged between them. Right: other things are averaged; majority and any choose among the "
-        "clean runs."
+        "seeds each; bars: 95 % intervals over problems. Left: the residual stream of "
+        f"{counted(int(width) + 1, 'layer')} is averaged over seeds, or exchanged between them. Right: the middle "
+        "window averaged in other ways (its norm or variance kept, written into one seed only, at other steps), or "
+        "other things averaged; the vote and any seed right choose among the runs without an edit."
     )
-    return Section("Ensembles of seeds", (), (Picture(bench.folder / "ensemble.png", "Gain", caption),))
+    return Section(
+        "Ensembles of seeds", (), (Picture(bench.folder / "ensemble.png", "Gain in right answers", caption),)
+    )
 
 
 STUDY = Study(

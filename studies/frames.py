@@ -15,6 +15,7 @@ import polars as pl
 
 from interp.errors import TaskError
 from studies.base.claim import Claim, above
+from studies.base.words import counted
 from studies.chain_of_steps import paired
 from studies.drawing.figures import BLUE, Series, points
 from studies.frame.outcome import Outcome
@@ -67,6 +68,7 @@ def answer(bench: Bench) -> Outcome:
         sections=[_section(bench, table, counts)],
         n={"problems": table["problem"].n_unique(), "runs": len(table)},
         seeds=sorted(set(table["seed"].to_list())),
+        settings={"frames": ", ".join(map(str, counts))},
     )
 
 
@@ -91,7 +93,7 @@ def claims(table: pl.DataFrame, counts: Sequence[int]) -> list[Claim]:
     longest = _of(table, counts[-1])
     return [
         above(
-            f"{count} frames give fewer right answers than {counts[-1]}",
+            f"{counted(count, 'frame')} {'gives' if count == 1 else 'give'} fewer right answers than {counts[-1]}",
             paired(longest["right"] - _of(table, count)["right"], longest["problem"], (-1, 1)),
             0.0,
             matters=MATTERS,
@@ -112,7 +114,7 @@ def findings(table: pl.DataFrame, counts: Sequence[int], trained: int) -> str:
     for count in counts:
         of = _of(table, count)
         found = paired(of["right"], of["problem"], (0, 1))
-        shares.append(f"{count} frames {found.value:.2f} ({found.low:.2f} to {found.high:.2f})")
+        shares.append(f"{counted(count, 'frame')} {found.value:.2f} ({found.low:.2f} to {found.high:.2f})")
     return (
         f"Right answers by number of frames: {', '.join(shares)}. The task's own videos have {trained} frames; where a "
         "model was trained on that length only, the others are new to it, and a drop need not speak of reasoning."
@@ -132,7 +134,10 @@ def _section(bench: Bench, table: pl.DataFrame, counts: Sequence[int]) -> Sectio
             ylabel="share of runs",
             ticks={0: [str(c) for c in counts]},
         )
-    caption = f"Share of runs with the right answer; bars: 95 % intervals over {found[0].n} problems."
+    caption = (
+        "Share of runs whose last frame shows the right answer, by the number of frames that were asked for; bars: 95 "
+        f"% intervals over {found[0].n} problems."
+    )
     return Section("Numbers of frames", (), (Picture(bench.folder / "frames.png", "By number of frames", caption),))
 
 

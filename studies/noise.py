@@ -189,7 +189,7 @@ def claims(found: pl.DataFrame, table: pl.DataFrame, kinds: Sequence[str]) -> li
         )
         stated.append(
             above(
-                f"{said}: noise in one latent frame hurts less than at one step also if both disturb equally many cells",
+                f"{said}: in equally many (step, frame) cells, noise in one latent frame hurts less than at one step",
                 contrast(found, "right", names("matched"), names("step")),
                 0.0,
                 matters=MATTERS,
@@ -208,8 +208,8 @@ def findings(table: pl.DataFrame, kinds: Sequence[str]) -> str:
 
     clean = table.filter(pl.col("place") == CLEAN).row(0, named=True)
     parts = [
-        f"{TITLES[kind].lower()}: {mean(kind, 'step'):.2f} at one step, {mean(kind, 'frame'):.2f} in one latent frame at "
-        f"all steps, {mean(kind, 'matched'):.2f} in one latent frame at as many cells as one step has"
+        f"{TITLES[kind].lower()}: {mean(kind, 'step'):.2f} at one step, {mean(kind, 'frame'):.2f} in one latent frame "
+        f"at all steps, {mean(kind, 'matched'):.2f} in one latent frame at as many cells as one step has"
         for kind in kinds
     ]
     undisturbed = f"Share of right answers without noise: {clean['value']:.2f}"

@@ -184,11 +184,10 @@ def _onsets(bench: Bench, found: Found) -> Section:
     ]
     folder, n = bench.folder, found.hidden[PLAN].problems
     with folder.writing("onsets.png") as path:
-        points(path, [("Onsets", series)], xlabel="", ylabel="step", ylim=None, ticks={0: names})
-    with folder.writing("by_step.png") as path:
-        points(path, [("Best block, by step", by_step)], xlabel="step", ylabel="balanced accuracy", ylim=(0.4, 1.0))
-    with folder.writing("by_layer.png") as path:
-        points(path, [(f"Step {first}, by block", by_layer)], xlabel="block", ylabel="balanced accuracy", ylim=(0.4, 1))
+        points(path, [("Onsets", series)], xlabel="", ylabel="onset, in steps", ylim=None, ticks={0: names})
+    with folder.writing("scores.png") as path:
+        panels = [("Best block of every step", by_step), (f"Blocks of step {first}", by_layer)]
+        points(path, panels, xlabel=("step", "block"), ylabel="balanced accuracy", ylim=(0.4, 1.0))
     asked = [f"{name.capitalize()}: {one.question.asked}" for name, one in found.probed.items()]
     rule = (
         f"Something is there once its probe has won {bench.given.share:.0%} of what it ever wins over chance, and lies "
@@ -197,9 +196,8 @@ def _onsets(bench: Bench, found: Found) -> Section:
     )
     bars = f"Bars: 95 % intervals over {n} problems."
     pictures = (
-        Picture(folder / "onsets.png", "Onsets", bars),
-        Picture(folder / "by_step.png", "Scores over the steps", bars),
-        Picture(folder / "by_layer.png", "Scores over the blocks of the first step", bars),
+        Picture(folder / "onsets.png", "Onsets", f"When each can be read off, by the rule above. {bars}"),
+        Picture(folder / "scores.png", "Scores over steps and blocks", f"{bars} Chance is about 0.5."),
     )
     return Section("What is there first", (" ".join(asked), rule), pictures)
 

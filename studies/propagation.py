@@ -24,11 +24,13 @@ from interp.intervals import cluster_mean
 from interp.patches import patchify
 from probes.geometry import cka
 from studies.base.claim import Claim, Estimate, above, between
-from studies.drawing.figures import BLUE, GREEN, ORANGE, Series, points
+from studies.base.signs import X0
+from studies.base.words import numbered
+from studies.drawing.figures import BLUE, CHANCE, GREEN, ORANGE, Series, points
 from studies.frame.outcome import Outcome
 from studies.frame.report import Picture, Section
 from studies.frame.study import Parser, Study, positive
-from studies.noise import disturb
+from studies.noise import TITLES, disturb
 from studies.runs.bench import Bench
 from studies.runs.clean import X0_SITE, CleanRuns
 from studies.runs.conditions import CLEAN, measure, spread
@@ -40,9 +42,12 @@ MIDDLE = (0.4, 0.6)
 ROWS = 1024
 STATES = {
     "latents": "noisy latents",
-    "x0": "x0_hat",
+    "x0": X0,
     "hidden": "the residual stream after one block, last latent frame",
 }
+SHORT = {"latents": "noisy latents", "x0": X0, "hidden": "hidden states"}
+SHOWN = 3
+"""Disturbed steps whose effects are drawn over the later steps: the first, the middle and the last."""
 COLUMNS = {
     "boundary": "share of the noise schedule at which the experts change; null for the model's own",
     "kind": "replace or renoise; seeds: between undisturbed runs of one problem",
@@ -244,21 +249,22 @@ def claims(raw: pl.DataFrame, kinds: Sequence[str]) -> list[Claim]:
         late = [i for i in range(len(places)) if i not in early] or early
         mean, low, high = cluster_mean(values[:, early].mean(1)[:, None], problems)
         seeds = raw.filter((pl.col("kind") == "seeds") & (pl.col("state") == "x0"))["value"].to_numpy()
+        yardstick = f"; between seeds of one problem: {float(seeds.mean()):.3f}" if len(seeds) else ""
+        said = TITLES[kind].lower()
         stated.append(
             above(
-                f"{kind}: noise in the first third changes the final x0_hat more than noise later",
+                f"{said}: noise in the first third of the steps changes the final {X0} more than noise later",
                 _difference(values, problems, early, late),
                 0.0,
                 matters=0.05,
                 paper=PAPER_EARLY,
-                measure=f"1 - CKA of the last x0_hat, steps {[places[i] for i in early]} minus later ones (here "
-                f"{float(mean[0]):.3f}, {float(low[0]):.3f} to {float(high[0]):.3f}; between seeds "
-                f"{float(seeds.mean()) if len(seeds) else float('nan'):.3f})",
+                measure=f"1 - CKA of the last {X0}, noise at {numbered([places[i] for i in early], 'step')} minus "
+                f"later (early alone: {float(mean[0]):.3f}, {float(low[0]):.3f} to {float(high[0]):.3f}{yardstick})",
             )
         )
         stated.append(
             between(
-                f"{kind}: the final x0_hat is most sensitive to noise at the middle steps",
+                f"{said}: the final {X0} is most sensitive to noise at the middle steps",
                 peak(raw, kind, steps),
                 *MIDDLE,
                 paper=PAPER_PEAK,
@@ -280,10 +286,11 @@ def findings(raw: pl.DataFrame, kinds: Sequence[str]) -> str:
     for kind in kinds:
         values, _, places = final_effects(raw, kind)
         curve = ", ".join(f"{v:.2f} (step {at})" for at, v in zip(places, values.mean(0), strict=True))
-        parts.append(f"{kind}: {curve}")
+        parts.append(f"{TITLES[kind].lower()}: {curve}")
     seeds = raw.filter((pl.col("kind") == "seeds") & (pl.col("state") == "x0"))["value"].to_numpy()
     yardstick = f" Between seeds of one problem it is {seeds.mean():.2f}." if len(seeds) else ""
-    return f"1 - CKA of the last x0_hat after noise at one step. {'; '.join(parts)}.{yardstick}"
+    what = f"1 - CKA of the last {X0} to that of the undisturbed run, after noise at one step"
+    return f"{what}. {'; '.join(parts)}.{yardstick}"
 
 
 def _section(bench: Bench, table: pl.DataFrame) -> Section:
@@ -293,14 +300,43 @@ def _section(bench: Bench, table: pl.DataFrame) -> Section:
     for kind in bench.given.kinds:
         series = []
         for state, colour in (("latents", BLUE), ("x0", ORANGE), ("hidden", GREEN)):
-            of = own.filter((pl.col("kind") == kind) & (pl.col("state") == state) & (pl.col("step") == last)).sort("at")
-            series.append(Series.of(state, colour, of, "at"))
-        panels.append((kind, series))
+            of = own.filter(kind=kind, state=state, step=last).sort("at")
+            series.append(Series.of(SHORT[state], colour, of, "at"))
+        panels.append((TITLES[kind], series))
     with bench.folder.writing("sensitivity.png") as path:
         points(path, panels, xlabel="disturbed at step", ylabel="1 - CKA at the last step", ylim=(0.0, 1.0))
     n = own.row(0, named=True)["n"]
-    caption = f"Difference from the undisturbed run at the last step; bars: 95 % intervals over {n} problems."
-    return Section("Sensitivity", (), (Picture(bench.folder / "sensitivity.png", "Sensitivity by step", caption),))
+    bars = f"0: as the undisturbed run, 1: nothing in common. Bars: 95 % intervals over {n} problems."
+    return Section(
+        "Sensitivity",
+        (),
+        (
+            _spread(bench, own, bars),
+            Picture(bench.folder / "sensitivity.png", "What is left at the last step", bars),
+        ),
+    )
+
+
+def _spread(bench: Bench, own: pl.DataFrame, bars: str) -> Picture:
+    """What becomes of a disturbance over the later steps."""
+    panels = []
+    for kind in bench.given.kinds:
+        mine = own.filter(kind=kind, state="x0")
+        places = mine["at"].unique().sort().to_list()
+        shown = [places[i] for i in spread(len(places), SHOWN)]
+        series = [
+            Series.of(f"noise at step {at}", colour, mine.filter(at=at).sort("step"), "step")
+            for at, colour in zip(shown, (BLUE, ORANGE, GREEN), strict=False)
+        ]
+        seeds = own.filter(kind="seeds", state="x0").sort("step")
+        series += [Series.of("another seed", CHANCE, seeds, "step")] if len(seeds) else []
+        panels.append((TITLES[kind], series))
+    with bench.folder.writing("spread.png") as path:
+        points(path, panels, xlabel="compared at step", ylabel=f"1 - CKA of {X0}")
+    caption = (
+        f"{X0} of every later step against that of the undisturbed run; grey: between two undisturbed seeds. {bars}"
+    )
+    return Picture(bench.folder / "spread.png", "What a disturbance does to later steps", caption)
 
 
 STUDY = Study(

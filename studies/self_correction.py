@@ -24,6 +24,7 @@ from interp.decode import latents_of
 from interp.edits import EditedRun, EditGraph
 from interp.patches import patchify
 from studies.base.claim import Claim, above
+from studies.base.words import numbered
 from studies.chain_of_steps import follow_clean, paired
 from studies.drawing.figures import BLUE, GREEN, INK, ORANGE, Series, points
 from studies.frame.outcome import Outcome
@@ -171,7 +172,7 @@ def claims(found: pl.DataFrame, table: pl.DataFrame, runs: pl.DataFrame) -> list
             matters=MATTERS,
             paper=PAPER,
             placebo=contrast(found, "right", names(early, PLACEBO), names(late, PLACEBO)).value,
-            measure=f"the share of right answers, steps {early} minus steps {late}",
+            measure=f"the share of right answers, put in at {numbered(early, 'step')} minus {numbered(late, 'step')}",
         ),
         above(
             f"a mistake of size {largest:g} put in late is not repaired",
@@ -179,7 +180,7 @@ def claims(found: pl.DataFrame, table: pl.DataFrame, runs: pl.DataFrame) -> list
             0.0,
             matters=MATTERS,
             placebo=contrast(found, "right", [CLEAN], names(late, PLACEBO)).value,
-            measure=f"the share of right answers without a mistake minus with one at steps {late}",
+            measure=f"the share of right answers without a mistake minus with one at {numbered(late, 'step')}",
         ),
     ]
 
@@ -208,13 +209,19 @@ def _section(bench: Bench, table: pl.DataFrame) -> Section:
     sizes = sizes_of(table)
     for size, colour in zip(sizes, [INK, GREEN, ORANGE, BLUE] * len(sizes), strict=False):
         of = table.filter(pl.col("size") == size).sort("step")
-        name = "placebo" if size == PLACEBO else f"size {size:g}"
+        name = "nothing (placebo)" if size == PLACEBO else f"mistake of size {size:g}"
         series.append(Series.of(name, colour, of, "step"))
     with bench.folder.writing("repair.png") as path:
-        points(path, [("Repair", series)], xlabel="put in at step", ylabel="right answers", level=clean["value"])
+        points(
+            path,
+            [("Repair", series)],
+            xlabel="step at which it is put in",
+            ylabel="right answers",
+            level=clean["value"],
+        )
     caption = (
-        f"Share of runs that end right after a mistake was put in; bars: 95 % intervals over {clean['n']} problems. "
-        "Dashed: no interference."
+        "Share of runs that end right after a mistake was put in at one step. Size 1: the answer of the other problem "
+        f"of the pair in full. Bars: 95 % intervals over {clean['n']} problems. Dashed: no interference."
     )
     return Section("Injected mistakes", (), (Picture(bench.folder / "repair.png", "Repair curve", caption),))
 

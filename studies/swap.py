@@ -168,9 +168,10 @@ def claims(found: Swaps, at: int) -> list[Claim]:
     def flips(measure: str = "flip", **facts: Any) -> float:
         return found.mean(measure, found.where(**{**here, **facts})).value
 
+    swapped = f"{TITLES[main]} of layer {middle} at step {at}, put in from the other run,"
     stated = [
         above(
-            f"{TITLES[main]} of layer {middle} at step {at}, put in from the other run, reverses the finished answer",
+            f"{swapped} reverses the finished answer",
             found.mean("flip", found.where(**here, read="final")),
             0.0,
             matters=MATTERS,
@@ -179,7 +180,7 @@ def claims(found: Swaps, at: int) -> list[Claim]:
             measure="the share of runs that end with the other answer (placebo: the larger of a third run and noise)",
         ),
         above(
-            f"the same reverses {X0} of that step",
+            f"{swapped} reverses {X0} of that step",
             found.mean("flip", found.where(**here, read="early")),
             0.0,
             matters=MATTERS,
@@ -188,7 +189,7 @@ def claims(found: Swaps, at: int) -> list[Claim]:
             measure=f"the share of runs whose {X0} shows the other answer (placebo as above)",
         ),
         above(
-            f"the same at every step up to {end} reverses the finished answer",
+            f"{TITLES[main]} of layer {middle}, put in at every step up to {end}, reverses the finished answer",
             found.mean("flip", found.where(**{**here, "step": end, "until": True}, read="final")),
             0.0,
             matters=MATTERS,

@@ -11,7 +11,12 @@ from studies.frame.report import Picture, Section
 from studies.measures.energy import PARTS
 from studies.runs.bench import Bench
 
-_UNITS = {"energy_l2": "L2", "energy_robust": "median over channels", "energy_layer": "L2 per layer's mean"}
+_UNITS = {
+    "energy_l2": "L2 norm",
+    "energy_robust": "Median over channels",
+    "energy_layer": "L2 norm, in units of the layer's mean",
+}
+_TITLES = {"foreground": "Foreground against background", "named": "The answer's tokens against other candidates'"}
 _GIVEN = {"x0_hat": X0, "x_t": XT, "first_frame": "first frame"}
 
 
@@ -41,19 +46,19 @@ def _energies(bench: Bench, table: pl.DataFrame) -> list[Picture]:
             ]
             mean = rows.group_by("layer").agg(pl.col("placebo").mean().alias("value")).sort("layer")
             flat = _columns(mean, "value", "value", "value")
-            panels.append((unit, [*series, Series("other masks", CHANCE, *flat)]))
+            panels.append((unit, [*series, Series("masks of other problems", CHANCE, *flat)]))
         if not len(of.filter(measure="energy_l2")):
             continue
         path = bench.folder / f"energy_{part}.png"
         with bench.folder.writing(path.name) as place:
-            points(place, panels, xlabel="layer", ylabel="contrast", ylim=None, level=0.0)
+            points(place, panels, xlabel="layer", ylabel="contrast of energies", ylim=None, level=0.0)
         caption = (
             f"{text[0].upper()}{text[1:]}: log2 of the ratio of mean energies (left, middle), and difference of means "
             "in units of the layer's mean (right); latent frames after the first, conditional pass. Layer -1: the "
             f"embedded patches. Bars: 95 % intervals over {rows['n'][0]} problems; grey: masks of other problems, mean "
             "over steps."
         )
-        pictures.append(Picture(path, f"Energy contrast, {part}", caption))
+        pictures.append(Picture(path, _TITLES[part], caption))
     return pictures
 
 

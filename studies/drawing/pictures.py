@@ -189,7 +189,7 @@ def draw_curves(folder: StudyFolder, table: pl.DataFrame, target: str, of: dict[
             [(TARGETS[target].title, drawn)],
             _sigmas(mine),
             ylabel=of["metric"].replace("_", " "),
-            ylim=(0.4, 1.02) if logistic else (-0.1, 1.02),
+            ylim=(0.3, 1.02) if logistic else (-0.1, 1.02),
             chance=(last["chance"].to_list(), last["chance_high"].to_list()),
         )
     return Picture(

@@ -19,6 +19,17 @@ TITLES = {
     "cross_attn": "cross-attention",
     "mlp": "MLP",
 }
+CONTROLS = {
+    "From whom": (
+        "source",
+        {"other": "the other run of the pair", "third": "a third problem's run", "noise": "a random direction, as far"},
+    ),
+    "Which tokens": (
+        "tokens",
+        {"all": "all", "object": "those that tell the answers apart", "random": "as many others"},
+    ),
+    "Which pass": ("branch", {"both": "both", "cond": "conditional", "uncond": "unconditional"}),
+}
 LEAST = 0.1
 """A map is hatched where the interval reaches below this share of the way."""
 
@@ -30,7 +41,7 @@ def sections(bench: Bench, table: pl.DataFrame) -> list[Section]:
     return [
         Section(f"Step by layer, read in {X0} of the step", (), _maps(bench, both, ops)),
         Section("Controls", (), (_controls(bench, both, ops[0], at),)),
-        Section("What lasts", (), _lasting(bench, both, ops, at)),
+        Section("What lasts", (), (_lasting(bench, both, ops, at),)),
     ]
 
 
@@ -55,7 +66,7 @@ def _maps(bench: Bench, both: pl.DataFrame, ops: Sequence[str]) -> list[Picture]
             f"from it; mean over both directions of {_pairs(both)} pairs. Hatched: the 95 % interval reaches below "
             f"{LEAST:g}."
         )
-        pictures.append(Picture(path, " and ".join(TITLES[op] for op in shown), caption))
+        pictures.append(Picture(path, " and ".join(TITLES[op] for op in shown).capitalize(), caption))
     return pictures
 
 
@@ -67,29 +78,25 @@ def _controls(bench: Bench, both: pl.DataFrame, op: str, at: int) -> Picture:
     plain = {"tokens": "all", "branch": "both", "source": "other"}
     early = both.filter(~pl.col("until"), op=op, read="early", step=at)
     panels = []
-    for title, axis, values in (
-        ("From whom", "source", ("other", "third", "noise")),
-        ("Which tokens", "tokens", ("all", "object", "random")),
-        ("Which pass", "branch", ("both", "cond", "uncond")),
-    ):
-        rows = {value: early.filter(**{**plain, axis: value}) for value in values}
-        colours = dict(zip(values, (BLUE, ORANGE, GREEN), strict=True))
-        series = [_series(of, value, colours[value], "share") for value, of in rows.items() if len(of)]
+    for title, (axis, values) in CONTROLS.items():
+        series = []
+        for (value, name), colour in zip(values.items(), (BLUE, ORANGE, GREEN), strict=True):
+            of = early.filter(**{**plain, axis: value})
+            series += [_series(of, name, colour, "share")] if len(of) else []
         if len(series) > 1:
             panels.append((title, series))
     path = bench.folder / "controls.png"
     with bench.folder.writing(path.name) as place:
         points(place, panels, xlabel="layer", ylabel="share of the way")
     caption = (
-        f"Swaps of the {TITLES[op]} at step {at}; bars: 95 % intervals over {_pairs(both)} pairs, both directions. "
-        "From the other run, from a third problem's run, and as far in a random direction; all tokens, those that tell "
-        "the two answers apart, as many others; in both passes or in one of them. A picture that shows neither answer "
-        "is half of the way."
+        f"How far {X0} of step {at} goes towards the other run's when the {TITLES[op]} of one layer is swapped: taken "
+        "from other places, at some of the tokens, in one pass of guidance. A picture that shows neither answer is "
+        f"half of the way. Bars: 95 % intervals over {_pairs(both)} pairs, both directions."
     )
-    return Picture(path, "Controls", caption)
+    return Picture(path, "Swaps and their controls", caption)
 
 
-def _lasting(bench: Bench, both: pl.DataFrame, ops: Sequence[str], at: int) -> list[Picture]:
+def _lasting(bench: Bench, both: pl.DataFrame, ops: Sequence[str], at: int) -> Picture:
     final = both.filter(tokens="all", branch="both", source="other", read="final")
     colours = dict(zip(TITLES, (BLUE, INK, ORANGE, GREEN, CHANCE), strict=True))
     single = [_series(final.filter(~pl.col("until"), op=op, step=at), TITLES[op], colours[op], "flip") for op in ops]
@@ -98,21 +105,22 @@ def _lasting(bench: Bench, both: pl.DataFrame, ops: Sequence[str], at: int) -> l
         _series(until.filter(layer=layer), f"layer {layer}", colour, "flip", along="step")
         for layer, colour in zip(until["layer"].unique().sort().to_list(), (BLUE, ORANGE), strict=False)
     ]
+    path = bench.folder / "lasting.png"
+    with bench.folder.writing(path.name) as place:
+        points(
+            place,
+            [
+                (f"Swapped at step {at} alone", single),
+                (f"{TITLES[ops[0]].capitalize()}, at all steps up to one", several),
+            ],
+            xlabel=("layer", "last step that is swapped"),
+            ylabel="answers reversed",
+        )
     caption = (
-        "Share of finished videos with the other answer, over the pairs whose undisturbed videos show both "
-        f"({int(final['n_flip'].to_numpy().max())} of {_pairs(both)}); bars: 95 % intervals over pairs. Up to a step: "
-        f"the {TITLES[ops[0]]}."
+        "Share of finished videos that show the other answer, over the pairs whose undisturbed videos show both "
+        f"({int(final['n_flip'].to_numpy().max())} of {_pairs(both)}). Bars: 95 % intervals over pairs."
     )
-    pictures = []
-    for name, title, series, xlabel in (
-        ("lasting", f"Swapped at step {at} alone", single, "layer"),
-        ("until", "Swapped at all steps up to one", several, "last step that is swapped"),
-    ):
-        path = bench.folder / f"{name}.png"
-        with bench.folder.writing(path.name) as place:
-            points(place, [(title, series)], xlabel=xlabel, ylabel="answers reversed")
-        pictures.append(Picture(path, title, caption))
-    return pictures
+    return Picture(path, "Answers of finished videos", caption)
 
 
 def _series(rows: pl.DataFrame, name: str, colour: str, measure: str, along: str = "layer") -> Series:

@@ -14,7 +14,7 @@ from studies.measures.cells import Fits
 from studies.measures.targets import TARGETS, Target
 
 PAPER = (
-    "three phases in x0_hat: several paths at once, pruning, final decision (shown in pictures; no figures published)"
+    f"three phases in {X0}: several paths at once, pruning, final decision (shown in pictures; no figures published)"
 )
 NEAR_SIGMA = 0.9
 REACHED = 0.9
@@ -95,10 +95,11 @@ def claims(summary: dict[str, Any], occupancy: pl.DataFrame) -> list[Claim]:
     found = []
     for target, of in summary.items():
         first, near, last = (_estimate(of["last_layer"][k], of) for k in ("first_step", "near_sigma_0.9", "last_step"))
+        said = f'"{TARGETS[target].title}"'
         bottom, noise = _estimate(of["first_layer_near_sigma_0.9"], of), of["shuffled"]
         found.append(
             exceeds(
-                f"{target}: becomes decodable over denoising steps (last layer, last step against first)",
+                f"{said} becomes decodable over denoising steps (last layer, last step against first)",
                 last,
                 first,
                 chance=of["chance_high"],
@@ -109,7 +110,7 @@ def claims(summary: dict[str, Any], occupancy: pl.DataFrame) -> list[Claim]:
         )
         found.append(
             exceeds(
-                f"{target}: becomes decodable over layers (last layer against first, at sigma nearest 0.9)",
+                f"{said} becomes decodable over layers (last layer against first, at {SIGMA} nearest {NEAR_SIGMA})",
                 near,
                 bottom,
                 chance=of["chance_high"],
@@ -120,7 +121,7 @@ def claims(summary: dict[str, Any], occupancy: pl.DataFrame) -> list[Claim]:
         share = noise["above_chance"] / noise["cells"]
         found.append(
             Claim(
-                f"{target}: with shuffled labels nothing is decodable (a check of the probes)",
+                f"{said}: with shuffled labels nothing is decodable (a check of the probes)",
                 None, noise["mean"], noise["lowest"], noise["highest"], of["chance"], noise["mean"], of["mazes"],
                 SHOWS if noise["above_chance"] <= max(1, 0.1 * noise["cells"]) else NOT,
                 f"{SHOWS}: at most one cell in ten has an interval above the chance level (here {share:.3f}); "
@@ -143,7 +144,7 @@ def _pruning(occupancy: pl.DataFrame) -> Claim:
 
     free = occupancy.filter(pl.col("kind") == "elsewhere")
     return exceeds(
-        "x0_hat draws the route that is not taken at the first step, and gives it up by the last",
+        f"{X0} draws the route that is not taken at the first step, and gives it up by the last",
         at("other", False),
         at("other", True),
         chance=at("elsewhere", False).high if len(free) else 0.0,

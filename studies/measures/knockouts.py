@@ -15,8 +15,8 @@ FIRST = "first"
 PLACEBOS = ("frame", "tokens")
 KINDS = {
     FIRST: "keys of the first latent frame",
-    "frame": "keys of the latent frame before the last (placebo)",
-    "tokens": "keys of as many tokens, drawn at random from the frames after the first (placebo)",
+    "frame": "keys of the latent frame before the last",
+    "tokens": "keys of as many tokens, drawn at random from the frames after the first",
 }
 
 

@@ -8,11 +8,21 @@ from typing import Any
 import polars as pl
 
 from studies.base.claim import Claim, Estimate, above
-from studies.measures.energy import KINDS, Contrasts
+from studies.base.words import spanned
+from studies.frame.report import Noted, interval, shown
+from studies.measures.energy import KINDS, PARTS, Contrasts
 from studies.measures.probing import Probed
 
 PAPER = "layers 0-9 of 40: global structure and background; from about 9: foreground and objects named in the prompt"
 PAPER_STEPS = "the layers' roles are the same at every step (shown in pictures; no figures)"
+MEASURES = {
+    "energy_l2": "energy (L2), log2 of the ratio",
+    "energy_robust": "energy (median over channels), log2 of the ratio",
+    "energy_layer": "energy (L2), difference in units of the layer's mean",
+    "probe": "probe, balanced accuracy",
+    "lens_plain": "plain lens, share of right answers",
+    "lens_tuned": "tuned lens, share of right answers",
+}
 MATTERS = {"l2": 0.1, "robust": 0.1, "layer": 0.05}
 SCORE = 0.05
 ALIKE = 0.8
@@ -39,8 +49,8 @@ def claims(energies: Contrasts, probed: Probed | None, lenses: pl.DataFrame, dep
     """Specialisation of layers in energy, in what can be read, and in what the head makes of them."""
     early, rest = stages(depth)["early"], after_early(depth)
     stated = []
-    for part, words in (("foreground", "foreground tokens stand out from the background"), ("named", "tokens of what "
-                        "the prompt names stand out from other candidates")):  # fmt: skip
+    for part, words in (("foreground", "foreground tokens stand out from the background"), ("named", "tokens that "
+                        "the answer is about stand out from those of other candidates")):  # fmt: skip
         if part not in energies.parts:
             continue
         for kind, unit in KINDS.items():
@@ -52,8 +62,8 @@ def claims(energies: Contrasts, probed: Probed | None, lenses: pl.DataFrame, dep
                     matters=MATTERS[kind],
                     paper=PAPER,
                     placebo=energies.difference(kind, part, rest, early, placebo=True).value,
-                    measure=f"the contrast, layers {rest[0]}-{rest[-1]} minus {early[0]}-{early[-1]} (placebo: masks "
-                    "of other problems)",
+                    measure=f"the contrast, {spanned(rest[0], rest[-1], 'layer')} minus "
+                    f"{spanned(early[0], early[-1], 'layer')} (placebo: masks of other problems)",
                 )
             )
     stated.append(
@@ -75,7 +85,8 @@ def claims(energies: Contrasts, probed: Probed | None, lenses: pl.DataFrame, dep
                 matters=SCORE,
                 paper=PAPER,
                 placebo=probed.difference(rest, early, control=True).value,
-                measure=f"balanced accuracy, layers {rest[0]}-{rest[-1]} minus {early[0]}-{early[-1]}",
+                measure=f"balanced accuracy, {spanned(rest[0], rest[-1], 'layer')} minus "
+                f"{spanned(early[0], early[-1], 'layer')}",
             )
         )
     late = stages(depth)["late"] or rest
@@ -86,7 +97,8 @@ def claims(energies: Contrasts, probed: Probed | None, lenses: pl.DataFrame, dep
                 lens_difference(lenses, name, late, early),
                 0.0,
                 matters=SCORE,
-                measure=f"the share of right answers, layers {late[0]}-{late[-1]} minus {early[0]}-{early[-1]}",
+                measure=f"the share of right answers, {spanned(late[0], late[-1], 'layer')} minus "
+                f"{spanned(early[0], early[-1], 'layer')}",
             )
         )
     return stated
@@ -119,28 +131,28 @@ def stage_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same for readers: one row a measure and part, stages side by side."""
     found: dict[tuple[str, str | None], dict[str, Any]] = {}
     for row in rows:
-        line = found.setdefault((row["measure"], row["part"]), {"measure": row["measure"], "part": row["part"]})
-        placebo = "" if row["placebo"] is None else f"; placebo {row['placebo']:.2f}"
-        line[row["stage"]] = f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f}{placebo})"
+        about = {"measure": MEASURES[row["measure"]], "of": PARTS.get(row["part"], "finished answers")}
+        line = found.setdefault((row["measure"], row["part"]), about)
+        value, ends = interval(row["value"], row["low"], row["high"])
+        placebo = "" if row["placebo"] is None else f"; placebo {shown(row['placebo'], 2)}"
+        line[row["stage"]] = Noted(value, f"{ends}{placebo}")
     return list(found.values())
 
 
 def findings(rows: Sequence[dict[str, Any]]) -> str:
     """What was found, in numbers."""
     words = {
-        ("energy_l2", "foreground"): "Energy of the foreground over the background (L2, log2)",
-        ("energy_robust", "foreground"): "the same by the median over channels",
-        ("energy_l2", "named"): "energy of what the prompt names over other candidates (L2)",
-        ("energy_robust", "named"): "by the median",
-        ("probe", "named"): "balanced accuracy of probes for what the answer is about",
+        ("energy_l2", "foreground"): "Energy of foreground over background tokens (log2 of the ratio of L2 norms)",
+        ("energy_l2", "named"): "energy of the answer's tokens over other candidates' (the same)",
+        ("probe", "named"): "balanced accuracy of probes for the answer's tokens",
         ("lens_plain", None): "right answers through the head",
     }
     parts = []
     for (measure, part), said in words.items():
         of = [row for row in rows if (row["measure"], row["part"]) == (measure, part)]
-        each = ", ".join(f"{row['stage']} {row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})" for row in of)
+        each = ", ".join(f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})" for row in of)
         parts += [f"{said}: {each}"] if of else []
-    return f"{'; '.join(parts)}."
+    return f"In early, middle and late layers. {'; '.join(parts)}."
 
 
 def lens_mean(lenses: pl.DataFrame, name: str, layers: Sequence[int]) -> Estimate:
