@@ -22,16 +22,16 @@ from interp import edits
 from interp.answers import AnswerTrajectories
 from interp.edits import EditedRun, EditGraph
 from studies.base.claim import Claim, above, between
+from studies.base.columns import INTERVAL, PROBLEMS
 from studies.base.signs import X0
-from studies.chain_of_steps import at_step, follow_clean, paired
-from studies.drawing.figures import BLUE, GREEN, INK, ORANGE, Line, Series, lines, points
-from studies.ensemble import gain
+from studies.drawing.blog_pictures import draw_accuracy, draw_averaging, draw_recovery
 from studies.frame.outcome import Outcome
-from studies.frame.report import Picture, Section
 from studies.frame.study import Parser, Study, positive
 from studies.measures.averaging import WAYS, averages, by_agreement
+from studies.measures.following import at_step, follow_clean
+from studies.measures.gains import gain
 from studies.runs.bench import Bench
-from studies.runs.conditions import CLEAN, contrast, measure, shares, spread
+from studies.runs.conditions import CLEAN, contrast, measure, paired, shares, spread
 from studies.runs.work import Terms, Work
 
 BLOG = "a summary in a blog, not the paper"
@@ -49,9 +49,8 @@ COLUMNS = {
     "step": "step whose x0_hat is read; the last for averaging",
     "sigma": "its noise level",
     "value": "share of right answers",
-    "low": "lower end of its 95 % interval (bootstrap over problems)",
-    "high": "upper end",
-    "n": "problems",
+    **INTERVAL,
+    **PROBLEMS,
 }
 
 
@@ -95,7 +94,11 @@ def answer(bench: Bench) -> Outcome:
             *averaging_claims(put_together, bench.given.seeds),
         ],
         findings=findings(table),
-        sections=[_accuracy(bench, found), _recovery(bench, table), _averaging(bench, table)],
+        sections=[
+            draw_accuracy(bench, found, {0: FIRST, step_at(BY, steps): LATER}),
+            draw_recovery(bench, table),
+            draw_averaging(bench, table),
+        ],
         n={"problems": len({s.sample.key for s in specs}), "runs": len(specs), "corrupted runs": len(damaged)},
         seeds=[spec.seed for spec in specs],
     )
@@ -280,71 +283,6 @@ def findings(table: pl.DataFrame) -> str:
         f"step (undisturbed {alone[now['step']]:.2f}) and {end['value']:.2f} at the last (undisturbed "
         f"{alone[end['step']]:.2f}). Finished videos: {put}."
     )
-
-
-def _accuracy(bench: Bench, found: AnswerTrajectories) -> Section:
-    means = found.by_step("right").sort("step")
-    sigmas, steps = means["sigma"].to_list(), len(means)
-    by = step_at(BY, steps)
-    told = [FIRST + (LATER - FIRST) * s / by if s <= by else float("nan") for s in range(steps)]
-    drawn = [
-        Line("this model", means["mean"].to_list(), means["low"].to_list(), means["high"].to_list()),
-        Line("the blog's figures, joined", told, colour=ORANGE, dashed=True),
-    ]
-    with bench.folder.writing("accuracy.png") as path:
-        lines(path, [(f"Right answers in {X0}", drawn)], sigmas, ylabel="share of runs")
-    caption = (
-        f"{means['n'][0]} runs of {means['groups'][0]} problems; band: 95 % interval over problems. The blog counts "
-        "100 steps; here its steps stand at the same share of the schedule."
-    )
-    return Section("Accuracy by step", (), (Picture(bench.folder / "accuracy.png", "Accuracy by step", caption),))
-
-
-def _recovery(bench: Bench, table: pl.DataFrame) -> Section:
-    rows = table.filter(part="recovery").sort("step")
-    whole, panels = rows.filter(size=0.0), []
-    for at in rows["at"].drop_nulls().unique().sort():
-        series = [_series("undisturbed", INK, whole.filter(pl.col("step") >= at))]
-        sizes = rows.filter(pl.col("at") == at)["size"].unique().sort()
-        for size, colour in zip(sizes, [GREEN, BLUE, ORANGE] * len(sizes), strict=False):
-            of = rows.filter((pl.col("at") == at) & (pl.col("size") == size))
-            series.append(_series(f"size {size:g}", colour, of))
-        panels.append((f"Corrupted at step {at}", series))
-    with bench.folder.writing("recovery.png") as path:
-        points(path, panels, xlabel="step", ylabel=f"right answers in {X0}")
-    caption = (
-        f"Right answers in {X0} from the corrupted step on; noise of a size is that multiple of the latents' standard "
-        f"deviation. Bars: 95 % intervals over {whole['n'][0]} problems."
-    )
-    return Section("Recovery", (), (Picture(bench.folder / "recovery.png", "Recovery after noise", caption),))
-
-
-def _averaging(bench: Bench, table: pl.DataFrame) -> Section:
-    rows = table.filter(part="averaging")
-    series, counts = [], []
-    for seeds, name, colour in (
-        ("all", "all problems", BLUE),
-        ("agree", "seeds agree", GREEN),
-        ("differ", "seeds differ", ORANGE),
-    ):
-        of = rows.filter(seeds=seeds)
-        if len(of):
-            at = [list(WAYS).index(way) for way in of["way"]]
-            series.append(Series.of(name, colour, of, at))
-            counts.append(f"{name}: {of['n'][0]}")
-    names = ["one seed", "mean of latents", "nearest to it", "majority vote", "any seed right"]
-    with bench.folder.writing("averaging.png") as path:
-        points(path, [("Seeds put together", series)], xlabel="", ylabel="right answers", ticks={0: names})
-    caption = (
-        f"Share of right answers in finished videos of {bench.given.seeds} seeds put together: "
-        f"{'; '.join(WAYS.values())}. Over all problems, and over those whose seeds agree or differ in their answers "
-        f"({', '.join(counts)}). Bars: 95 % intervals over problems."
-    )
-    return Section("Averages", (), (Picture(bench.folder / "averaging.png", "Seeds put together", caption),))
-
-
-def _series(name: str, colour: str, of: pl.DataFrame) -> Series:
-    return Series.of(name, colour, of, "step")
 
 
 STUDY = Study(

@@ -8,21 +8,21 @@ Mazes are fork mazes, with exactly two equally short routes, unless ``--ordinary
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
 
-from interp import Sample
-from interp.answers import COLUMNS, MODES, AnswerTrajectories, read_answers
-from studies.base.claim import Claim, Estimate, above
+from interp.answers import COLUMNS, MODES, AnswerTrajectories
+from studies.base.claim import Claim, above
 from studies.base.signs import X0
-from studies.drawing.figures import BLUE, GREEN, ORANGE, Line, lines
+from studies.drawing.canvas import BLUE, GREEN, ORANGE
+from studies.drawing.figures import Line, lines
+from studies.drawing.report import Picture, Section
 from studies.frame.outcome import Outcome
-from studies.frame.report import Picture, Section
 from studies.frame.study import Parser, Study, positive
+from studies.measures.following import at_step, candidate_samples, follow_clean, has_candidates, mixed, steps_of
 from studies.runs.bench import Bench
-from studies.runs.clean import CleanRuns
+from studies.runs.conditions import paired
 from studies.runs.work import Terms, Work
 
 PAPER = "shown in pictures: several paths or a superposition at first, then pruning, then a decision; no figures"
@@ -65,42 +65,6 @@ def work(terms: Terms) -> Work:
     """What it takes; see `studies.runs.work`."""
     decoded = range(terms.steps) if terms.given.decode is None else {*terms.given.decode, terms.steps - 1}
     return terms.clean(read=len(decoded))
-
-
-def candidate_samples(bench: Bench, apart: int) -> list[Sample]:
-    """Problems with several answers: of mazes, forks whose two routes differ in ``apart`` cells or more."""
-    return bench.samples(fork=True, apart=apart) if bench.given.task == "maze" else bench.samples()
-
-
-def follow_clean(bench: Bench, clean: CleanRuns, steps: Sequence[int] | None = None) -> AnswerTrajectories:
-    """Answers of clean runs at some steps, the last always with them."""
-    chosen = range(clean.steps) if steps is None else sorted({*steps, clean.steps - 1})
-    return read_answers(bench.task, clean.specs, ((s, clean.sigmas[s], clean.videos(s)) for s in chosen))
-
-
-def at_step(found: AnswerTrajectories, step: int) -> pl.DataFrame:
-    """The rows of one step, in an order that all steps share."""
-    return found.steps.filter(step=step).sort("sample", "seed", "run")
-
-
-def steps_of(found: AnswerTrajectories) -> list[int]:
-    """Steps that were read, ascending."""
-    return [int(step) for step in found.steps["step"].unique().sort()]
-
-
-def has_candidates(found: AnswerTrajectories) -> bool:
-    """Whether there is more than one answer to choose from."""
-    return bool((found.steps["candidates"] > 1).any())
-
-
-def mixed(rows: pl.DataFrame) -> pl.Series:
-    """Whether a picture shows several answers at once, in full or as a superposition."""
-    return rows["mode"].is_in(["several", "blend"])
-
-
-def paired(values: pl.Series, groups: pl.Series, ends: tuple[float, float] | None) -> Estimate:
-    """Mean of one number a run with an interval over problems."""
-    return Estimate.of(values.cast(pl.Float64).to_numpy(), groups.to_numpy(), ends)
 
 
 def claims(found: AnswerTrajectories) -> list[Claim]:

@@ -21,13 +21,16 @@ from interp import Sample, lora
 from interp.answers import AnswerTrajectories
 from interp.errors import InterpError
 from studies.base.claim import Claim, Estimate, above
+from studies.base.columns import INTERVAL, PROBLEMS
 from studies.base.signs import SIGMA, X0
-from studies.chain_of_steps import follow_clean, mixed, paired
-from studies.drawing.figures import BLUE, ORANGE, Series, points
+from studies.drawing.canvas import BLUE, ORANGE
+from studies.drawing.figures import Series, points
+from studies.drawing.report import Picture, Section
 from studies.frame.outcome import Outcome
-from studies.frame.report import Picture, Section
 from studies.frame.study import Parser, Study, positive
+from studies.measures.following import follow_clean, mixed
 from studies.runs.bench import Bench, open_lab
+from studies.runs.conditions import paired
 from studies.runs.work import Terms, Work
 
 PAPER = "a model distilled to 4 steps scores 0.605 against 0.685: the exploration phase collapses"
@@ -50,9 +53,8 @@ COLUMNS = {
     "steps": "denoising steps",
     "measure": "; ".join(f"{name}: {text}" for name, text in MEASURES.items()),
     "value": "mean over runs",
-    "low": "lower end of its 95 % interval (bootstrap over problems)",
-    "high": "upper end",
-    "n": "problems",
+    **INTERVAL,
+    **PROBLEMS,
 }
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -22,51 +21,39 @@ from interp import RunSpec, Selection, select
 from interp.answers import AnswerTrajectories
 from interp.edits import EditedRun, EditGraph, mean_over_worlds
 from studies.base.claim import Claim, above
+from studies.base.columns import INTERVAL, PROBLEMS
 from studies.base.signs import X0
 from studies.base.words import counted
-from studies.chain_of_steps import follow_clean, paired, steps_of
-from studies.drawing.figures import BLUE, GREEN, INK, ORANGE, Series, points
+from studies.drawing.choice_pictures import choices
 from studies.frame.outcome import Outcome
-from studies.frame.report import Noted, Picture, Section, interval
 from studies.frame.study import Parser, Study, positive
 from studies.measures.answers import read_video
-from studies.measures.choosing import ANY, ONE, VOTE, Chosen, equal_vote, part_way, tabled, whole_runs
+from studies.measures.choosing import (
+    ANY,
+    EARLY,
+    ENSEMBLE,
+    NAMES,
+    ONE,
+    PLACEBO,
+    RULES,
+    STEER,
+    VOTE,
+    Chosen,
+    equal_vote,
+    part_way,
+    tabled,
+    whole_runs,
+)
+from studies.measures.following import follow_clean, steps_of
 from studies.measures.guiding import Guide, guide, steering
 from studies.runs.bench import Bench
 from studies.runs.clean import CleanRuns
-from studies.runs.conditions import measure, spread
+from studies.runs.conditions import measure, paired, spread
 from studies.runs.work import Terms, Work
 
 PAPER = "Video Models Reason Early (2603.30043): the plan is set early, and screening seeds early saves up to 3.3 times"
 PAPER_ENSEMBLE = "three seeds averaged in the middle layers at the first step: 0.685 to 0.716"
 MATTERS = 0.05
-STEER, PLACEBO, ENSEMBLE = "steer", "random", "ensemble"
-RULES = {
-    ONE: "the first seed",
-    "entropy": f"the seed whose {X0} is surest: least entropy over the candidates",
-    "probe": "the seed that a probe on hidden states gives the best chance of being right",
-    "majority": "a seed that shows the answer that most seeds show so far",
-    "redraw": "seeds one after the other until the probe gives one more than its median chance; the best if none",
-    STEER: "the first seed, pushed along the probe's direction at this step",
-    PLACEBO: "the same in a random direction",
-    ENSEMBLE: "the first seed, with the mean over seeds of the middle layers' residual stream at the first step",
-    VOTE: "the majority's answer of so many seeds that run to the end",
-    ANY: "any of so many seeds right: what a perfect choice would give",
-}
-NAMES = {
-    ONE: "one seed",
-    "entropy": f"surest {X0}",
-    "probe": "best by the probe",
-    "majority": "majority so far",
-    "redraw": "redrawn until the probe is content",
-    STEER: "steered by the probe",
-    PLACEBO: "steered at random (placebo)",
-    ENSEMBLE: "ensemble of hidden states",
-    VOTE: "vote of whole runs",
-    ANY: "any seed right",
-}
-COLOURS = {"entropy": BLUE, "probe": GREEN, "majority": ORANGE, "redraw": INK}
-EARLY = ("entropy", "probe", "majority", "redraw")
 COLUMNS = {
     "rule": "; ".join(f"{name}: {text}" for name, text in RULES.items()),
     "step": "after which the choice is made, or at which the run is edited",
@@ -74,14 +61,13 @@ COLUMNS = {
     "seeds": "how many seeds there are to choose from",
     "strength": "of steering: size of the push as a share of the hidden states' own; else null",
     "value": "share of problems that end right",
-    "low": "lower end of its 95 % interval (bootstrap over problems)",
-    "high": "upper end",
+    **INTERVAL,
     "headroom": "share of the way from one seed to any of all seeds; null where there is none",
     "headroom_low": "lower end of its 95 % interval; null where a resample in forty has no headroom",
     "headroom_high": "upper end",
     "cost": "denoising steps a problem, those of seeds given up included",
     "vote": "share right by a vote of whole runs that costs at least as much",
-    "n": "problems",
+    **PROBLEMS,
 }
 
 
@@ -110,7 +96,7 @@ def answer(bench: Bench) -> Outcome:
         columns=COLUMNS,
         claims=claims(found, chosen, edited, clean.steps),
         findings=findings(table),
-        sections=[_section(bench, table)],
+        sections=[choices(bench, table)],
         n={"problems": len({s.sample.key for s in specs}), "runs": len(specs)},
         seeds=[spec.seed for spec in specs],
         more={"agreement": found.by_step("final", ends=(0, 1)).to_dicts()},
@@ -288,49 +274,6 @@ def findings(table: pl.DataFrame) -> str:
             parts.append(f"{NAMES[rule]} {row['value']:.2f} (after step {row['step']}{share}, {cost})")
     alone = f"One seed is right in {one:.2f} of the problems, any of {most} in {best[0]:.2f}."
     return f"{alone} Each way at its best, which flatters it: {'; '.join(parts)}."
-
-
-def _section(bench: Bench, table: pl.DataFrame) -> Section:
-    one = table.filter(rule=ONE).row(0, named=True)["value"]
-    early = [Series.of(NAMES[of], colour, table.filter(rule=of).sort("step"), "step") for of, colour in COLOURS.items()]
-    paid = []
-    for rule, colour, also in ((ANY, INK, [ONE]), (VOTE, ORANGE, [ONE]), ("probe", GREEN, []), (ENSEMBLE, BLUE, [])):
-        of = table.filter(pl.col("rule").is_in([rule, *also])).sort("cost")
-        paid += [Series.of(NAMES[rule], colour, of, "cost")] if len(of) else []
-    with bench.folder.writing("choices.png") as path:
-        points(
-            path,
-            [("Seeds chosen early", early), ("At what cost", paid)],
-            xlabel=("chosen after step", "denoising steps a problem"),
-            ylabel="right answers",
-            level=one,
-        )
-    n = table.row(0, named=True)["n"]
-    caption = (
-        f"Share of {n} problems whose chosen seed (of {bench.given.seeds}) ends right, by the step after which it is "
-        "chosen (left), and by its cost in denoising steps, seeds given up included, beside votes of whole runs and "
-        "any seed right (right). Bars: 95 % intervals over problems. Dashed: one seed."
-    )
-    picture = Picture(bench.folder / "choices.png", "Choices and their cost", caption)
-    said = ". ".join(f"{NAMES[rule].capitalize()}: {text}" for rule, text in RULES.items())
-    return Section("Choosing seeds early", (f"{said}.",), (picture,), (_lines(table),))
-
-
-def _lines(table: pl.DataFrame) -> list[dict[str, Any]]:
-    """The table for readers."""
-    return [
-        {
-            "way": NAMES[row["rule"]],
-            "seeds": row["seeds"],
-            "at step": row["step"],
-            "strength": row["strength"],
-            "right": Noted(*interval(row["value"], row["low"], row["high"])),
-            "share of the headroom": row["headroom"],
-            "steps a problem": row["cost"],
-            "vote of whole runs that costs as much": row["vote"],
-        }
-        for row in table.to_dicts()
-    ]
 
 
 STUDY = Study(

@@ -11,26 +11,24 @@ what choosing could win: the majority's answer, and any seed right.
 from __future__ import annotations
 
 import sys
-from argparse import Namespace
-from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import polars as pl
 
-from interp import RunSpec, edits
-from interp.edits import EditedRun, EditGraph
-from interp.intervals import cluster_mean
+from interp.edits import EditedRun
 from studies.base.claim import Claim, Estimate, above
-from studies.base.signs import X0
+from studies.base.columns import INTERVAL, PROBLEMS
 from studies.base.words import counted, spanned
-from studies.drawing.figures import BLUE, GREEN, ORANGE, Series, points
+from studies.drawing.canvas import BLUE, GREEN, ORANGE
+from studies.drawing.figures import Series, points
+from studies.drawing.report import Picture, Section
 from studies.frame.outcome import Outcome
-from studies.frame.report import Picture, Section
 from studies.frame.study import Parser, Study, positive
-from studies.measures.answers import majority, read_video
+from studies.measures.answers import read_video
+from studies.measures.gains import gain, with_choices
+from studies.measures.pooling import WHAT, over_groups, variants, way
 from studies.runs.bench import Bench
-from studies.runs.conditions import CLEAN, contrast, measure, shares, spread
+from studies.runs.conditions import CLEAN, contrast, measure, shares
 from studies.runs.work import Terms, Work
 
 PAPER = "three seeds, first step, 40 layers: none 0.685, layers 20-29 0.716, layers 0-9 0.688, all 0.690"
@@ -44,26 +42,12 @@ COLUMNS = {
     "match": "what the average keeps: norm or variance of what it was made from, or nothing (null)",
     "into": "all: every seed is overwritten; first: only the first, whose answer alone counts",
     "value": "share of right answers, over seeds and problems (first, majority and any: over problems)",
-    "low": "lower end of its 95 % interval (bootstrap over problems)",
-    "high": "upper end",
+    **INTERVAL,
     "gain": "the same minus that of the clean runs of the same problems",
     "gain_low": "lower end of its interval",
     "gain_high": "upper end",
-    "n": "problems",
+    **PROBLEMS,
 }
-
-WHAT = {
-    "resid": "residual stream",
-    "exchange": "exchange (placebo)",
-    "velocity": "velocity",
-    "x0": X0,
-    "latents_in": "initial noise",
-    "latents_out": "final latents",
-    "majority": "majority vote",
-    "any": "any seed right",
-}
-
-Make = Callable[[tuple[int, ...]], EditGraph]
 
 
 def options(parser: Parser) -> None:
@@ -84,7 +68,7 @@ def answer(bench: Bench) -> Outcome:
     found = measure(
         bench,
         specs,
-        {name: _over_groups(make, seeds) for name, (_, make) in tried.items()},
+        {name: over_groups(make, seeds) for name, (_, make) in tried.items()},
         lambda run: read(bench, run),
         group=seeds,
     )
@@ -111,108 +95,6 @@ def work(terms: Terms) -> Work:
 def read(bench: Bench, run: EditedRun) -> dict[str, Any]:
     """The answer of the finished video."""
     return read_video(bench.task, run.spec.sample, run.frames)
-
-
-def variants(layers: int, given: Namespace, steps: int) -> dict[str, tuple[dict[str, Any], Make]]:
-    """Every way of averaging, by name: its columns of the table, and what it does to one group of worlds."""
-    found: dict[str, tuple[dict[str, Any], Make]] = {}
-    width, at = given.width or max(1, layers // 4), given.at
-
-    def put(what: str, make: Make, **facts: Any) -> None:
-        named = [what, *(f"{k}={v}" for k, v in facts.items() if v is not None)]
-        found[" ".join(named)] = ({"what": what, **facts}, make)
-
-    def resid(first: int, last: int, step: int, **more: Any) -> Make:
-        return lambda worlds: EditGraph(
-            (
-                edits.mean_over_worlds(
-                    "blocks.*.hook_resid_post", worlds=worlds, layer=slice(first, last + 1), step=step, **more
-                ),
-            )
-        )
-
-    def exchange(first: int, last: int, step: int) -> Make:
-        return lambda worlds: EditGraph(
-            (
-                edits.wire(
-                    "blocks.*.hook_resid_post",
-                    np.roll(np.eye(len(worlds)), 1, axis=1),
-                    worlds=worlds,
-                    layer=slice(first, last + 1),
-                    step=step,
-                ),
-            )
-        )
-
-    def latents(site: str, step: int) -> Make:
-        return lambda worlds: EditGraph((edits.mean_over_worlds(site, worlds=worlds, step=step),))
-
-    places = layers - width + 1
-    windows = [(first, first + width - 1) for first in spread(places, given.windows or places)]
-    middle = windows[len(windows) // 2]
-    for first, last in dict.fromkeys([*windows, (0, layers - 1)]):
-        put("resid", resid(first, last, at[0]), first_layer=first, last_layer=last, step=at[0])
-        put("exchange", exchange(first, last, at[0]), first_layer=first, last_layer=last, step=at[0])
-    for step in at[1:]:
-        put("resid", resid(*middle, step), first_layer=middle[0], last_layer=middle[1], step=step)
-    where = {"first_layer": middle[0], "last_layer": middle[1], "step": at[0]}
-    for match in ("norm", "variance"):
-        put("resid", resid(*middle, at[0], match=match), **where, match=match)
-    put("resid", resid(*middle, at[0], into="first"), **where, into="first")
-    put("velocity", latents("latents.hook_velocity_cfg", at[0]), step=at[0])
-    put("x0", latents("latents.hook_x0", at[0]), step=at[0])
-    put("latents_in", latents("latents.hook_in", 0), step=0)
-    put("latents_out", latents("latents.hook_out", steps - 1))
-    return found
-
-
-def _over_groups(make: Make, seeds: int) -> Callable[[Sequence[RunSpec]], EditGraph]:
-    """The edit for every problem of a batch: its seeds are worlds that follow one another."""
-
-    def graph(batch: Sequence[RunSpec]) -> EditGraph:
-        joined = EditGraph()
-        for first in range(0, len(batch), seeds):
-            joined = joined | make(tuple(range(first, first + seeds)))
-        return joined
-
-    return graph
-
-
-def with_choices(found: pl.DataFrame) -> pl.DataFrame:
-    """The measured rows, and what choosing among the clean runs of a problem gives: ``majority`` and ``any``."""
-    rows = []
-    for (problem,), of in found.filter(condition=CLEAN).group_by(["problem"], maintain_order=True):
-        answers, rights = of["answer"].to_list(), of["right"].to_list()
-        chosen = majority(answers)
-        won = rights[answers.index(chosen)] if chosen else 0
-        about = {"run": of["run"][0], "problem": problem, "seed": of["seed"][0]}
-        rows += [
-            {"condition": "majority", **about, "right": won, "answer": chosen},
-            {"condition": "any", **about, "right": int(any(rights)), "answer": chosen},
-        ]
-    return pl.concat([found, pl.DataFrame(rows, schema=found.schema)])
-
-
-def gain(found: pl.DataFrame, condition: str, *, over: str = CLEAN, first: bool = False) -> Estimate:
-    """Share right under a condition minus that under another, problem by problem.
-
-    Args:
-        found: of `with_choices`.
-        condition: which.
-        over: the other; the clean runs if not given.
-        first: only the first seed of each problem counts under the condition.
-    """
-    mine = found.filter(condition=condition)
-    if first:
-        mine = mine.group_by("problem", maintain_order=True).first()
-    one, other = (
-        rows.group_by("problem", maintain_order=True).agg(pl.col("right").mean())
-        for rows in (mine, found.filter(condition=over))
-    )
-    both = one.join(other, on="problem", suffix="_other")
-    difference = (both["right"] - both["right_other"]).to_numpy()
-    mean, low, high = cluster_mean(difference[:, None], np.arange(len(difference)), ends=(-1, 1))
-    return Estimate(float(mean[0]), float(low[0]), float(high[0]), len(difference))
 
 
 def described(found: pl.DataFrame, facts: dict[str, dict[str, Any]]) -> pl.DataFrame:
@@ -301,15 +183,6 @@ def findings(table: pl.DataFrame) -> str:
         f"({spanned(best['first_layer'], best['last_layer'], 'layer')}, {way(best)}) gains {best['gain']:+.2f} "
         f"({best['gain_low']:+.2f} to {best['gain_high']:+.2f}; the best of so many is flattered)."
     )
-
-
-def way(row: dict[str, Any]) -> str:
-    """What is averaged, and how, in words."""
-    if row["what"] != "resid":
-        return WHAT[row["what"]]
-    more = [f"{row['match']} kept"] if row["match"] else []
-    more += ["into one seed"] if row["into"] == "first" else []
-    return ", ".join([*more, f"at step {row['step']}"] if row["step"] is not None else more)
 
 
 def _section(bench: Bench, table: pl.DataFrame) -> Section:

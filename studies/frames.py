@@ -16,13 +16,14 @@ import polars as pl
 from interp.errors import TaskError
 from studies.base.claim import Claim, above
 from studies.base.words import counted
-from studies.chain_of_steps import paired
-from studies.drawing.figures import BLUE, Series, points
+from studies.drawing.canvas import BLUE
+from studies.drawing.figures import Series, points
+from studies.drawing.report import Picture, Section
 from studies.frame.outcome import Outcome
-from studies.frame.report import Picture, Section
 from studies.frame.study import Parser, Study, positive
 from studies.measures.answers import read_video
 from studies.runs.bench import Bench
+from studies.runs.conditions import paired
 from studies.runs.work import Terms, Work
 
 PAPER = "100 frames 0.685; 17: 0.663; 9: 0.632; 5: 0.619; 1: 0.581 (another model)"

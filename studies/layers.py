@@ -26,15 +26,16 @@ from interp.lenses import AffineLens, fit_affine_lens, layer_lens
 from interp.tasks.blocks import BLOCK
 from interp.views import norm
 from studies.base.claim import Estimate
+from studies.base.columns import INTERVAL, PROBLEMS
 from studies.base.ledger import key_of
-from studies.drawing.layer_pictures import sections
+from studies.drawing.layer_pictures import sections, stage_table
+from studies.drawing.report import Section
 from studies.frame.outcome import Outcome
-from studies.frame.report import Section
 from studies.frame.study import Parser, Study, positive
 from studies.measures.energy import PARTS, Contrasts, contrasts_of
 from studies.measures.masks import named
 from studies.measures.probing import Probed, TokenRows, probe_tokens
-from studies.measures.stages import by_stage, claims, findings, stage_table
+from studies.measures.stages import by_stage, claims, findings
 from studies.runs.bench import Bench
 from studies.runs.conditions import spread
 from studies.runs.work import Terms, Work
@@ -55,11 +56,10 @@ COLUMNS = {
     "step": "denoising step, from 0",
     "sigma": "its noise level",
     "value": "mean over runs, or the probe's score",
-    "low": "lower end of its 95 % interval (bootstrap over problems)",
-    "high": "upper end",
+    **INTERVAL,
     "chance": "the probe's mean score on shuffled labels, many times; null elsewhere",
     "placebo": "the same with the masks of other problems; for probes, of the control with shuffled labels",
-    "n": "problems",
+    **PROBLEMS,
 }
 
 

@@ -15,32 +15,27 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from typing import Any
 
 import polars as pl
 
 from interp import select
-from interp.edits import EditedRun
 from studies.base.claim import Claim, Estimate, above
+from studies.base.columns import INTERVAL, PROBLEMS
 from studies.base.signs import DASH, X0
-from studies.drawing.figures import BLUE, GREEN, INK, ORANGE, Series, points
-from studies.drawing.probe_maps import draw_maps
+from studies.drawing.memory_pictures import knocked, reading
 from studies.frame.outcome import Outcome
-from studies.frame.report import Picture, Section
 from studies.frame.study import Parser, Study, positive, several
 from studies.measures.knockouts import FIRST, KINDS, PLACEBOS, Place, knocked_out, places
 from studies.measures.probed import COLUMNS as PROBED
-from studies.measures.probed import HOOK, Probed, hidden_sites, kept, probe, states
-from studies.measures.questions import Question, start_state
-from studies.measures.readers import Readers
+from studies.measures.probed import HOOK, Probed, kept, probe, states
+from studies.measures.questions import start_state
+from studies.measures.readers import RIGHT, START, Reading, start_of
 from studies.runs.bench import Bench
-from studies.runs.clean import CleanRuns
 from studies.runs.conditions import CLEAN, contrast, measure, shares, spread
 from studies.runs.work import Terms, Work
 
 PAPER = "an object returns to where it was, and an occluded one is kept (shown in pictures; no figures)"
 MATTERS = 0.05
-RIGHT, START = "right", "start"
 COLUMNS = {
     "condition": "what is closed, where; clean: nothing",
     "kind": f"{'; '.join(f'{kind}: {text}' for kind, text in KINDS.items())}; null for clean",
@@ -52,9 +47,8 @@ COLUMNS = {
     "the edited steps",
     "layer": "block after which the start state is read; null for right",
     "value": "share of right answers, or balanced accuracy of the probes",
-    "low": "lower end of its 95 % interval (bootstrap over problems)",
-    "high": "upper end",
-    "n": "problems",
+    **INTERVAL,
+    **PROBLEMS,
 }
 
 
@@ -98,7 +92,7 @@ def answer(bench: Bench) -> Outcome:
         columns=COLUMNS,
         claims=[*reading_claims(probed, 2 * layers // 3), *knockout_claims(found, closed, 2 * layers // 3)],
         findings=findings(probed, table, 2 * layers // 3),
-        sections=[_reading(bench, probed), _knocked_out(bench, table, layers - 1)],
+        sections=[reading(bench, probed), knocked(bench, table, layers - 1)],
         n={"problems": len({s.key for s in samples}), "runs": len(specs), "knocked out": int(table["n"].to_numpy()[0])},
         seeds=[spec.seed for spec in specs],
         more={"columns of probes.parquet": PROBED},
@@ -121,41 +115,6 @@ def asked(given: Namespace, steps: int, layers: int, frames: int) -> tuple[list[
     return closed, read, sorted({frames // 2, frames - 1})
 
 
-class Reading:
-    """Reads the answer and the start state of a run, with edits or without.
-
-    Args:
-        bench: of the study.
-        clean: undisturbed runs, those that are read among them.
-        question: where the start state is asked for.
-        steps, layers: where it is read.
-    """
-
-    def __init__(
-        self, bench: Bench, clean: CleanRuns, question: Question, steps: Sequence[int], layers: Sequence[int]
-    ) -> None:
-        self.bench, self.steps = bench, steps
-        sites = hidden_sites(clean)
-        self.number = {spec.key: k for k, spec in enumerate(clean.specs)}
-        self.readers = Readers.fit(clean, question, {layer: sites[layer] for layer in layers}, steps, bench.given.seed)
-
-    def read(self, run: EditedRun) -> dict[str, Any]:
-        """``right``, and ``start LAYER STEP`` at every step from the first edited one on; null before it."""
-        number, found = self.number[run.spec.key], {}
-        for layer, site in self.readers.sites.items():
-            captured = run.captured[site] if run.edits.edits else None
-            first = 0 if captured is None else run.trajectory.schedule.steps - len(captured)
-            for step in self.steps:
-                hidden = captured[step - first, 0].numpy() if captured is not None and step >= first else None
-                score = self.readers.score(number, layer, step, hidden) if step >= first else None
-                found[_start(layer, step)] = score
-        return {RIGHT: int(self.bench.task.score(run.spec.sample, run.frames).solved), **found}
-
-
-def _start(layer: int, at: int | tuple[int, int]) -> str:
-    return f"{START} {layer} {at}"
-
-
 def _name(kind: str, place: Place) -> str:
     return f"{kind} {place}"
 
@@ -166,8 +125,8 @@ def with_means(
     """The measured rows, with the mean of the start state over the edited steps of every place."""
     return found.with_columns(
         pl.mean_horizontal(
-            [pl.col(_start(layer, step)).cast(pl.Float64) for step in steps if first <= step <= last]
-        ).alias(_start(layer, (first, last)))
+            [pl.col(start_of(layer, step)).cast(pl.Float64) for step in steps if first <= step <= last]
+        ).alias(start_of(layer, (first, last)))
         for first, last in dict.fromkeys(place.steps for place in closed)
         for layer in layers
     )
@@ -178,7 +137,7 @@ def described(found: pl.DataFrame, closed: Sequence[Place], layers: Sequence[int
     rows = []
     for layer in (None, *layers):
         for place in closed:
-            column = RIGHT if layer is None else _start(layer, place.steps)
+            column = RIGHT if layer is None else start_of(layer, place.steps)
             by = {row["condition"]: row for row in shares(found, column).to_dicts()}
             for kind in (None, *KINDS):
                 condition = CLEAN if kind is None else _name(kind, place)
@@ -220,7 +179,7 @@ def knockout_claims(found: pl.DataFrame, closed: Sequence[Place], layer: int) ->
     """What is lost with the first frame, against the stronger placebo; early against late."""
     everywhere, spans = closed[0], [place for place in closed if place.where == "steps"]
     stated = []
-    for column, what in ((RIGHT, "the right answer"), (_start(layer, everywhere.steps), "the start state")):
+    for column, what in ((RIGHT, "the right answer"), (start_of(layer, everywhere.steps), "the start state")):
         lost = {kind: contrast(found, column, [CLEAN], [_name(kind, everywhere)]) for kind in KINDS}
         stated.append(
             above(
@@ -286,67 +245,6 @@ def findings(probed: Sequence[Probed], table: pl.DataFrame, layer: int) -> str:
 
 
 _SAID = {FIRST: "attention to the first frame", "frame": "that to another frame", "tokens": "that to random tokens"}
-
-
-def _reading(bench: Bench, probed: Sequence[Probed]) -> Section:
-    picture = draw_maps(bench.folder, "start.png", probed, "Start state by step and layer")
-    return Section("The start state", (), (picture,))
-
-
-def _knocked_out(bench: Bench, table: pl.DataFrame, layer: int) -> Section:
-    pictures = []
-    for measure_, name in ((RIGHT, "right answers"), (START, f"balanced accuracy after block {layer}")):
-        rows = table.filter(pl.col("measure") == measure_)
-        rows = rows.filter(pl.col("layer") == layer) if measure_ == START else rows
-        panels, ticks = [], {}
-        for number, (where, title) in enumerate(
-            (("steps", "Closed in a span of steps"), ("layers", "Closed in a window of layers"))
-        ):
-            of = rows.filter(pl.col("where").is_in([where, "all"]))
-            of = of.sort(pl.col("where") == "all", "first", maintain_order=True)
-            panels.append((title, [_series(of, kind, colour) for kind, colour in _COLOURS.items()]))
-            ticks[number] = [
-                "all" if where == "all" else f"{first}{DASH}{last}"
-                for where, first, last in of.filter(pl.col("kind").is_null())
-                .select("where", "first", "last")
-                .iter_rows()
-            ]
-        file = f"knocked_out_{measure_}.png"
-        with bench.folder.writing(file) as path:
-            points(path, panels, xlabel=("steps (all layers)", "layers (all steps)"), ylabel=name, ticks=ticks)
-        pictures.append(Picture(bench.folder / file, _TITLES[measure_], f"{_CAPTIONS[measure_]} {_bars(rows)}"))
-    text = (
-        f"Attention of all other frames is closed to the {KINDS[FIRST]}; as placebos, to the {KINDS['frame']}, or to "
-        f"{KINDS['tokens']}. Closed in spans of steps (all layers), in windows of layers (all steps), and everywhere."
-    )
-    return Section("Attention to the first frame", (text,), pictures)
-
-
-_COLOURS = {None: INK, FIRST: ORANGE, "frame": BLUE, "tokens": GREEN}
-
-
-def _series(of: pl.DataFrame, kind: str | None, colour: str) -> Series:
-    mine = of.filter(pl.col("kind").is_null() if kind is None else pl.col("kind") == kind)
-    columns = (mine[name].to_list() for name in ("value", "low", "high"))
-    return Series(_NAMES[kind], colour, range(len(mine)), *columns)
-
-
-_NAMES = {
-    None: "undisturbed",
-    FIRST: "first frame closed",
-    "frame": "another frame closed",
-    "tokens": "random tokens closed",
-}
-_TITLES = {RIGHT: "Right answers with attention knocked out", START: "The start state with attention knocked out"}
-_CAPTIONS = {
-    RIGHT: "Share of runs that end with the right answer.",
-    START: "Probes of the start state, fitted on undisturbed runs of other problems, asked again in the middle frame; "
-    "chance is 0.5.",
-}
-
-
-def _bars(rows: pl.DataFrame) -> str:
-    return f"Bars: 95 % intervals over {rows['n'].to_numpy().max()} problems."
 
 
 STUDY = Study(

@@ -12,36 +12,24 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import polars as pl
 
-from interp import edits
 from interp.edits import EditedRun, EditGraph
 from studies.base.claim import Claim, above
-from studies.base.signs import X0
-from studies.drawing.figures import BLUE, ORANGE, Series, points
+from studies.base.columns import INTERVAL, PROBLEMS
+from studies.drawing.canvas import BLUE, ORANGE
+from studies.drawing.figures import Series, points
+from studies.drawing.report import Picture, Section
 from studies.frame.outcome import Outcome
-from studies.frame.report import Picture, Section
 from studies.frame.study import Parser, Study, positive
+from studies.measures.disturbing import KINDS, TITLES, disturb
 from studies.runs.bench import Bench
 from studies.runs.conditions import CLEAN, contrast, measure, shares, spread
 from studies.runs.work import Terms, Work
 
 PAPER = "score 0.685 undisturbed; below 0.3 with noise at a step, far less of a drop with noise at a frame"
-KINDS = {
-    "replace": "latents replaced by noise",
-    "renoise": f"{X0} of the step before, noised again to the step's level, in place of the latents",
-    "add": "noise of half the latents' size on top",
-    "velocity": "velocity replaced by noise of its own size",
-}
-TITLES = {
-    "replace": "Latents replaced",
-    "renoise": "Latents noised again",
-    "add": "Noise added",
-    "velocity": "Velocity replaced",
-}
 CELLS = "as many (step, frame) cells as one step has"
 PANELS = {
     "At one step": {"step": "all latent frames", "inner": "without first and last"},
@@ -57,9 +45,8 @@ COLUMNS = {
     "drawn at random; clean: no noise",
     "at": "the step or the latent frame; the number of the draw for scattered",
     "value": "share of runs that end with the right answer",
-    "low": "lower end of its 95 % interval (bootstrap over problems)",
-    "high": "upper end",
-    "n": "problems",
+    **INTERVAL,
+    **PROBLEMS,
     "runs": "runs",
 }
 
@@ -146,18 +133,6 @@ def of_kind(
     return found
 
 
-def disturb(kind: str, steps: Sequence[int] | np.ndarray, frames: Sequence[int] | range) -> EditGraph:
-    """Noise of one kind at some steps and latent frames."""
-    where: dict[str, Any] = {"step": [int(s) for s in steps], "frames": [int(f) for f in frames]}
-    if kind == "velocity":
-        edit = edits.noise("latents.hook_velocity_cfg", kind="replace", relative=True, **where)
-    elif kind == "add":
-        edit = edits.noise(kind="add", scale=0.5, relative=True, **where)
-    else:
-        edit = edits.noise(kind=kind, **where)
-    return EditGraph((edit,))
-
-
 def described(table: pl.DataFrame) -> pl.DataFrame:
     """The table of `shares` with the condition taken apart."""
     parts = [name.split() if name != CLEAN else [None, CLEAN, None] for name in table["condition"]]
@@ -177,25 +152,22 @@ def claims(found: pl.DataFrame, table: pl.DataFrame, kinds: Sequence[str]) -> li
         def names(place: str, kind: str = kind) -> list[str]:
             return table.filter((pl.col("kind") == kind) & (pl.col("place") == place))["condition"].to_list()
 
-        stated.append(
-            above(
-                f"{said}: noise in one latent frame at all steps hurts less than noise in all frames at one step",
-                contrast(found, "right", names("frame"), names("step")),
-                0.0,
-                matters=MATTERS,
-                paper=PAPER,
-                measure="the share of right answers with noise in a frame minus that with noise at a step",
+        for place, claim, what, paper in (
+            ("frame", "noise in one latent frame at all steps hurts less than noise in all frames at one step",
+             "with noise in a frame minus that with noise at a step", PAPER),
+            ("matched", "in equally many (step, frame) cells, noise in one latent frame hurts less than at one step",
+             "with noise in a frame at so many steps minus that at a step", None),
+        ):  # fmt: skip
+            stated.append(
+                above(
+                    f"{said}: {claim}",
+                    contrast(found, "right", names(place), names("step")),
+                    0.0,
+                    matters=MATTERS,
+                    paper=paper,
+                    measure=f"the share of right answers {what}",
+                )
             )
-        )
-        stated.append(
-            above(
-                f"{said}: in equally many (step, frame) cells, noise in one latent frame hurts less than at one step",
-                contrast(found, "right", names("matched"), names("step")),
-                0.0,
-                matters=MATTERS,
-                measure="the share of right answers with noise in a frame at so many steps minus that at a step",
-            )
-        )
     return stated
 
 

@@ -19,12 +19,13 @@ import polars as pl
 
 from studies.base.claim import Claim, above
 from studies.base.signs import X0
-from studies.chain_of_steps import candidate_samples
-from studies.drawing.figures import BLUE, GREEN, ORANGE, Series, points
+from studies.drawing.canvas import BLUE, GREEN, ORANGE
+from studies.drawing.figures import Series, points
 from studies.drawing.probe_maps import draw_maps
+from studies.drawing.report import Picture, Section
 from studies.frame.outcome import Outcome
-from studies.frame.report import Picture, Section
 from studies.frame.study import Parser, Study, positive, several
+from studies.measures.following import candidate_samples
 from studies.measures.onsets import Onset, later, onset_of
 from studies.measures.probed import COLUMNS, HIDDEN, Probed, kept, probe, states
 from studies.measures.questions import motion_and_plan, of_shared_problems, start_state

@@ -12,39 +12,33 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 
 from interp import RunSpec, Selection, select
-from interp.edits import EditedRun
 from interp.intervals import cluster_mean
-from interp.patches import patchify
-from probes.geometry import cka
 from studies.base.claim import Claim, Estimate, above, between
+from studies.base.columns import INTERVAL, PROBLEMS
 from studies.base.signs import X0
 from studies.base.words import numbered
-from studies.drawing.figures import BLUE, CHANCE, GREEN, ORANGE, Series, points
+from studies.drawing.canvas import BLUE, CHANCE, GREEN, ORANGE
+from studies.drawing.figures import Series, points
+from studies.drawing.report import Picture, Section
 from studies.frame.outcome import Outcome
-from studies.frame.report import Picture, Section
 from studies.frame.study import Parser, Study, positive
-from studies.noise import TITLES, disturb
+from studies.measures.disturbing import TITLES, disturb
+from studies.measures.peaks import where_largest
+from studies.measures.reference import STATES, Reference
 from studies.runs.bench import Bench
-from studies.runs.clean import X0_SITE, CleanRuns
 from studies.runs.conditions import CLEAN, measure, spread
 from studies.runs.work import Terms, Work
 
 PAPER_EARLY = "early noise propagates with almost no recovery"
 PAPER_PEAK = "sensitivity peaks at steps 20-30 of 50"
 MIDDLE = (0.4, 0.6)
-ROWS = 1024
-STATES = {
-    "latents": "noisy latents",
-    "x0": X0,
-    "hidden": "the residual stream after one block, last latent frame",
-}
 SHORT = {"latents": "noisy latents", "x0": X0, "hidden": "hidden states"}
 SHOWN = 3
 """Disturbed steps whose effects are drawn over the later steps: the first, the middle and the last."""
@@ -56,9 +50,8 @@ COLUMNS = {
     "step": "step at which it is compared",
     "sigma": "its noise level",
     "value": "1 - CKA, mean over runs",
-    "low": "lower end of its 95 % interval (bootstrap over problems)",
-    "high": "upper end",
-    "n": "problems",
+    **INTERVAL,
+    **PROBLEMS,
 }
 
 
@@ -117,7 +110,7 @@ def compared(bench: Bench, specs: Sequence[RunSpec]) -> list[dict[str, Any]]:
     """One row a run, disturbance, state and later step, and those between seeds."""
     clean = bench.clean(specs)
     hidden = compared_state(bench.given, len(bench.lab.pipe.transformer.blocks))
-    reference = _Reference(bench, clean, hidden)
+    reference = Reference(bench, clean, hidden)
     places = disturbed(bench.given, clean.steps)
     conditions = {
         f"{kind} {at}": disturb(kind, [at], range(bench.lab.grid(specs[0].sample).frames))
@@ -134,72 +127,6 @@ def compared(bench: Bench, specs: Sequence[RunSpec]) -> list[dict[str, Any]]:
                 about = {"kind": kind, "at": int(at), "state": state, "step": step, "sigma": clean.sigmas[step]}
                 rows.append({**about, "problem": row["problem"], "run": row["run"], "value": value})
     return rows + reference.between_seeds(places)
-
-
-class _Reference:
-    """The undisturbed runs, and how far others are from them."""
-
-    def __init__(self, bench: Bench, clean: CleanRuns, hidden: Selection) -> None:
-        self.bench, self.clean = bench, clean
-        self.site = str(hidden.resolve(bench.lab.space(clean.specs[0])).sites[0])
-        self.store = bench.store("hidden", clean.specs, hidden)
-        self.number = {spec.key: k for k, spec in enumerate(clean.specs)}
-        self.grid = bench.lab.grid(clean.specs[0].sample)
-
-    def states(self, run: int, step: int) -> dict[str, np.ndarray]:
-        """By state: [token, feature] of an undisturbed run."""
-        key = self.clean.specs[run].key
-        return {
-            "latents": self.clean.tokens("latents.hook_in", step, [run])[0],
-            "x0": self.clean.tokens(X0_SITE, step, [run])[0],
-            "hidden": np.asarray(self.store.read(self.site, step=step, runs=[key]))[0],
-        }
-
-    def differences(self, run: EditedRun) -> dict[str, list[float]]:
-        """By state: 1 - CKA at every step after the disturbed one."""
-        if not run.edits.edits:
-            return {state: [] for state in STATES}
-        number, first, hidden = self.number[run.spec.key], run.first, run.captured[self.site]
-        disturbed = self.clean.steps - len(hidden)  # what is captured begins with the disturbed step
-        found: dict[str, list[float]] = {state: [] for state in STATES}
-        for step in range(disturbed + 1, self.clean.steps):
-            mine = {
-                "latents": patchify(run.trajectory.latents[step - first][None], self.grid)[0].numpy(),
-                "x0": patchify(run.trajectory.x0_hat[step - first][None], self.grid)[0].numpy(),
-                "hidden": hidden[step - disturbed, 0].numpy(),
-            }
-            for state, value in self.states(number, step).items():
-                found[state].append(dissimilarity(value, mine[state]))
-        return found
-
-    def between_seeds(self, steps: Sequence[int]) -> list[dict[str, Any]]:
-        """1 - CKA between the first two seeds of every problem."""
-        rows = []
-        runs: dict[str, list[int]] = {}
-        for spec in self.clean.specs:
-            runs.setdefault(spec.sample.key, []).append(self.number[spec.key])
-        for problem, (first, *others) in runs.items():
-            for step in steps if others else ():
-                one, two = self.states(first, step), self.states(others[0], step)
-                about = {"kind": "seeds", "at": None, "step": step, "sigma": self.clean.sigmas[step]}
-                rows += [
-                    {
-                        **about,
-                        "problem": problem,
-                        "run": problem,
-                        "state": state,
-                        "value": dissimilarity(one[state], two[state]),
-                    }
-                    for state in STATES
-                ]
-        return rows
-
-
-def dissimilarity(one: np.ndarray, other: np.ndarray) -> float:
-    """1 - linear unbiased CKA of [row, feature] and [row, feature]; every so many rows of long ones."""
-    every = max(1, len(one) // ROWS)
-    x, y = (torch.from_numpy(np.ascontiguousarray(v[::every], dtype=np.float32)) for v in (one, other))
-    return 1.0 - cka(x, y)
 
 
 def summarised(raw: pl.DataFrame) -> pl.DataFrame:
@@ -230,13 +157,9 @@ def peak(raw: pl.DataFrame, kind: str, steps: int) -> Estimate:
     between them.
     """
     values, problems, places = final_effects(raw, kind)
-    names, group = np.unique(problems, return_inverse=True)
-    sums = np.stack([values[group == g].sum(0) for g in range(len(names))])
-    drawn = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), size=2000) @ sums
-    where = np.array(places)[drawn.argmax(1)] / (steps - 1)
+    found = where_largest(values, problems, [at / (steps - 1) for at in places])
     apart = float(np.diff(places).max()) / (steps - 1) / 2 if len(places) > 1 else 1.0
-    low, high = np.percentile(where, [2.5, 97.5]) + np.array([-apart, apart])
-    return Estimate(places[int(sums.sum(0).argmax())] / (steps - 1), float(low), float(high), len(names))
+    return replace(found, low=found.low - apart, high=found.high + apart)
 
 
 def claims(raw: pl.DataFrame, kinds: Sequence[str]) -> list[Claim]:

@@ -24,16 +24,18 @@ from interp.decode import latents_of
 from interp.edits import EditedRun, EditGraph
 from interp.patches import patchify
 from studies.base.claim import Claim, above
+from studies.base.columns import INTERVAL, PROBLEMS
 from studies.base.words import numbered
-from studies.chain_of_steps import follow_clean, paired
-from studies.drawing.figures import BLUE, GREEN, INK, ORANGE, Series, points
+from studies.drawing.canvas import BLUE, GREEN, INK, ORANGE
+from studies.drawing.figures import Series, points
+from studies.drawing.report import Picture, Section
 from studies.frame.outcome import Outcome
-from studies.frame.report import Picture, Section
 from studies.frame.study import Parser, Study, positive
 from studies.measures.answers import read_video
+from studies.measures.following import follow_clean
 from studies.runs.bench import Bench
 from studies.runs.clean import X0_SITE, CleanRuns
-from studies.runs.conditions import CLEAN, contrast, measure, shares, spread
+from studies.runs.conditions import CLEAN, contrast, measure, paired, shares, spread
 from studies.runs.pairs import draw_pairs
 from studies.runs.work import Terms, Work
 
@@ -46,9 +48,8 @@ COLUMNS = {
     "step": "at which it is put in",
     "sigma": "its noise level",
     "value": "share of runs that end with the right answer",
-    "low": "lower end of its 95 % interval (bootstrap over problems)",
-    "high": "upper end",
-    "n": "problems",
+    **INTERVAL,
+    **PROBLEMS,
     "runs": "runs",
 }
 

@@ -21,11 +21,12 @@ import numpy as np
 import polars as pl
 
 from interp.intervals import cluster_mean
-from studies.base.claim import NOT, OPEN, SHOWS, Claim, above
+from studies.base.claim import Claim, Estimate, above, between
 from studies.base.signs import X0
 from studies.drawing.trial_pictures import TITLES, sections
 from studies.frame.outcome import Outcome
 from studies.frame.study import Parser, Study, positive
+from studies.measures.peaks import where_largest
 from studies.measures.trials import DIRECTIONS, KEPT_BYTES, OPS, Swaps, Trial, measure_swaps
 from studies.runs.bench import Bench
 from studies.runs.conditions import spread
@@ -34,6 +35,7 @@ from studies.runs.work import Terms, Work
 
 PAPER = "the whole representation at layer 20 of 40, at the first step, reverses the answer; no flip rate published"
 MATTERS = 0.1
+NOISE = " (placebo: the larger of a third run and noise)"
 PEAK = (0.4, 0.6)
 COLUMNS = {
     "op": "; ".join(f"{name}: {title}" for name, title in TITLES.items()),
@@ -165,83 +167,61 @@ def claims(found: Swaps, at: int) -> list[Claim]:
     ends = sorted({cell["step"] for cell in found.cells if cell["until"]})
     end = ends[min(1, len(ends) - 1)]
 
-    def flips(measure: str = "flip", **facts: Any) -> float:
-        return found.mean(measure, found.where(**{**here, **facts})).value
+    def turns(claim: str, measure: str, *, placebo: bool = True, **facts: Any) -> Claim:
+        def flips(**more: Any) -> Estimate:
+            return found.mean("flip", found.where(**{**here, **facts, **more}))
 
-    swapped = f"{TITLES[main]} of layer {middle} at step {at}, put in from the other run,"
+        return above(
+            claim,
+            flips(),
+            0.0,
+            matters=MATTERS,
+            paper=PAPER if placebo else None,
+            placebo=max(flips(source=name).value for name in ("third", "noise")) if placebo else None,
+            measure=f"the share of runs {measure}{NOISE if placebo else ''}",
+        )
+
+    def more(first: str, second: str, one: dict[str, Any], other: dict[str, Any]) -> Claim:
+        these, those = (found.where(**{**plain, "read": "early", **facts}) for facts in (one, other))
+        return above(
+            f"at step {at} {first} than {second} (mean over layers)",
+            found.mean("share", these, those),
+            0.0,
+            matters=MATTERS,
+            measure=f"how far {X0} goes towards the other answer, the first minus the second",
+        )
+
+    part = f"{TITLES[main]} of layer {middle}"
     stated = [
-        above(
-            f"{swapped} reverses the finished answer",
-            found.mean("flip", found.where(**here, read="final")),
-            0.0,
-            matters=MATTERS,
-            paper=PAPER,
-            placebo=max(flips(read="final", source=name) for name in ("third", "noise")),
-            measure="the share of runs that end with the other answer (placebo: the larger of a third run and noise)",
+        turns(
+            f"{part} at step {at}, put in from the other run, reverses the finished answer",
+            "that end with the other answer",
+            read="final",
         ),
-        above(
-            f"{swapped} reverses {X0} of that step",
-            found.mean("flip", found.where(**here, read="early")),
-            0.0,
-            matters=MATTERS,
-            paper=PAPER,
-            placebo=max(flips(read="early", source=name) for name in ("third", "noise")),
-            measure=f"the share of runs whose {X0} shows the other answer (placebo as above)",
+        turns(
+            f"{part} at step {at}, put in from the other run, reverses {X0} of that step",
+            f"whose {X0} shows the other answer",
+            read="early",
         ),
-        above(
-            f"{TITLES[main]} of layer {middle}, put in at every step up to {end}, reverses the finished answer",
-            found.mean("flip", found.where(**{**here, "step": end, "until": True}, read="final")),
-            0.0,
-            matters=MATTERS,
-            measure="the share of runs that end with the other answer",
+        turns(
+            f"{part}, put in at every step up to {end}, reverses the finished answer",
+            "that end with the other answer",
+            placebo=False,
+            read="final",
+            step=end,
+            until=True,
         ),
-        above(
-            f"at step {at} the tokens of the two answers carry more than as many others (mean over layers)",
-            found.mean(
-                "share",
-                found.where(**_but(plain, "tokens"), tokens="object", read="early"),
-                found.where(**_but(plain, "tokens"), tokens="random", read="early"),
-            ),
-            0.0,
-            matters=MATTERS,
-            measure=f"how far {X0} goes towards the other answer, those tokens minus others",
-        ),
+        more("the tokens of the two answers carry more", "as many others", {"tokens": "object"}, {"tokens": "random"}),
     ]
     if found.where(branch="uncond"):
-        stated.append(
-            above(
-                f"at step {at} the conditional pass carries more than the unconditional one (mean over layers)",
-                found.mean(
-                    "share",
-                    found.where(**_but(plain, "branch"), branch="cond", read="early"),
-                    found.where(**_but(plain, "branch"), branch="uncond", read="early"),
-                ),
-                0.0,
-                matters=MATTERS,
-                measure=f"how far {X0} goes towards the other answer, conditional minus unconditional",
-            )
-        )
-    if len(layers) > 2 and "update" in {cell["op"] for cell in found.cells}:
+        passes = {"branch": "cond"}, {"branch": "uncond"}
+        stated.append(more("the conditional pass carries more", "the unconditional one", *passes))
+    ops = {cell["op"] for cell in found.cells}
+    if len(layers) > 2 and "update" in ops:
         stated.append(_peak(found, {**plain, "op": "update", "read": "early"}, max(layers)))
-    if {"cross_attn", "attn"} <= {cell["op"] for cell in found.cells}:
-        stated.append(
-            above(
-                f"at step {at} cross-attention carries more than self-attention (mean over layers)",
-                found.mean(
-                    "share",
-                    found.where(**plain, op="cross_attn", read="early"),
-                    found.where(**plain, op="attn", read="early"),
-                ),
-                0.0,
-                matters=MATTERS,
-                measure=f"how far {X0} goes towards the other answer, cross-attention minus self-attention",
-            )
-        )
+    if {"cross_attn", "attn"} <= ops:
+        stated.append(more("cross-attention carries more", "self-attention", {"op": "cross_attn"}, {"op": "attn"}))
     return stated
-
-
-def _but(facts: dict[str, Any], name: str) -> dict[str, Any]:
-    return {k: v for k, v in facts.items() if k != name}
 
 
 def _middle(layers: Sequence[int]) -> int:
@@ -252,24 +232,15 @@ def _middle(layers: Sequence[int]) -> int:
 def _peak(found: Swaps, facts: dict[str, Any], last: int) -> Claim:
     """Where what a block adds carries most, as a share of the depth."""
     cells = found.where(**facts)
-    layers = np.array([found.cells[i]["layer"] for i in cells])
-    values, problems = found.share[:, cells], found.problems
-    kept = np.isfinite(values).all(1)
-    names, group = np.unique(problems[kept], return_inverse=True)
-    value = low = high = float("nan")
-    if len(names):
-        sums = np.zeros((len(names), len(cells)))
-        np.add.at(sums, group, values[kept])
-        drawn = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), size=2000) @ sums
-        value = float(layers[sums.sum(0).argmax()] / last)
-        low, high = (float(x) for x in np.percentile(layers[drawn.argmax(1)] / last, [2.5, 97.5]))
-    inside, outside = PEAK[0] <= low and high <= PEAK[1], high < PEAK[0] or low > PEAK[1]
-    return Claim(
+    depths = [found.cells[i]["layer"] / last for i in cells]
+    return between(
         f"what one block adds carries the answer most in the middle layers (step {facts['step']})",
-        PAPER, value, low, high, 0.5, None, len(names), SHOWS if inside else NOT if outside else OPEN,
-        f"{SHOWS}: the interval of the layer whose block carries {X0} furthest, as a share of the depth, lies within "
-        f"{PEAK[0]} to {PEAK[1]}; {NOT}: it lies outside; otherwise {OPEN}",
-    )  # fmt: skip
+        where_largest(found.share[:, cells], found.problems, depths),
+        *PEAK,
+        paper=PAPER,
+        chance=0.5,
+        measure=f"the layer whose block carries {X0} furthest, as a share of the depth,",
+    )
 
 
 def findings(found: Swaps, at: int) -> str:

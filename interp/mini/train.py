@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +193,7 @@ class Trainer:
         arguments = (models, self.recipe, self.encoder, self.text)
         return {part: quick_look(*arguments, part, n, **self.autocast) for part in parts}
 
-    def rows(self) -> Iterator[Rows]:
+    def rows(self) -> Generator[Rows, None, None]:
         """The problems of this batch and the ones after it."""
         if not self.workers:
             number = self.batch

@@ -7,3 +7,4 @@ DASH = "\u2013"
 TIMES = "\u00d7"
 X0 = "x\u0302\u2080"
 XT = "x\u209c"
+SPACE = "\u00a0"  # lines do not break at it

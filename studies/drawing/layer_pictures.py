@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import polars as pl
 
 from studies.base.signs import X0, XT
-from studies.drawing.figures import BLUE, CHANCE, GREEN, ORANGE, Heat, Series, heatmaps, points
-from studies.frame.report import Picture, Section
+from studies.base.words import interval, shown
+from studies.drawing.canvas import BLUE, CHANCE, GREEN, ORANGE
+from studies.drawing.figures import Series, points
+from studies.drawing.heat import Heat, heatmaps
+from studies.drawing.report import Noted, Picture, Section
 from studies.measures.energy import PARTS
 from studies.runs.bench import Bench
 
@@ -15,6 +21,14 @@ _UNITS = {
     "energy_l2": "L2 norm",
     "energy_robust": "Median over channels",
     "energy_layer": "L2 norm, in units of the layer's mean",
+}
+MEASURES = {
+    "energy_l2": "energy (L2), log2 of the ratio",
+    "energy_robust": "energy (median over channels), log2 of the ratio",
+    "energy_layer": "energy (L2), difference in units of the layer's mean",
+    "probe": "probe, balanced accuracy",
+    "lens_plain": "plain lens, share of right answers",
+    "lens_tuned": "tuned lens, share of right answers",
 }
 _TITLES = {"foreground": "Foreground against background", "named": "The answer's tokens against other candidates'"}
 _GIVEN = {"x0_hat": X0, "x_t": XT, "first_frame": "first frame"}
@@ -119,3 +133,15 @@ def _lenses(bench: Bench, table: pl.DataFrame) -> Picture:
 
 def _sigmas(rows: pl.DataFrame) -> list[float]:
     return [float(s) for s in rows.select("step", "sigma").unique().sort("step")["sigma"]]
+
+
+def stage_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same for readers: one row a measure and part, stages side by side."""
+    found: dict[tuple[str, str | None], dict[str, Any]] = {}
+    for row in rows:
+        about = {"measure": MEASURES[row["measure"]], "of": PARTS.get(row["part"], "finished answers")}
+        line = found.setdefault((row["measure"], row["part"]), about)
+        value, ends = interval(row["value"], row["low"], row["high"])
+        placebo = "" if row["placebo"] is None else f"; placebo {shown(row['placebo'], 2)}"
+        line[row["stage"]] = Noted(value, f"{ends}{placebo}")
+    return list(found.values())

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from studies.base.folder import StudyFolder
 from studies.base.signs import X0, XT
-from studies.drawing.figures import Heat, heatmaps
-from studies.frame.report import Picture
+from studies.drawing.heat import Heat, heatmaps
+from studies.drawing.report import Picture
 from studies.measures.probed import Probed
 
 

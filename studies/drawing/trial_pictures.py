@@ -8,8 +8,10 @@ import numpy as np
 import polars as pl
 
 from studies.base.signs import X0
-from studies.drawing.figures import BLUE, CHANCE, GREEN, INK, ORANGE, Heat, Series, heatmaps, points
-from studies.frame.report import Picture, Section
+from studies.drawing.canvas import BLUE, CHANCE, GREEN, INK, ORANGE
+from studies.drawing.figures import Series, points
+from studies.drawing.heat import Heat, heatmaps
+from studies.drawing.report import Picture, Section
 from studies.runs.bench import Bench
 
 TITLES = {

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from studies.base.claim import NOT, OPEN, SHOWS
-from studies.frame.report import SPACE, Noted, interval
+from studies.base.signs import SPACE
+from studies.base.words import interval
+from studies.drawing.report import Noted
 
 READING = (
     "Verdicts are about this model and these problems; figures of the paper are of another model and of other "

@@ -11,8 +11,9 @@ import polars as pl
 
 from studies.base.claim import NOT, OPEN, SHOWS
 from studies.base.folder import StudyFolder
+from studies.base.signs import SPACE
+from studies.drawing.report import Link, Noted, Report, Section, render
 from studies.frame.claims import READING, SIGNS, claim_row, counted
-from studies.frame.report import SPACE, Link, Noted, Report, Section, render
 
 LINES = (
     f"How many claims of each study show ({SIGNS[SHOWS]}), do not show ({SIGNS[NOT]}) or cannot be told at this size "

@@ -12,8 +12,8 @@ import polars as pl
 from interp.collect import versions
 from interp.errors import OutputError
 from studies.base.claim import Claim
+from studies.drawing.report import Report, Section, render
 from studies.frame.claims import READING, RULES, claim_row
-from studies.frame.report import Report, Section, render
 
 if TYPE_CHECKING:
     from studies.frame.study import Study

@@ -7,8 +7,8 @@ from typing import Any
 import polars as pl
 import torch
 
-from studies.ensemble import with_choices
 from studies.measures.answers import NONE, read_video
+from studies.measures.gains import with_choices
 from studies.runs.bench import Bench
 from studies.runs.clean import CleanRuns
 from studies.runs.conditions import CLEAN, shares

@@ -16,9 +16,37 @@ import polars as pl
 
 from interp.answers import AnswerTrajectories
 from interp.intervals import cluster_mean
+from studies.base.signs import X0
 from studies.measures.answers import NONE, majority
 
 ONE, VOTE, ANY = "one", "vote", "any"
+STEER, PLACEBO, ENSEMBLE = "steer", "random", "ensemble"
+RULES = {
+    ONE: "the first seed",
+    "entropy": f"the seed whose {X0} is surest: least entropy over the candidates",
+    "probe": "the seed that a probe on hidden states gives the best chance of being right",
+    "majority": "a seed that shows the answer that most seeds show so far",
+    "redraw": "seeds one after the other until the probe gives one more than its median chance; the best if none",
+    STEER: "the first seed, pushed along the probe's direction at this step",
+    PLACEBO: "the same in a random direction",
+    ENSEMBLE: "the first seed, with the mean over seeds of the middle layers' residual stream at the first step",
+    VOTE: "the majority's answer of so many seeds that run to the end",
+    ANY: "any of so many seeds right: what a perfect choice would give",
+}
+NAMES = {
+    ONE: "one seed",
+    "entropy": f"surest {X0}",
+    "probe": "best by the probe",
+    "majority": "majority so far",
+    "redraw": "redrawn until the probe is content",
+    STEER: "steered by the probe",
+    PLACEBO: "steered at random (placebo)",
+    ENSEMBLE: "ensemble of hidden states",
+    VOTE: "vote of whole runs",
+    ANY: "any seed right",
+}
+EARLY = ("entropy", "probe", "majority", "redraw")
+"""Rules that look at runs part-way."""
 DRAWS = 2000
 
 

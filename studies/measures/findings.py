@@ -9,7 +9,7 @@ import polars as pl
 
 from studies.base.claim import NOT, SHOWS, Claim, Estimate, exceeds
 from studies.base.signs import DASH, SIGMA, X0
-from studies.frame.report import shown
+from studies.base.words import shown
 from studies.measures.cells import Fits
 from studies.measures.targets import TARGETS, Target
 

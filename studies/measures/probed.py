@@ -14,6 +14,7 @@ from interp.grid import TokenGrid
 from interp.runspec import RunSpec
 from probes import GridResult, fit_grid
 from studies.base.claim import Estimate
+from studies.base.columns import INTERVAL
 from studies.measures.cells import BASELINES, FOLDS, STRENGTHS
 from studies.measures.questions import Question, first_frame_seen
 from studies.measures.targets import Rows
@@ -31,8 +32,7 @@ COLUMNS = {
     "step": "denoising step, from 0; null for the first frame",
     "sigma": "noise level of the step",
     "score": "balanced accuracy, out of fold; no problem on both sides of a split",
-    "low": "lower end of its 95 % interval (bootstrap over problems)",
-    "high": "upper end",
+    **INTERVAL,
     "chance": "mean score of the same probe on shuffled labels",
     "chance_high": "97.5 % bound of that",
     "n": "rows: tokens asked",

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from interp.edits import EditedRun
 from probes import LogisticProbe
 from studies.measures.cells import FOLDS, STRENGTHS
-from studies.measures.probed import tokens_of
+from studies.measures.probed import hidden_sites, tokens_of
 from studies.measures.questions import Question
+from studies.runs.bench import Bench
 from studies.runs.clean import CleanRuns
+
+RIGHT, START = "right", "start"
 
 
 @dataclass(frozen=True)
@@ -83,3 +88,38 @@ class Readers:
             hidden = np.asarray(self.runs.store.read(self.sites[layer], step=step, runs=[key], tokens=tokens))[0]
         said = self.probes[layer, step, int(self.fold[run])].predict(hidden)
         return float(np.mean([(said[labels == kind] == kind).mean() for kind in (0, 1)]))
+
+
+class Reading:
+    """Reads the answer and the start state of a run, with edits or without.
+
+    Args:
+        bench: of the study.
+        clean: undisturbed runs, those that are read among them.
+        question: where the start state is asked for.
+        steps, layers: where it is read.
+    """
+
+    def __init__(
+        self, bench: Bench, clean: CleanRuns, question: Question, steps: Sequence[int], layers: Sequence[int]
+    ) -> None:
+        self.bench, self.steps = bench, steps
+        sites = hidden_sites(clean)
+        self.number = {spec.key: k for k, spec in enumerate(clean.specs)}
+        self.readers = Readers.fit(clean, question, {layer: sites[layer] for layer in layers}, steps, bench.given.seed)
+
+    def read(self, run: EditedRun) -> dict[str, Any]:
+        """``right``, and ``start LAYER STEP`` at every step from the first edited one on; null before it."""
+        number, found = self.number[run.spec.key], {}
+        for layer, site in self.readers.sites.items():
+            captured = run.captured[site] if run.edits.edits else None
+            first = 0 if captured is None else run.trajectory.schedule.steps - len(captured)
+            for step in self.steps:
+                hidden = captured[step - first, 0].numpy() if captured is not None and step >= first else None
+                score = self.readers.score(number, layer, step, hidden) if step >= first else None
+                found[start_of(layer, step)] = score
+        return {RIGHT: int(self.bench.task.score(run.spec.sample, run.frames).solved), **found}
+
+
+def start_of(layer: int, at: int | tuple[int, int]) -> str:
+    return f"{START} {layer} {at}"

@@ -9,20 +9,11 @@ import polars as pl
 
 from studies.base.claim import Claim, Estimate, above
 from studies.base.words import spanned
-from studies.frame.report import Noted, interval, shown
-from studies.measures.energy import KINDS, PARTS, Contrasts
+from studies.measures.energy import KINDS, Contrasts
 from studies.measures.probing import Probed
 
 PAPER = "layers 0-9 of 40: global structure and background; from about 9: foreground and objects named in the prompt"
 PAPER_STEPS = "the layers' roles are the same at every step (shown in pictures; no figures)"
-MEASURES = {
-    "energy_l2": "energy (L2), log2 of the ratio",
-    "energy_robust": "energy (median over channels), log2 of the ratio",
-    "energy_layer": "energy (L2), difference in units of the layer's mean",
-    "probe": "probe, balanced accuracy",
-    "lens_plain": "plain lens, share of right answers",
-    "lens_tuned": "tuned lens, share of right answers",
-}
 MATTERS = {"l2": 0.1, "robust": 0.1, "layer": 0.05}
 SCORE = 0.05
 ALIKE = 0.8
@@ -125,18 +116,6 @@ def by_stage(energies: Contrasts, probed: Probed | None, lenses: pl.DataFrame, d
         for stage, layers in here:
             put(name, None, stage, lens_mean(lenses, name, layers), None)
     return rows
-
-
-def stage_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same for readers: one row a measure and part, stages side by side."""
-    found: dict[tuple[str, str | None], dict[str, Any]] = {}
-    for row in rows:
-        about = {"measure": MEASURES[row["measure"]], "of": PARTS.get(row["part"], "finished answers")}
-        line = found.setdefault((row["measure"], row["part"]), about)
-        value, ends = interval(row["value"], row["low"], row["high"])
-        placebo = "" if row["placebo"] is None else f"; placebo {shown(row['placebo'], 2)}"
-        line[row["stage"]] = Noted(value, f"{ends}{placebo}")
-    return list(found.values())
 
 
 def findings(rows: Sequence[dict[str, Any]]) -> str:

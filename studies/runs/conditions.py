@@ -144,6 +144,11 @@ def contrast(
     return Estimate(float(mean[0]), float(low[0]), float(high[0]), len(set(problems[kept])))
 
 
+def paired(values: pl.Series, groups: pl.Series, ends: tuple[float, float] | None) -> Estimate:
+    """Mean of one number a run with an interval over problems."""
+    return Estimate.of(values.cast(pl.Float64).to_numpy(), groups.to_numpy(), ends)
+
+
 def _matrix(table: pl.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Values [run, condition], problem of each run, names of the conditions."""
     names = table["condition"].unique(maintain_order=True).to_list()

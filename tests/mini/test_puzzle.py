@@ -160,7 +160,7 @@ def test_workers_draw_the_same_batches(tmp_path: Path) -> None:
         a, b = next(inline), next(workers)
         np.testing.assert_array_equal(a.symbols, b.symbols)
         assert a.prompts == b.prompts
-    workers.close()  # type: ignore[attr-defined]
+    workers.close()
 
 
 def test_a_time_limit_ends_the_training(tmp_path: Path) -> None:

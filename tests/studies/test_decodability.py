@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -92,11 +93,11 @@ def test_an_interrupted_study_keeps_its_runs_and_goes_on(
     command = ["--model", str(model), "--out", str(tmp_path / "out"), *OPTIONS, "--target", "wall_right"]
     whole, calls = Lab.run_batch, []
 
-    def interrupted(self: Lab, *args: object, **kwargs: object) -> object:
+    def interrupted(self: Lab, *args: Any, **kwargs: Any) -> object:
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return whole(self, *args, **kwargs)  # type: ignore[arg-type]
+        return whole(self, *args, **kwargs)
 
     monkeypatch.setattr(Lab, "run_batch", interrupted)
     assert STUDY.main(command) == 130

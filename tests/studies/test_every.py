@@ -13,8 +13,8 @@ import studies.__main__ as entry
 import studies.frame.every
 from interp.errors import TaskError
 from studies.base.claim import Estimate, above
+from studies.drawing.report import Section
 from studies.frame.outcome import Outcome
-from studies.frame.report import Section
 from studies.frame.study import Study
 from studies.runs.bench import Bench
 from tests.pipelines import tiny_i2v

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from studies.base.words import interval, shown
 from studies.drawing import figures
-from studies.drawing.figures import Heat, Line, StripRow
-from studies.frame.report import Noted, Picture, Report, Section, interval, render, shown
+from studies.drawing.figures import Line
+from studies.drawing.heat import Heat, heatmaps
+from studies.drawing.report import Noted, Picture, Report, Section, render
+from studies.drawing.strips import StripRow, strips
 
 
 def ink(path: Path) -> float:
@@ -23,7 +26,7 @@ def test_strips_show_their_pictures(tmp_path: Path) -> None:
     red, blue = np.zeros((8, 8, 3)), np.zeros((8, 8, 3))
     red[..., 0], blue[..., 2] = 1, 1
     rows = [StripRow("maze 1", red, [blue, blue], red, "route A"), StripRow("maze 2", red, [blue, red], red)]
-    figures.strips(tmp_path / "s.png", rows, [0, 5], [1.0, 0.2])
+    strips(tmp_path / "s.png", rows, [0, 5], [1.0, 0.2])
     pixels = np.asarray(Image.open(tmp_path / "s.png").convert("RGB")).reshape(-1, 3)
     reds, blues = ((pixels == colour).all(1).sum() for colour in ([255, 0, 0], [0, 0, 255]))
     assert reds / blues == pytest.approx(5 / 3, rel=0.05)
@@ -38,7 +41,7 @@ def test_lines_and_heatmaps_draw_any_number_of_steps(tmp_path: Path, steps: int)
     figures.lines(tmp_path / "l.png", [("one", lines), ("two", lines[:1])], sigmas, ylabel="share", chance=chance)
     grid = np.tile(values, (3, 1))
     heats = [Heat("real", grid, grid > 0.6, {"x": values, "first frame": values}), Heat("control", grid, grid > 2, {})]
-    figures.heatmaps(tmp_path / "h.png", heats, sigmas, low=0.5, high=1, label="accuracy")
+    heatmaps(tmp_path / "h.png", heats, sigmas, low=0.5, high=1, label="accuracy")
     assert ink(tmp_path / "l.png") > 0.005
     assert ink(tmp_path / "h.png") > 0.1
 

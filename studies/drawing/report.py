@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -12,7 +11,7 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 
-from studies.base.signs import DASH
+from studies.base.words import decimals, shown
 
 _CSS = """
 :root { --ink: #1d2733; --soft: #5b6672; --line: #e3e7eb; --blue: #2563a8; }
@@ -39,7 +38,6 @@ code, pre { font: .84rem/1.5 ui-monospace, "DejaVu Sans Mono", monospace; }
 pre { background: #f6f8fa; padding: .8rem 1rem; border-radius: 4px; white-space: pre-wrap; overflow-wrap: anywhere; }
 """
 
-SPACE = "\u00a0"  # lines do not break at it
 PIXELS_PER_POINT = 1.5  # figures are drawn at 150 dots an inch and shown at 100
 
 
@@ -154,52 +152,3 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     head = "".join(cell("th", name, name) for name in columns)
     body = "".join("<tr>" + "".join(cell("td", n, row[n]) for n in columns) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def decimals(values: Sequence[Any]) -> int:
-    """How many decimals tell numbers apart that are written below one another: none if all are whole.
-
-    >>> decimals([0.917, 0.25]), decimals([20.8, 44.0]), decimals([0.004, None]), decimals([1.0, 20.0])
-    (2, 1, 4, 0)
-    """
-    known = [abs(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]
-    if all(value == int(value) for value in known):
-        return 0
-    most = max(known)
-    return 1 if most >= 10 else 2 if most >= 0.1 else min(1 - math.floor(math.log10(most)), 5)
-
-
-def shown(value: Any, places: int | None = None) -> str:
-    r"""A value as readers see it: no more decimals than say something, a dash for nothing.
-
-    Args:
-        value: a number, text, True, False or None.
-        places: decimals of a number; see `decimals` for those it has if not given.
-
-    >>> shown(0.91249), shown(None), shown(12), shown(True), shown(-0.001, 2)
-    ('0.91', '\u2013', '12', 'yes', '0.00')
-    """
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return DASH
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if not isinstance(value, float):
-        return str(value)
-    places = decimals([value]) if places is None else places
-    return f"{round(value, places) + 0.0:.{places}f}"  # adding zero takes the sign from -0.0
-
-
-def interval(value: float, low: float, high: float) -> tuple[str, str]:
-    r"""A value, and its interval, with the decimals that the width of the interval bears out.
-
-    >>> [" ".join(text.split()) for text in interval(0.70833, 0.4333, 0.9)]
-    ['0.71', '0.43 to 0.90']
-    >>> interval(0.0281, 0.0141, 0.0413)[0], interval(float("nan"), 0, 1)
-    ('0.028', ('\u2013', ''))
-    """
-    if not math.isfinite(value):
-        return DASH, ""
-    width = high - low
-    places = min(max(2, 1 - math.floor(math.log10(width))), 4) if width > 0 else 2
-    number, *ends = (shown(float(part), places) for part in (value, low, high))
-    return number, f"{SPACE}to{SPACE}".join(ends)

@@ -12,9 +12,11 @@ from interp.tasks.maze.maze import Maze
 from interp.tasks.maze.render import render_symbols, to_rgb
 from studies.base.folder import StudyFolder
 from studies.base.signs import X0, XT
-from studies.drawing import figures
-from studies.drawing.figures import BLUE, FAINT, GREEN, ORANGE, Heat, Line, StripRow
-from studies.frame.report import Picture
+from studies.drawing.canvas import BLUE, FAINT, GREEN, ORANGE
+from studies.drawing.figures import Line, lines
+from studies.drawing.heat import Heat, heatmaps
+from studies.drawing.report import Picture
+from studies.drawing.strips import StripRow, strips
 from studies.measures.readout import Readout
 from studies.measures.targets import TARGETS
 
@@ -44,7 +46,7 @@ def draw_strips(folder: StudyFolder, one: Set, readout: Readout, sigmas: Sequenc
     ]
     name = f"strips_{one.name}.png"
     with folder.writing(name) as path:
-        figures.strips(path, rows, steps, [sigmas[step] for step in steps])
+        strips(path, rows, steps, [sigmas[step] for step in steps])
     fork = one.name == "fork"
     first = "first the mazes whose seeds took different routes, then the others" if fork else "the first mazes"
     return Picture(
@@ -88,7 +90,7 @@ def draw_x0(folder: StudyFolder, x0: dict[str, pl.DataFrame]) -> Picture:
         panels.append((f"{name.capitalize()} mazes", drawn))
     sigmas = next(iter(x0.values())).filter(pl.col("measure") == "valid").sort("step")["sigma"].to_list()
     with folder.writing("x0_hat.png") as path:
-        figures.lines(path, panels, sigmas, ylabel="share of runs", ylim=(0, 1.02))
+        lines(path, panels, sigmas, ylabel="share of runs", ylim=(0, 1.02))
     told = "; ".join(f"{name}: n = {_most(table)} runs" for name, table in x0.items())
     return Picture(
         folder / "x0_hat.png",
@@ -121,7 +123,7 @@ def draw_pruning(folder: StudyFolder, occupancy: pl.DataFrame) -> Picture:
     ]
     sigmas = occupancy.filter(pl.col("kind") == "taken").sort("step")["sigma"].to_list()
     with folder.writing("pruning.png") as path:
-        figures.lines(
+        lines(
             path,
             [("Blocks that lie on ...", drawn)],
             sigmas,
@@ -148,7 +150,7 @@ def draw_heatmaps(folder: StudyFolder, table: pl.DataFrame, target: str, of: dic
     classes = TARGETS[target].model == "logistic"
     low, high = (_LOW, _HIGH) if classes else (-0.1, 1.0)
     with folder.writing(f"heat_{target}.png") as path:
-        figures.heatmaps(path, heats, sigmas, low=low, high=high, label=of["metric"].replace("_", " "))
+        heatmaps(path, heats, sigmas, low=low, high=high, label=of["metric"].replace("_", " "))
     return Picture(
         folder / f"heat_{target}.png",
         f"{TARGETS[target].title}: probes over steps and layers",
@@ -184,7 +186,7 @@ def draw_curves(folder: StudyFolder, table: pl.DataFrame, target: str, of: dict[
     last = hooked.filter(pl.col("layer") == layers[-1]).sort("step")
     logistic = TARGETS[target].model == "logistic"
     with folder.writing(f"curves_{target}.png") as path:
-        figures.lines(
+        lines(
             path,
             [(TARGETS[target].title, drawn)],
             _sigmas(mine),
