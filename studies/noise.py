@@ -37,6 +37,7 @@ PANELS = {
     "In cells at random": {"scattered": "as many cells"},
 }
 MATTERS = 0.05
+DRAWS = 3
 COLUMNS = {
     "condition": "kind, place, and which step or latent frame",
     "kind": f"how: {'; '.join(f'{k}: {v}' for k, v in KINDS.items())}; null without noise",
@@ -124,7 +125,7 @@ def of_kind(
         found[f"{kind} frame {frame}"] = disturb(kind, possible, [frame])
         some = np.sort(rng.choice(possible, min(frames, len(possible)), replace=False))
         found[f"{kind} matched {frame}"] = disturb(kind, some, [frame])
-    for draw in range(3):
+    for draw in range(DRAWS):
         cells = rng.choice(len(possible) * frames, min(frames, len(possible) * frames), replace=False)
         graph = EditGraph()
         for cell in np.sort(cells):
@@ -199,12 +200,12 @@ def _section(bench: Bench, table: pl.DataFrame) -> Section:
             panels.append((title, [Series.of(name, colour, of, "at") for (name, of), colour in colours if len(of)]))
         name = f"noise_{kind}.png"
         with bench.folder.writing(name) as path:
-            labels = ["denoising step", "latent frame", "draw"]
-            points(path, panels, ylabel="right answers", xlabel=labels, level=clean["value"])
+            labels, draws = ("denoising step", "latent frame", ""), [f"draw {number + 1}" for number in range(DRAWS)]
+            points(path, panels, ylabel="right answers", xlabel=labels, level=clean["value"], ticks={2: draws})
         caption = (
-            f"Share of runs with the right answer. {KINDS[kind].capitalize()}: in all latent frames at one step; in "
-            f"one latent frame, at all steps or at {CELLS}; and in {CELLS} of any step and frame. Bars: 95 % "
-            f"intervals over {clean['n']} problems. Dashed: no noise."
+            f"Share of runs with the right answer under noise ({KINDS[kind]}): in all latent frames at one step; in "
+            f"one latent frame, at all steps or at {CELLS}; and in {CELLS} of any step and frame. Bars: 95 % intervals "
+            f"over {clean['n']} problems. Dashed: no noise."
         )
         pictures.append(Picture(bench.folder / name, TITLES[kind], caption))
     return Section("Noise at step, noise at frame", (), pictures)

@@ -213,7 +213,7 @@ def findings(raw: pl.DataFrame, kinds: Sequence[str]) -> str:
     seeds = raw.filter((pl.col("kind") == "seeds") & (pl.col("state") == "x0"))["value"].to_numpy()
     yardstick = f" Between seeds of one problem it is {seeds.mean():.2f}." if len(seeds) else ""
     what = f"1 - CKA of the last {X0} to that of the undisturbed run, after noise at one step"
-    return f"{what}. {'; '.join(parts)}.{yardstick}"
+    return f"{what}: {'; '.join(parts)}.{yardstick}"
 
 
 def _section(bench: Bench, table: pl.DataFrame) -> Section:
@@ -227,7 +227,7 @@ def _section(bench: Bench, table: pl.DataFrame) -> Section:
             series.append(Series.of(SHORT[state], colour, of, "at"))
         panels.append((TITLES[kind], series))
     with bench.folder.writing("sensitivity.png") as path:
-        points(path, panels, xlabel="disturbed at step", ylabel="1 - CKA at the last step", ylim=(0.0, 1.0))
+        points(path, panels, xlabel="disturbed at step", ylabel="1 - CKA at the last step", ylim=None)
     n = own.row(0, named=True)["n"]
     bars = f"0: as the undisturbed run, 1: nothing in common. Bars: 95 % intervals over {n} problems."
     return Section(
@@ -255,7 +255,7 @@ def _spread(bench: Bench, own: pl.DataFrame, bars: str) -> Picture:
         series += [Series.of("another seed", CHANCE, seeds, "step")] if len(seeds) else []
         panels.append((TITLES[kind], series))
     with bench.folder.writing("spread.png") as path:
-        points(path, panels, xlabel="compared at step", ylabel=f"1 - CKA of {X0}")
+        points(path, panels, xlabel="compared at step", ylabel=f"1 - CKA of {X0}", ylim=None)
     caption = (
         f"{X0} of every later step against that of the undisturbed run; grey: between two undisturbed seeds. {bars}"
     )

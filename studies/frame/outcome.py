@@ -106,4 +106,4 @@ def write_outcome(study: Study, bench: Bench, outcome: Outcome) -> Path:
 def _seeds(seeds: Sequence[int]) -> str:
     """Which seeds there are, or how many of which to which."""
     each = sorted(set(seeds))
-    return ", ".join(map(str, each)) if len(each) < 5 else f"{len(each)}, of {each[0]} to {each[-1]}"
+    return ", ".join(map(str, each)) if len(each) < 5 else f"{len(each)} ({each[0]} to {each[-1]})"

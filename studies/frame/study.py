@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from studies.base.command import run_command
 from studies.base.folder import StudyFolder
+from studies.base.signs import X0
 from studies.base.tasks import default_task
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ class Study:
     def method(self) -> str:
         """How it is measured: what the study's module says of itself after its first line, in Markdown."""
         said = inspect.getdoc(inspect.getmodule(self.answer)) or ""
-        return said.partition("\n\n")[2]
+        return re.sub(r"\bx0_hat\b(?!\.)", X0, said.partition("\n\n")[2])
 
     def parser(self, quick: bool = False) -> Parser:
         """The command line; with ``quick``, the defaults are those of ``--quick``."""

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from studies.base.claim import Claim, Estimate, above
-from studies.base.words import spanned
+from studies.base.words import shown, spanned
 from studies.measures.energy import KINDS, Contrasts
 from studies.measures.probing import Probed
 
@@ -129,7 +129,7 @@ def findings(rows: Sequence[dict[str, Any]]) -> str:
     parts = []
     for (measure, part), said in words.items():
         of = [row for row in rows if (row["measure"], row["part"]) == (measure, part)]
-        each = ", ".join(f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})" for row in of)
+        each = ", ".join("{} ({} to {})".format(*(shown(row[k], 2) for k in ("value", "low", "high"))) for row in of)
         parts += [f"{said}: {each}"] if of else []
     return f"In early, middle and late layers. {'; '.join(parts)}."
 

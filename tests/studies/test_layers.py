@@ -65,7 +65,7 @@ def test_claims_on_energy_follow_the_numbers() -> None:
     assert strong[0].placebo < 0.5
     rows = by_stage(energies(2.0), None, empty, 4)
     assert len(rows) == 2 * 3 * 3  # parts, kinds, stages
-    late = next(row for row in rows if (row["measure"], row["stage"]) == ("energy_robust", "late"))
+    late = next(row for row in rows if (row["measure"], row["stage"]) == ("energy_l2", "late"))
     assert late["low"] <= late["value"] <= late["high"]
     assert f"{late['value']:.2f} (" in findings(rows)
 

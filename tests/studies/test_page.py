@@ -11,6 +11,7 @@ from PIL import Image
 
 from studies.base.words import interval, shown
 from studies.drawing import figures
+from studies.drawing.canvas import figure, legends
 from studies.drawing.figures import Line
 from studies.drawing.heat import Heat, heatmaps
 from studies.drawing.report import Noted, Picture, Report, Section, render
@@ -44,6 +45,28 @@ def test_lines_and_heatmaps_draw_any_number_of_steps(tmp_path: Path, steps: int)
     heatmaps(tmp_path / "h.png", heats, sigmas, low=0.5, high=1, label="accuracy")
     assert ink(tmp_path / "l.png") > 0.005
     assert ink(tmp_path / "h.png") > 0.1
+
+
+@pytest.mark.parametrize(
+    ("names", "where", "count"),
+    [(("a", "b"), "below", 1), (("a", "b"), "right", 1), (("a", "c"), "below", 2)],
+)
+def test_legends_cover_nothing_and_are_not_repeated(
+    tmp_path: Path, names: tuple[str, str], where: str, count: int
+) -> None:
+    with figure(tmp_path / "l.png", (8, 3), 1, 2) as axes:
+        for axis, last in zip(axes[0], ("b", names[1]), strict=True):
+            axis.plot([0, 1], label="a")
+            axis.plot([1, 0], label=last)
+            axis.set_xlabel("step")
+        legends(axes[0], where)
+        drawn = axes[0, 0].figure
+        drawn.draw_without_rendering()
+        found = [*drawn.legends, *(axis.get_legend() for axis in axes[0] if axis.get_legend())]
+        boxes = [legend.get_window_extent() for legend in found]
+        assert len(found) == count
+        assert not any(box.overlaps(axis.bbox) for box in boxes for axis in axes[0])
+        assert all(drawn.bbox.contains(*corner) for box in boxes for corner in (box.min, box.max))
 
 
 def test_drawing_leaves_matplotlib_as_it_was(tmp_path: Path) -> None:
