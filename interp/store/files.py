@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -11,6 +12,19 @@ import numpy as np
 from interp.store.manifest import Line, Manifest
 from interp.store.part import Part
 from interp.store.storefile import Bundle, Shard
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where some runs are.
+
+    Attributes:
+        alone: runs that are read from their own files, and their places among those asked for.
+        bundled: by site-major file, numbers int64 [n] of runs in it and their places int64 [n].
+    """
+
+    alone: tuple[tuple[str, int], ...]
+    bundled: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 class Files:
@@ -26,6 +40,7 @@ class Files:
         self.bundle_manifest = Manifest(path / "consolidated" / "manifest.jsonl")
         self.bundle_manifest.load()
         self._shards: dict[str, Shard] = {}
+        self._found: tuple[int, Found] | None = None
 
     def shard(self, run: str) -> Shard:
         """The file of one run."""
@@ -47,20 +62,27 @@ class Files:
                     found[run] = (name, number)
         return found
 
-    def parts(self, site: str, runs: Sequence[str]) -> list[Part]:
-        """Where runs are read from: site-major files where they are up to date, else the runs' own."""
-        places: dict[str, list[tuple[int, int]]] = {}
-        parts = []
+    def parts(self, site: str, runs: Sequence[str] | None) -> list[Part]:
+        """Where runs are read from: site-major files where they are up to date, else the runs' own; None for all."""
+        found = self._all() if runs is None else self._find(runs)
+        parts = [self.shard(run).part(site, np.zeros(1, np.int64), np.array([place])) for run, place in found.alone]
+        return parts + [self._bundles[name].part(site, *where) for name, where in found.bundled.items()]
+
+    def _all(self) -> Found:
+        if self._found is None or self._found[0] != self.manifest.changes:  # thousands of runs: once, not for each site
+            self._found = self.manifest.changes, self._find(sorted(self.manifest.lines))
+        return self._found[1]
+
+    def _find(self, runs: Sequence[str]) -> Found:
+        alone, pairs = [], dict[str, list[tuple[int, int]]]()
         for place, run in enumerate(runs):
             if run in self.in_bundles:
                 name, number = self.in_bundles[run]
-                places.setdefault(name, []).append((number, place))
+                pairs.setdefault(name, []).append((number, place))
             else:
-                parts.append(self.shard(run).part(site, np.zeros(1, np.int64), np.array([place])))
-        for name, pairs in places.items():
-            which = np.array(pairs, np.int64)
-            parts.append(self._bundles[name].part(site, which[:, 0], which[:, 1]))
-        return parts
+                alone.append((run, place))
+        arrays = {name: np.array(found, np.int64).T.copy() for name, found in pairs.items()}
+        return Found(tuple(alone), {name: (which, places) for name, (which, places) in arrays.items()})
 
     @cached_property
     def _bundles(self) -> dict[str, Bundle]:

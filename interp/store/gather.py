@@ -47,16 +47,17 @@ class Cells:
         return tuple(_runs(self.cells, self.slots))
 
 
-def gather(requests: Iterable[Cells], out: np.ndarray, token_axis: int | None) -> None:
+def gather(requests: Iterable[Cells], out: np.ndarray, slots: int, token_axis: int | None) -> None:
     """Read cells.
 
     Args:
         requests: what goes where.
-        out: bits [slot, <cell axes, chosen tokens>], contiguous.
+        out: bits [<three axes>, <cell axes, chosen tokens>], contiguous.
+        slots: the product of its first three axes.
         token_axis: where "token" is among the cell's axes.
     """
     flat = bytes_of(out)
-    slot_nbytes = flat.nbytes // len(out)
+    slot_nbytes = flat.nbytes // slots
     for request in requests:
         fd = request.extent.source.open()
         try:
@@ -65,8 +66,9 @@ def gather(requests: Iterable[Cells], out: np.ndarray, token_axis: int | None) -
                     place = flat[slot * slot_nbytes : (slot + count) * slot_nbytes]
                     request.extent.read(fd, cell * slot_nbytes, place)
             else:
+                by_slot = out.reshape(slots, *out.shape[3:])
                 for cell, slot in zip(request.cells.tolist(), request.slots.tolist(), strict=True):
-                    _read_rows(fd, request, cell, out[slot], token_axis or 0)
+                    _read_rows(fd, request, cell, by_slot[slot], token_axis or 0)
         finally:
             os.close(fd)
 

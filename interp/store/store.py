@@ -306,9 +306,10 @@ class Store:
         """
         if runs is not None:
             return SiteView.of(self._files, site, self._chosen(runs))
-        chosen = self.runs
+        if not self.runs:
+            self._chosen(None)  # says so
         if site not in self._views:
-            self._views[site] = SiteView.of(self._files, site, self._chosen(chosen))
+            self._views[site] = SiteView.of(self._files, site, None)
         return self._views[site]
 
     def labels(self, name: str, runs: Iterable[str] | None = None, site: str | None = None) -> np.ndarray:
@@ -331,7 +332,7 @@ class Store:
         if isinstance(runs, str):
             raise StoreError(f"runs={runs!r} is one text; give a list of run keys")
         chosen = list(self.runs if runs is None else runs)
-        for run in chosen:
+        for run in chosen if runs is not None else ():
             if run not in self.manifest.lines:
                 raise StoreError(f"run {run!r} is not among the {len(self)} finished runs of {self.path}")
         if not chosen:

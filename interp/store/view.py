@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,17 +27,29 @@ class Plan:
 
     Attributes:
         requests: cells and where they go.
-        order: sizes of the result's first axes: (run, step, branch), or (step, branch, run).
-        cell_shape: sizes of its other axes.
+        shape: sizes of the array that is read: run, step and branch, or step, branch and run, then the cell's axes.
         run_first: which of the two orders.
         keep: what of the axes run, step and branch the caller sees.
     """
 
     requests: tuple[Cells, ...]
-    order: tuple[int, int, int]
-    cell_shape: tuple[int, ...]
+    shape: tuple[int, ...]
     run_first: bool
-    keep: tuple[Any, ...]
+    keep: tuple[Any, Any, Any]
+
+    @cached_property
+    def slots(self) -> int:
+        """Cells that are read."""
+        return math.prod(self.shape[:3])
+
+    def seen(self, bits: np.ndarray) -> np.ndarray:
+        """What was read [<shape>] as the caller sees it: [run, step?, branch?, <cell axes>]."""
+        run, step, branch = self.keep
+        if self.run_first:
+            return bits[run, step, branch]
+        if step == branch == 0:
+            return bits[0, 0]
+        return bits.transpose(2, 0, 1, *range(3, bits.ndim))[run, step, branch]
 
 
 class SiteView:
@@ -63,8 +76,8 @@ class SiteView:
         self.token_axis = self.layout.axes.index("token") - 2 if "token" in self.layout.axes else None
 
     @staticmethod
-    def of(files: Files, site: str, runs: Sequence[str]) -> SiteView:
-        """The view of a site over runs of a store."""
+    def of(files: Files, site: str, runs: Sequence[str] | None) -> SiteView:
+        """The view of a site over runs of a store; None for all."""
         parts = files.parts(site, runs)
         coded = all(part.site.codec == "int8" for part in parts)  # of some only: refused
         beside = SiteView(files.parts(site + int8.SCALE, runs), site + int8.SCALE) if coded else None
@@ -80,11 +93,9 @@ class SiteView:
             plan = self._plan(step, branch, tokens)
             if key and not plan.run_first and len(self._plans) < MANY:  # of few, large files: small and used again
                 self._plans[key] = plan
-        bits = np.empty((math.prod(plan.order), *plan.cell_shape), self.layout.kind.bits)
-        gather(plan.requests, bits, self.token_axis)
-        bits = bits.reshape(*plan.order, *plan.cell_shape)
-        bits = bits if plan.run_first else bits.transpose(2, 0, 1, *range(3, bits.ndim))
-        found = bits[plan.keep]
+        bits = np.empty(plan.shape, self.layout.kind.bits)
+        gather(plan.requests, bits, plan.slots, self.token_axis)
+        found = plan.seen(bits)
         if self.scales is None:
             return shaped(found, self.layout.kind, as_)
         return self.restored(found, self.scales.read(step, branch, None, "numpy"), as_)
@@ -112,7 +123,7 @@ class SiteView:
         slots = np.arange(self.runs * steps * branches).reshape(order)
         slots = slots.transpose(1, 2, 0) if run_first else slots
         keep = (slice(None), slice(None) if keep_step else 0, slice(None) if keep_branch else 0)
-        return Plan(tuple(self._requests(chosen, rows, slots)), order, cell_shape, run_first, keep)
+        return Plan(tuple(self._requests(chosen, rows, slots)), (*order, *cell_shape), run_first, keep)
 
     def _requests(self, chosen: Sequence[Any], rows: Sequence[np.ndarray | None], slots: np.ndarray) -> Any:
         for part, (steps, branches, *_), row in zip(self.parts, chosen, rows, strict=True):
