@@ -3,13 +3,7 @@
 Fork mazes have two equally short routes; which one a run takes depends on its seed. The study runs the model on fork
 mazes and ordinary ones, keeps the hidden states of the last latent frame after every block at every step, and asks of
 every step x layer cell how well a linear probe can tell the run's own answer, beside probes on what the network was
-given and on shuffled labels. It leaves in its folder:
-
-- ``report.html``: the page; ``*.png``: its figures.
-- ``table.parquet``: one row per probe; its columns are described in `studies.measures.cells.COLUMNS`.
-- ``x0_hat.parquet``: what x0_hat shows, by step.
-- ``summary.json``: findings, claims with their rules, onset by target and layer, versions, seeds, command.
-- ``cache/``: the store of activations, one shard a run. A second call with the same folder repeats no finished run.
+given and on shuffled labels. What x0_hat shows at every step, which takes no probe, is written to ``x0_hat.parquet``.
 """
 
 from __future__ import annotations

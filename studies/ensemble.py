@@ -201,7 +201,7 @@ def _section(bench: Bench, table: pl.DataFrame) -> Section:
     plain = pl.col("match").is_null() & (pl.col("into") == "all") & (pl.col("step") == table["step"].min())
     others = table.filter(~pl.col("what").is_in([CLEAN, "exchange"]) & ~((pl.col("what") == "resid") & plain))
     rest = Series.of("other", GREEN, others, range(len(others)), "gain")
-    names = [way(row) for row in others.to_dicts()]
+    names = [way(row, bench.given.at[0]) for row in others.to_dicts()]
     with bench.folder.writing("ensemble.png") as path:
         points(
             path,

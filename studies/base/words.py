@@ -6,7 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from studies.base.signs import DASH, SPACE
+from studies.base.signs import DASH, SPACE, X0
+
+
+def sentence(text: str) -> str:
+    """With a capital letter, unless a sign begins it.
+
+    >>> sentence("noise hurts"), sentence(f"{X0} is right") == f"{X0} is right"
+    ('Noise hurts', True)
+    """
+    return text if text.startswith(X0) else text[:1].upper() + text[1:]
 
 
 def counted(number: int, noun: str) -> str:

@@ -39,9 +39,7 @@ def _caption(probed: Sequence[Probed]) -> str:
     first = probed[0].curve()
     chance = sum(float(one.hidden.table["chance"].to_numpy().mean()) for one in probed) / len(probed)
     given = [f"{one.hidden.baselines['score'][0]:.2f}" for one in probed if len(one.hidden.baselines)]
-    picture = (
-        f" Off the picture that was given, around the token, the same probe reads {', '.join(given)}." if given else ""
-    )
+    picture = f" The same probe on the given picture, as seen from the token: {' and '.join(given)}." if given else ""
     return (
         f"Balanced accuracy of linear probes, {first['n'][0]} tokens of {first['groups'][0]} problems. Hatched: the "
         f"interval does not clear the chance level (about {chance:.2f}).{picture}"

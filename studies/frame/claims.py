@@ -8,7 +8,7 @@ from typing import Any
 
 from studies.base.claim import NOT, OPEN, SHOWS
 from studies.base.signs import SPACE
-from studies.base.words import interval
+from studies.base.words import interval, sentence
 from studies.drawing.report import Noted
 
 READING = (
@@ -26,7 +26,7 @@ def claim_row(claim: Mapping[str, Any]) -> dict[str, Any]:
     """One row of a table, from a row of `studies.base.claim.Claim`; numbers may be None, and the rule be left out."""
     value, low, high = (math.nan if claim[name] is None else claim[name] for name in ("value", "low", "high"))
     return {
-        "claim": Noted(claim["claim"][:1].upper() + claim["claim"][1:], claim.get("rule", "")),
+        "claim": Noted(sentence(claim["claim"]), claim.get("rule", "")),
         "paper": claim["paper"],
         "here": Noted(*interval(value, low, high)),
         "chance": claim["chance"],

@@ -92,10 +92,11 @@ def over_groups(make: Make, seeds: int) -> Callable[[Sequence[RunSpec]], EditGra
     return graph
 
 
-def way(row: dict[str, Any]) -> str:
-    """What is averaged, and how, in words."""
+def way(row: dict[str, Any], at: int | None = None) -> str:
+    """What is averaged, and how, in words; at which step, unless it is ``at``."""
     if row["what"] != "resid":
         return WHAT[row["what"]]
     more = [f"{row['match']} kept"] if row["match"] else []
     more += ["into one seed"] if row["into"] == "first" else []
-    return ", ".join([*more, f"at step {row['step']}"] if row["step"] is not None else more)
+    more += [] if row["step"] == at else [f"at step {row['step']}"]
+    return ", ".join(more)
