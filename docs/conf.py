@@ -10,6 +10,8 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("TQDM_DISABLE", "1")  # what tutorials print is what they found
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,6 +31,7 @@ exclude_patterns = ["_build", "gallery"]
 suppress_warnings = ["config.cache"]  # a scraper that is a function cannot be pickled, and need not be
 html_theme = "furo"
 html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 html_title = f"wan-interp {release}"
 
 default_role = "py:obj"  # `Name` in a docstring links to Name where there is a page for it
@@ -60,6 +63,8 @@ sphinx_gallery_conf = {
     "image_scrapers": (saved_pictures,),
     "abort_on_example_error": True,
     "show_memory": False,
+    "capture_repr": (),
+    "min_reported_time": 600,
     "write_computation_times": False,
     "download_all_examples": False,
 }

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+WIDTH = 100
 SIZES, STEPS = (4, 5, 6), (1, 2, 4, 8, 20)
 MODELS = Path(__file__).parents[1] / "interp" / "models"
 
@@ -120,10 +121,21 @@ def _grown(recipe: dict[str, Any]) -> str:
     return f", after those of [{source}]({source}.md), from whose blocks it was grown" if source else ""
 
 
+def _as_json(value: Any, indent: int = 0) -> str:
+    """JSON with lists and objects on one line where they fit."""
+    flat = json.dumps(value)
+    if indent + len(flat) <= WIDTH or not isinstance(value, list | dict):
+        return flat
+    named = value.items() if isinstance(value, dict) else ((None, item) for item in value)
+    lines = [("" if name is None else f"{json.dumps(name)}: ") + _as_json(item, indent + 1) for name, item in named]
+    ends, gap = "{}" if isinstance(value, dict) else "[]", "\n" + " " * indent
+    return f"{ends[0]}{gap} " + f",{gap} ".join(lines) + f"{gap}{ends[1]}"
+
+
 def _ending(card: dict[str, Any]) -> list[str]:
     return [
         "```json",
-        json.dumps(card["recipe"], indent=1),
+        _as_json(card["recipe"]),
         "```",
         "",
         f"Fingerprint of the weights: `{card['fingerprint']}`.",

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from studies import NAMES, study_named
+from studies.base.signs import SPACE
 from studies.frame.cost import DECODE_SPEED, HIDDEN, MEMORY, SPEEDS, STREAMS, hours_text, size_text
 from studies.frame.real import FOLDER, MODEL, VIDEO, arguments, cost
 from studies.frame.study import Study
@@ -61,8 +62,8 @@ def _table(studies: list[Study]) -> list[str]:
             continue
         cells = [
             f"{found.work.row_forwards:,}", f"{found.petaflops:,.0f}", f"{found.work.videos.total():,}",
-            hours_text(found.hours), size_text(found.resident), size_text(found.offloaded), *found.fits().values(),
-            size_text(found.disk),
+            hours_text(found.hours).replace(" ", SPACE), size_text(found.resident), size_text(found.offloaded),
+            *found.fits().values(), size_text(found.disk),
         ]  # fmt: skip
         lines.append("| " + " | ".join([f"`{study.name}`", *cells]) + " |")
     return lines
