@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from interp.errors import InterpError
+from interp.kept_pictures import kept_or_made
 from interp.runspec import RunSpec, SamplerSettings
 from interp.tasks.sample import Sample
 
@@ -89,7 +91,7 @@ def encode(
     transformer = pipe.transformer if pipe.transformer is not None else pipe.transformer_2
     dtype, guided = transformer.dtype, len(settings.branches) > 1
     texts: dict[str, tuple[Tensor, Tensor | None]] = {}
-    images: dict[tuple[str, str | None], _ImageRow] = {}
+    images: dict[tuple[str, str, str | None], _ImageRow] = {}
     prompts, negatives, rows, starts = [], [], [], []
     for spec in specs:
         sample = spec.sample
@@ -106,9 +108,11 @@ def encode(
         prompts.append(positive.to(dtype))
         if guided and negative is not None:
             negatives.append(negative.to(dtype))
-        looks = (sample.key, sample.pictures)
+        looks = (sample.task, sample.key, sample.pictures)
         if looks not in images:
-            images[looks] = _encode_image(pipe, spec, device, dtype)
+            size = (sample.height, sample.width, sample.num_frames)
+            of = (spec.model_hash, type(pipe).__name__, str(device), dtype, size, looks)
+            images[looks] = kept_or_made(of, partial(_encode_image, pipe, spec, device, dtype))
         rows.append(images[looks])
         starts.append(_noise(pipe, spec, device) if sample.video is None else _noised(pipe, spec, scheduler, device))
     conditions = [row.condition for row in rows if row.condition is not None]

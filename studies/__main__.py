@@ -53,11 +53,11 @@ def listing() -> str:
         lines += [
             f"{study.name}",
             f"    {study.question}",
-            f"    needs {study.needs}; about {full:g} min on the bundled model and two cores, {quick:g} with --quick",
+            f"    needs {study.needs}; about {full:g} min on both bundled models and two cores, {quick:g} with --quick",
             f"    on published weights: {_told(real_cost(study))}",
         ]
     full, quick = (sum(study.minutes[which] for study in studies) for which in (0, 1))
-    whole = f"All on one bundled model: about {full:g} min, {quick:g} with --quick: python -m studies all --out DIR"
+    whole = f"All on both bundled models: about {full:g} min, {quick:g} with --quick: python -m studies all --out DIR"
     return "\n".join([*lines, "", whole, f"Run one with: python -m studies.{min(NAMES)} --out DIR"])
 
 

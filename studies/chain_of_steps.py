@@ -190,8 +190,8 @@ STUDY = Study(
     answer=answer,
     options=options,
     defaults={"problems": 48, "seeds": 2, "size": 6},
-    quick={"problems": 12},
-    minutes=(2, 0.7),
+    quick={"problems": 10},
+    minutes=(1.5, 0.4),
     work=work,
     real="--problems 20 --seeds 2",
 )

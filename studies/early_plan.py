@@ -282,9 +282,9 @@ STUDY = Study(
     needs="a task with candidate answers; a model that is right sometimes, not always",
     answer=answer,
     options=options,
-    defaults={"problems": 40, "seeds": 4, "size": 6},
-    quick={"problems": 12, "seeds": 3, "strengths": [0.3], "steered": 1},
-    minutes=(3, 1),
+    defaults={"problems": 20, "seeds": 4, "size": 6},
+    quick={"problems": 10, "seeds": 3, "steps": 10, "strengths": [0.3], "steered": 1},
+    minutes=(5, 0.7),
     work=work,
     real="--problems 20 --seeds 3 --strengths 0.3 --steered 1 --video 49 512 512",
 )

@@ -231,9 +231,9 @@ STUDY = Study(
     needs="any task with right answers; a model that is right sometimes, not always",
     answer=answer,
     options=options,
-    defaults={"problems": 24, "seeds": 3, "size": 6, "batch_size": 24},
-    quick={"problems": 6, "windows": 3, "at": [0]},
-    minutes=(12, 3),
+    defaults={"problems": 12, "seeds": 3, "windows": 5, "size": 6, "batch_size": 24},
+    quick={"problems": 5, "steps": 10, "windows": 3, "at": [0]},
+    minutes=(7, 0.9),
     work=work,
     real="--problems 10 --seeds 3 --width 10 --windows 5 --at 0 --batch-size 3 --video 49 512 512",
 )

@@ -217,9 +217,9 @@ STUDY = Study(
     needs="any task with right answers",
     answer=answer,
     options=options,
-    defaults={"problems": 24, "seeds": 1, "size": 5, "places": 5},
-    quick={"problems": 8, "places": 3, "in_frames": 3, "kinds": ["replace", "renoise"]},
-    minutes=(10, 1.5),
+    defaults={"problems": 12, "seeds": 1, "size": 5, "places": 5, "in_frames": 3},
+    quick={"problems": 6, "places": 3, "in_frames": 2, "kinds": ["replace", "renoise"]},
+    minutes=(5, 0.6),
     work=work,
     real="--problems 10 --kinds replace renoise --places 5 --in-frames 3",
 )

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from interp.errors import InterpError, OutputError, suggest
+from interp.kept_pictures import keeping_pictures
 from interp.model import bundled_models
 from studies import NAMES, study_named
 from studies.base.folder import StudyFolder
@@ -55,11 +57,13 @@ def run_all(arguments: Sequence[str]) -> Path:
     calls = [call for model in given.model for call in _calls(names, model, folder, given, passed_on)]
     for call in calls:
         study_named(call.name).parse(call.arguments)  # a wrong option is found before the first study runs
+    command = f"python -m studies all {shlex.join(arguments)}"
     entries: list[Entry] = []
-    for number, call in enumerate(calls, 1):
-        print(f"[{number}/{len(calls)}] {call.name} on {call.model}", flush=True)
-        entries.append(_one(call, folder))
-        write_index(folder, entries)
+    with keeping_pictures():
+        for number, call in enumerate(calls, 1):
+            print(f"[{number}/{len(calls)}] {call.name} on {call.model}", flush=True)
+            entries.append(_one(call, folder))
+            write_index(folder, [*entries, *_others(folder, {entry.place for entry in entries})], command)
     failed = [entry for entry in entries if entry.error]
     if failed:
         raise InterpError(
@@ -81,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", required=True, metavar="DIR", help="folder: one folder a study, the cache, and index.html")
     add(
         "--model", nargs="+", default=list(bundled_models()), metavar="NAME",
-        help="bundled names, folders or hub ids; of several, each has a folder; every bundled model if not given",
+        help="bundled names, folders or hub ids; each has a folder; every bundled model if not given",
     )  # fmt: skip
     add("--only", nargs="+", default=list(NAMES), metavar="NAME", help="these studies")
     add("--skip", nargs="+", default=[], metavar="NAME", help="not these")
@@ -100,7 +104,7 @@ def _calls(
     names: Sequence[str], model: str, folder: StudyFolder, given: argparse.Namespace, passed_on: Sequence[str]
 ) -> Iterator[Call]:
     """The studies on one model."""
-    within = f"{Path(model).name}/" if len(given.model) > 1 else ""
+    within = f"{Path(model).name}/"
     shared = ["--cache", str(folder / "cache"), "--model", model, *(["--quick"] if given.quick else [])]
     for name in names:
         yield Call(name, model, within + name, ("--out", str(folder / (within + name)), *shared, *passed_on))
@@ -122,6 +126,17 @@ def _one(call: Call, folder: StudyFolder) -> Entry:
         return Entry(**about, summary=None, seconds=None, error=" ".join(str(error).split()))
     took = time.perf_counter() - begun
     return Entry(**about, summary=summary_of(folder / call.place), seconds=took, error=None)
+
+
+def _others(folder: StudyFolder, places: Collection[str]) -> list[Entry]:
+    """Studies that are finished in the folder, from whichever call, but for those at some places."""
+    found = []
+    for path in sorted(folder.path.glob("*/*/summary.json")):
+        name, place = path.parent.name, path.parent.relative_to(folder.path).as_posix()
+        summary = summary_of(path.parent) if name in NAMES and place not in places else None
+        if summary is not None:
+            found.append(Entry(name, study_named(name).question, summary["model"], place, summary, None, None))
+    return found
 
 
 def summary_of(folder: Path) -> dict[str, Any] | None:

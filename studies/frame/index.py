@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from studies import NAMES
 from studies.base.claim import NOT, OPEN, SHOWS
 from studies.base.folder import StudyFolder
 from studies.base.signs import SPACE
@@ -78,8 +79,9 @@ def _number(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def write_index(folder: StudyFolder, entries: Sequence[Entry]) -> None:
-    """Write index.html and claims.parquet."""
+def write_index(folder: StudyFolder, entries: Sequence[Entry], command: str) -> None:
+    """Write index.html and claims.parquet; the command is the last one that added to them."""
+    entries = sorted(entries, key=lambda entry: _order(entry, entries))
     table = claims_table(entries)
     if len(table):
         folder.write_with("claims.parquet", table.write_parquet)
@@ -95,9 +97,15 @@ def write_index(folder: StudyFolder, entries: Sequence[Entry]) -> None:
             Section("Studies", (LINES,), tables=(_overview(entries),)),
             *(_study(entry) for entry in sorted(entries, key=lambda entry: list(studies).index(entry.name))),
         ],
-        command=f"python -m studies all --out {folder.path}",
+        command=command,
     )
     folder.write_text("index.html", render(page))
+
+
+def _order(entry: Entry, entries: Sequence[Entry]) -> tuple[int, int]:
+    """Models as they come, and each one's studies in the order of the list."""
+    models = list(dict.fromkeys(one.model for one in entries))
+    return models.index(entry.model), NAMES.index(entry.name) if entry.name in NAMES else len(NAMES)
 
 
 def _overview(entries: Sequence[Entry]) -> list[dict[str, Any]]:

@@ -47,7 +47,7 @@ class Study:
             `studies.base.tasks.default_task`.
         defaults: values of options where they differ from the common ones.
         quick: the same for ``--quick``.
-        minutes: on the bundled model and two cores, with the defaults and with ``--quick``.
+        minutes: on both bundled models, one after the other, and two cores, with the defaults and ``--quick``.
         work: counts what it will ask of a model, see `studies.runs.work`; None: not counted.
         real: arguments with which it is run on published weights, see `studies.frame.real`.
     """
@@ -94,13 +94,15 @@ class Study:
     def run(self, arguments: Sequence[str]) -> Path:
         """Run the study; the path of its report."""
         given = self.parse(arguments)
+        from interp.kept_pictures import keeping_pictures
         from studies.frame.outcome import write_outcome
         from studies.runs.bench import Bench
 
         begun = time.perf_counter()
         folder = StudyFolder(given.out, self.name)
         bench = Bench.open(folder, given)
-        report = write_outcome(self, bench, self.answer(bench))
+        with keeping_pictures():
+            report = write_outcome(self, bench, self.answer(bench))
         print(f"{self.name}: {time.perf_counter() - begun:.0f} s\nreport: {report}", flush=True)
         return report
 

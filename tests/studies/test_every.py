@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 
 import polars as pl
@@ -11,6 +12,7 @@ import pytest
 
 import studies.__main__ as entry
 import studies.frame.every
+import studies.frame.index
 from interp.errors import TaskError
 from studies.base.claim import Estimate, above
 from studies.drawing.report import Section
@@ -55,8 +57,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (entry, studies.frame.every):
+    for module in (entry, studies.frame.every, studies.frame.index):
         monkeypatch.setattr(module, "NAMES", tuple(FAKE))
+    for module in (entry, studies.frame.every):
         monkeypatch.setattr(module, "study_named", FAKE.__getitem__)
     calls.clear()
     failing.clear()
@@ -79,12 +82,12 @@ def test_all_studies_share_a_cache_resume_and_make_an_index(
     table = pl.read_parquet(out / "claims.parquet")
     assert table["study"].to_list() == ["first", "second"]
     for row in table.to_dicts():
-        summary = json.loads((out / row["study"] / "summary.json").read_text())
+        summary = json.loads((out / model.name / row["study"] / "summary.json").read_text())
         (claim,) = summary["claims"]
         assert {k: row[k] for k in claim} == claim
         assert (row["command"], row["seeds"]) == (summary["command"], 2)
     page = (out / "index.html").read_text()
-    assert 'href="first/report.html"' in page
+    assert f'href="{model.name}/first/report.html"' in page
     assert "2 claims: 2 show, 0 do not show, 0 cannot be told" in page
     assert page.count("0.25\u00a0to\u00a00.75") == 2
     assert summary["command"] in page
@@ -107,6 +110,17 @@ def test_models_share_a_cache_and_an_index(model: Path, tmp_path: Path, capsys: 
         assert f'href="{name}/first/report.html"' in page
     assert entry.main([*command[:4], str(model), *command[4:]]) == 2
     assert "one folder" in capsys.readouterr().err
+
+
+def test_a_part_that_is_run_again_leaves_the_others_in_the_index(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ["all", "--out", str(out), "--model", str(model), *OPTIONS]
+    assert entry.main(command) == 0
+    assert entry.main([*command, "--seed", "1", "--only", "second"]) == 0
+    table, page = pl.read_parquet(out / "claims.parquet"), (out / "index.html").read_text()
+    assert table["study"].to_list() == ["first", "second"]
+    assert ["--seed 1" in text for text in table["command"]] == [False, True]
+    assert f"python -m studies {shlex.join([*command, '--seed', '1', '--only', 'second'])}</pre>" in page
 
 
 def test_another_command_is_run_again(model: Path, tmp_path: Path) -> None:
