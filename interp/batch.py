@@ -21,10 +21,15 @@ from interp.views import View
 
 
 def sampled(
-    pipe: Any, specs: Sequence[RunSpec], recorder: Recorder | None = None, *, share_text: bool = False
+    pipe: Any,
+    specs: Sequence[RunSpec],
+    recorder: Recorder | None = None,
+    *,
+    share_text: bool = False,
+    checked: bool = False,
 ) -> list[Trajectory]:
     """Sample a batch, feeding a recorder; see `interp.Lab.run_batch`."""
-    plan = prepare(pipe, specs)
+    plan = prepare(pipe, specs, checked=checked)
     return trajectories_of(plan, list(_steps(pipe, plan, recorder, share_text)), len(specs))
 
 

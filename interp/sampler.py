@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp.conditioning import Conditioning, encode, transformer_input, velocity_of
 from interp.errors import InterpError
-from interp.model import fingerprint
+from interp.fingerprint import fingerprint
 from interp.runspec import RunSpec, SamplerSettings
 from interp.schedule import build_scheduler, schedule_of
 from interp.trajectory import Schedule, SolverState
@@ -87,9 +87,28 @@ def transformer_of(pipe: Any, expert: str) -> Any:
     return getattr(pipe, "transformer_2", None) if expert == "low" else pipe.transformer
 
 
+def check_model(pipe: Any, specs: Sequence[RunSpec]) -> None:
+    """Whether a model is the one that runs were planned with.
+
+    Raises:
+        InterpError: its weights have changed since.
+    """
+    now = fingerprint(pipe)
+    if any(spec.model_hash != now for spec in specs):
+        raise InterpError(
+            "the model is not the one these runs were planned with: its weights have changed since (a LoRA loaded?), "
+            "or it is another; plan the runs again with lab.plan(...)"
+        )
+
+
 @torch.no_grad()
-def prepare(pipe: Any, specs: Sequence[RunSpec]) -> Plan:
+def prepare(pipe: Any, specs: Sequence[RunSpec], *, checked: bool = False) -> Plan:
     """Encode prompts and first frames, draw the noise, set the schedule.
+
+    Args:
+        pipe: the pipeline whose components are used.
+        specs: the runs.
+        checked: whether `check_model` was asked just before.
 
     Raises:
         InterpError: no runs, runs that cannot share a batch (other settings, size or number of frames), or a sample
@@ -108,12 +127,8 @@ def prepare(pipe: Any, specs: Sequence[RunSpec]) -> Plan:
             f"{len(specs)} runs of {len(sizes)} kinds (settings, height, width, num_frames) cannot share one batch; "
             "group them by kind, as Lab.capture does"
         )
-    now = fingerprint(pipe)
-    if any(spec.model_hash != now for spec in specs):
-        raise InterpError(
-            "the model is not the one these runs were planned with: its weights have changed since (a LoRA loaded?), "
-            "or it is another; plan the runs again with lab.plan(...)"
-        )
+    if not checked:
+        check_model(pipe, specs)
     device = pipe._execution_device
     scheduler = build_scheduler(pipe, settings)
     schedule = schedule_of(pipe, scheduler, settings, device)

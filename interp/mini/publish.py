@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from interp.errors import ModelError
+from interp.fingerprint import fingerprint
 from interp.mini.expert import build_transformer
 from interp.mini.recipe import HIGH, LOW, MAIN, RECIPES, PuzzleRecipe, Recipe, recipe_named
 from interp.mini.text import build_text_encoder, build_tokenizer
 from interp.mini.vae import build_vae
-from interp.model import fingerprint
 
 _DATA = {
     Recipe: "random mazes from interp.tasks.maze, targets are shortest routes, ties at random",

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from interp import tasks
+from interp.fingerprint import fingerprint
 from interp.lab import Lab, load
 from interp.mini.measure import HELD_OUT_SEED, solve_batched, solve_stock
 from interp.mini.recipe import Recipe
-from interp.model import bundled_folder, bundled_models, fingerprint
+from interp.model import bundled_folder, bundled_models
 from interp.tasks.maze.render import TRAIL
 from interp.tasks.maze.score import blocks_from_pixels, symbols_from_blocks
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from interp.fingerprint import fingerprint
 from interp.lab import Lab, load
 from interp.mini.evaluate import held_out_samples
 from interp.mini.measure import HELD_OUT_SEED, PUZZLES, cell_name, solve_batched, solve_stock
 from interp.mini.recipe import RECIPES
-from interp.model import bundled_folder, bundled_models, fingerprint
+from interp.model import bundled_folder, bundled_models
 
 NAME = "wan-puzzle-mini"
 pytestmark = pytest.mark.skipif(NAME not in bundled_models(), reason="its weights are not bundled")

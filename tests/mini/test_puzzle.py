@@ -230,7 +230,7 @@ def test_published_pair_is_a_stock_pipeline_of_two_experts(folder: Path) -> None
         with safe_open(folder / part / "diffusion_pytorch_model.safetensors", "pt") as file:
             assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.bfloat16}  # noqa: SIM118
     card = json.loads((folder / "card.json").read_text())
-    from interp.model import fingerprint
+    from interp.fingerprint import fingerprint
 
     assert card["fingerprint"] == fingerprint(pipe)
     assert card["experts"] == 2

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from interp.model import fingerprint
+from interp.fingerprint import fingerprint
 from studies.distilled import STUDY
 from studies.runs.bench import lab_of
 from studies.runs.work import Terms

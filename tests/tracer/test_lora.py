@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from interp import lora
 from interp.errors import InterpError
+from interp.fingerprint import fingerprint
 from interp.lab import load
-from interp.model import fingerprint
 from tests import pipelines
 from tests.tracer.runs import arguments_of, bare_latents, specs_of
 
