@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp.conditioning import Conditioning, encode, transformer_input, velocity_of
 from interp.errors import InterpError
-from interp.fingerprint import fingerprint
+from interp.fingerprint import fingerprint_now
 from interp.runspec import RunSpec, SamplerSettings
 from interp.schedule import build_scheduler, schedule_of
 from interp.trajectory import Schedule, SolverState
@@ -93,7 +93,7 @@ def check_model(pipe: Any, specs: Sequence[RunSpec]) -> None:
     Raises:
         InterpError: its weights have changed since.
     """
-    now = fingerprint(pipe)
+    now = fingerprint_now(pipe)
     if any(spec.model_hash != now for spec in specs):
         raise InterpError(
             "the model is not the one these runs were planned with: its weights have changed since (a LoRA loaded?), "
