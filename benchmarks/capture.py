@@ -1,11 +1,11 @@
 """What looking costs: a bare pipeline beside idle hooks, captures to memory and to HDF5, and the same by other means.
 
-    python -m benchmarks.capture --json                  # ten minutes
-    python -m benchmarks.capture --only "mini: loop"     # parts: mini and medium; loop, rivals, others of each
+    python -m benchmarks.capture --json                        # fifteen minutes
+    python -m benchmarks.capture --only "mini,medium: loop"    # parts: loop, rivals and others of mini and medium
 
-Two models: the bundled one, and a medium one (d 512, 8 layers, 1280 tokens, random weights). What is kept is resid_post
-of every layer and step. Every case runs the call up to the final latents, but for encoding prompt and picture, which is
-done once for all of them:
+Two models: the bundled one with the 20 steps that `interp.Lab.plan` takes by itself (half a second), and a medium one
+(d 512, 8 layers, 1280 tokens, random weights) with 2. What is kept is resid_post of every layer and step. Every case
+runs the call up to the final latents, but for encoding prompt and picture, which is done once for all of them:
 
 - the stock ``pipe(...)``, beside our loop twice: the second shows how far apart two equal things are measured here;
 - our step loop, without hooks and with hooks on every layer that nobody reads (idle);
@@ -108,20 +108,20 @@ def compared(
 
 
 PARTS = {"loop": loop_rows, "rivals": rival_rows, "others": other_rows}
-ROUNDS = {"loop": 5, "rivals": 2, "others": 1}
+ROUNDS = {"loop": 4, "rivals": 3, "others": 1}
 """How many times more often the finer differences are measured."""
 
 
 def main() -> None:
     """Command line."""
-    chosen = arguments(__doc__, rounds=4, steps=10, quick=False, only="")
-    models = {"mini": (small, chosen.steps, 3), "medium": (medium, 2, 1)}
+    chosen = arguments(__doc__, rounds=4, steps=20, quick=False, only="")
+    models = {"mini": (small, chosen.steps, 2), "medium": (medium, 2, 1)}
     if chosen.quick:
         models = {"mini": (partial(small, 4), 2, 1)}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name, (make, steps, often) in models.items():
-            parts = [part for part in PARTS if f"{name}: {part}".startswith(chosen.only)]
+            parts = [part for part in PARTS if f"{name}: {part}".startswith(tuple(chosen.only.split(",")))]
             if not parts:
                 continue
             lab, sample = make()

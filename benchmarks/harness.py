@@ -51,15 +51,15 @@ class Times:
         return Times(tuple(a / b for a, b in zip(self.seconds, other.seconds, strict=True))).spread
 
     def ratio_interval(self, other: Times) -> tuple[float, float]:
-        """95 % interval of `ratio`, from its order statistics alone; the whole range where there are too few rounds."""
+        """95 % interval of `ratio` from order statistics; the whole range where there are too few rounds for one."""
         ratios = sorted(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
-        count, beyond, outside = len(ratios), 0, 0.5 ** len(ratios)
-        while beyond + 1 < count / 2:  # the median lies beyond the k-th from either end with this probability
-            outside += math.comb(count, beyond + 1) * 0.5**count
+        count, left, outside = len(ratios), 0, 0.5 ** len(ratios)
+        while 2 * (left + 1) < count:
+            outside += math.comb(count, left + 1) * 0.5**count  # chance that the median is below the next ratio
             if outside > 0.025:
                 break
-            beyond += 1
-        return ratios[beyond], ratios[count - 1 - beyond]
+            left += 1
+        return ratios[left], ratios[count - 1 - left]
 
 
 def interleaved(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,6 +17,7 @@ from interp.lora import adapters_of
 from interp.modules import modules_of
 
 _SAMPLED_BYTES, _GLANCED_BYTES = 4096, 256
+_PLAIN = (Tensor, nn.Parameter)
 
 
 @torch.no_grad()
@@ -36,8 +36,7 @@ def fingerprint(pipe: Any) -> str:
                 found = true_tensor(module.get_submodule(owner), leaf)
             named.append((f"{part}.{name}{tuple(found.shape)}{found.dtype}", found))
     content: list[bytes | memoryview] = ["\n".join(adapters_of(pipe)).encode()]
-    samples = _Samples.of([tensor for _, tensor in named], _SAMPLED_BYTES)
-    for (name, _), sample in zip(named, samples.each(), strict=True):
+    for (name, _), sample in zip(named, _samples([tensor for _, tensor in named]), strict=True):
         content += [name.encode(), sample]
     taken = hashlib.sha256(b"".join(content)).hexdigest()[:16]
     _LAST[pipe] = (_glance(pipe), taken)
@@ -60,13 +59,18 @@ _LAST: WeakKeyDictionary[Any, tuple[Any, str]] = WeakKeyDictionary()
 @torch.no_grad()
 def _glance(pipe: Any) -> Any:
     """What would change with the weights; None if that cannot be told, as of offloaded or quantised ones."""
-    owners = [module for _, part in _parts(pipe) for module in modules_of(part).values()]
-    tensors = [t for own in owners for t in (*own._parameters.values(), *own._buffers.values()) if t is not None]
-    if any(type(t) not in (Tensor, nn.Parameter) or t.is_meta for t in tensors):
-        return None
-    marks = [(id(t), t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
-    samples = _Samples.of(tensors, _GLANCED_BYTES)
-    return adapters_of(pipe), marks, [xxh3_128_digest(one) for one in samples.together]
+    marks: list[tuple[int, int, int]] = []
+    glanced: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for _, part in _parts(pipe):
+        for owner in modules_of(part).values():
+            for tensor in (*owner._parameters.values(), *owner._buffers.values()):
+                if tensor is None:
+                    continue
+                if type(tensor) not in _PLAIN or tensor.is_meta:
+                    return None
+                marks.append((id(tensor), tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version))
+                glanced.setdefault((tensor.device, tensor.dtype), []).append(_sampled(tensor, _GLANCED_BYTES))
+    return adapters_of(pipe), marks, [xxh3_128_digest(_bytes(parts)) for parts in glanced.values()]
 
 
 def _parts(pipe: Any) -> Iterator[tuple[str, nn.Module]]:
@@ -76,46 +80,31 @@ def _parts(pipe: Any) -> Iterator[tuple[str, nn.Module]]:
             yield part, module
 
 
-@dataclass(frozen=True)
-class _Samples:
-    """Some bytes of each of many tensors, none of those that are on the meta device.
+def _samples(tensors: Sequence[Tensor]) -> list[memoryview]:
+    """Some bytes of each tensor, none of those that are on the meta device; fetched together, a device and dtype."""
+    kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    parts = [_sampled(tensor, _SAMPLED_BYTES) for tensor in tensors]
+    for i, part in enumerate(parts):
+        if not part.is_meta:
+            kinds.setdefault((part.device, part.dtype), []).append(i)
+    found = [memoryview(b"")] * len(tensors)
+    for numbers in kinds.values():
+        together, stop = _bytes([parts[i] for i in numbers]), 0
+        for i in numbers:
+            start, stop = stop, stop + parts[i].nbytes
+            found[i] = together[start:stop]
+    return found
 
-    Attributes:
-        parts: of each tensor.
-        kinds: by device and dtype, the numbers of its parts.
-        together: their bytes, fetched in one go.
-    """
 
-    parts: list[Tensor]
-    kinds: dict[tuple[torch.device, torch.dtype], list[int]]
-    together: list[memoryview]
-
-    @staticmethod
-    def of(tensors: Sequence[Tensor], nbytes: int) -> _Samples:
-        """At most that many bytes of each."""
-        parts = [_sampled(tensor, nbytes) for tensor in tensors]
-        kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-        for i, part in enumerate(parts):
-            if not part.is_meta:
-                kinds.setdefault((part.device, part.dtype), []).append(i)
-        fetched = (torch.cat([parts[i] for i in numbers]).cpu() for numbers in kinds.values())
-        return _Samples(parts, kinds, [one.view(torch.uint8).numpy().data for one in fetched])
-
-    def each(self) -> list[memoryview]:
-        """Of each tensor."""
-        found = [memoryview(b"")] * len(self.parts)
-        for whole, numbers in zip(self.together, self.kinds.values(), strict=True):
-            stop = 0
-            for i in numbers:
-                start, stop = stop, stop + self.parts[i].nbytes
-                found[i] = whole[start:stop]
-        return found
+def _bytes(parts: Sequence[Tensor]) -> memoryview:
+    """Of tensors [position] of one device and dtype, one after the other."""
+    return torch.cat(list(parts)).cpu().view(torch.uint8).numpy().data
 
 
 def _sampled(tensor: Tensor, nbytes: int) -> Tensor:
     """At most that many bytes of a tensor, evenly spread: [position]."""
-    count = max(1, nbytes // tensor.element_size())
-    stride = max(1, tensor.numel() // count)
-    if type(tensor) in (Tensor, nn.Parameter) and tensor.is_contiguous():  # in one operation
-        return tensor.as_strided((min(count, -(-tensor.numel() // stride)),), (stride,))
+    numel, count = tensor.numel(), nbytes // tensor.itemsize
+    stride = numel // count or 1
+    if type(tensor) in _PLAIN and tensor.is_contiguous():  # in one operation
+        return tensor.as_strided((min(count, -(-numel // stride)),), (stride,))
     return tensor.detach().reshape(-1)[::stride][:count]

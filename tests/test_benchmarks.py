@@ -6,9 +6,20 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.stats import binom
 
 from benchmarks import capture, harness, patching
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 6, 9, 12, 25, 40])
+def test_the_interval_of_a_ratio_is_that_of_order_statistics(count: int) -> None:
+    """The k-th from either end, for the largest k with which the median lies outside in 5 % of cases at most."""
+    ours = harness.Times(tuple(np.random.default_rng(count).permutation(count) + 1.0))
+    halves = harness.Times((0.5,) * count)
+    ks = [k for k in range(1, count // 2 + 1) if 2 * binom.cdf(k - 1, count, 0.5) <= 0.05] or [1]
+    assert ours.ratio_interval(halves) == (2 * max(ks), 2 * (count + 1 - max(ks)))
 
 
 def test_the_quick_benchmark_of_patching(
@@ -45,6 +56,8 @@ def test_the_quick_benchmark_of_capture(
     assert in_memory["bytes"] == 6 * 2 * 5 * 4 * 4 * 128 * 4  # layers, steps, tokens, features, bytes
     assert rows["mini: ours, to HDF5, bf16", "bare pipeline"]["bytes"] == in_memory["bytes"] / 2
     for row in found["rows"]:
+        low, high = row["paired_ratio_interval"]
+        assert 0 < low <= row["paired_ratio"] <= high
         low, high = row["paired_ratio_quartiles"]
         assert 0 < low <= row["paired_ratio"] <= high or row["rounds"] < 3
         assert row["met"] is (None if not row["aim"] else row["paired_ratio"] <= float(row["aim"].strip("<= x")))
