@@ -199,8 +199,8 @@ def spin(seconds: float) -> None:
 def background_rows(folder: Path, scale: Scale, rounds: int, only: str = "") -> list[dict[str, Any]]:
     """Writing while a producer computes half of the time and is idle the other half (as beside a GPU).
 
-    The producer takes as long as the writing alone, where overlap has most to gain and is hardest. The limit is the
-    longer of the two in the same round.
+    The producer takes as long as the writing alone did the last time, where overlap has most to gain and is hardest;
+    the speed of a disk drifts. The limit is the longer of the two in the same round.
     """
     if not "compute and write".startswith(only):
         return []
@@ -231,14 +231,21 @@ def background_rows(folder: Path, scale: Scale, rounds: int, only: str = "") -> 
         with store.background(borrow=borrow) as writers:
             produce(writers, pause)
 
-    alone = rounds_of({"write": lambda: produce(store, 0)}, max(2, rounds // 2), before=before)["write"].median
-    pause = alone / (len(layouts) * len(tensors))
+    def write() -> None:
+        nonlocal pause
+        start = time.perf_counter()
+        produce(store, 0)
+        pause = (time.perf_counter() - start) / (len(layouts) * len(tensors))
+
+    pause = 0.0
+    before()
+    write()
     cases: dict[str, Callable[[], None]] = {
-        "compute": lambda: produce(None, pause),
-        "write": lambda: produce(store, 0),
         "one process": lambda: produce(store, pause),
         "background": lambda: background(False),
+        "write": write,
         "background, tensors borrowed": lambda: background(True),
+        "compute": lambda: produce(None, pause),
     }
     times = rounds_of(cases, rounds, before=before)
     limit = Times(tuple(map(max, times["compute"].seconds, times["write"].seconds)))

@@ -74,11 +74,6 @@ def read_ahead(fd: int, start: int, nbytes: int) -> None:
         os.posix_fadvise(fd, start, nbytes, os.POSIX_FADV_WILLNEED)
 
 
-def map_in(out: memoryview) -> None:
-    """Have the system find memory for bytes that will be overwritten; else it does so while they are copied."""
-    out[::4096] = bytes(-(-out.nbytes // 4096))
-
-
 def bytes_of(array: np.ndarray) -> memoryview:
     """The bytes of a contiguous array, sharing memory."""
     return array.reshape(-1).view(np.uint8).data

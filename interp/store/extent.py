@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -12,15 +13,15 @@ import numpy as np
 from xxhash import xxh3_64, xxh3_64_intdigest
 
 from interp.errors import StoreError
-from interp.store.blocks import BlockPlan
-from interp.store.disk import map_in, open_read, read_ahead, scatter_into
+from interp.store.blocks import LARGE, BlockPlan
+from interp.store.disk import open_read, read_ahead, scatter_into
 
-SPAN = 1 << 19
-"""Bytes that are read before they are checked: still in the processor's cache then."""
+AT_ONCE = 1 << 22
+"""Bytes that are read in one go, then checked. Of a longer read, a thread checks one stretch while the next is read."""
 
-AHEAD = 1 << 26
-"""Bytes that the kernel is asked to fetch ahead, so that the disk works while others are copied and checked. The disks
-we tried are fastest when they are asked for much at once: 8 MiB takes twice as long."""
+LONGEST, SHORTEST = 1 << 26, 1 << 21
+"""Bytes of a stretch. Each is half of what is left: the first is long enough for Linux to begin to read ahead at once
+(4 MiB are not), and the last is short, since nothing is read while it is checked."""
 
 
 class Identity(NamedTuple):
@@ -123,6 +124,7 @@ class Extent:
         offset: first byte of the site in it.
         plan: cells and blocks.
         checksums: gives the blocks' checksums, uint64 [block]; called once, at the first read.
+        table: (first byte, bytes) of these in the file.
         describe: says what lies in cells first to last, as "site blocks.0.hook_resid_post, step 3, branch cond".
     """
 
@@ -132,10 +134,11 @@ class Extent:
         offset: int,
         plan: BlockPlan,
         checksums: Callable[[int], np.ndarray],
+        table: tuple[int, int],
         describe: Callable[[int, int], str],
     ) -> None:
         self.source, self.offset, self.plan = source, offset, plan
-        self._load, self._describe = checksums, describe
+        self._load, self._table, self._describe = checksums, table, describe
         self._sums: np.ndarray | None = None
         self._good = bytearray(plan.count)
 
@@ -158,17 +161,24 @@ class Extent:
         begin, end = self.plan.bounds(blocks.start)[0], self.plan.bounds(blocks.stop - 1)[1]
         # Blocks at the ends may be wanted in part; what is not wanted of them goes beside.
         row = Row([memoryview(bytearray(start - begin)), out, memoryview(bytearray(end - stop))])
-        at, first, asked = begin, blocks.start, begin
-        while at < end:
-            if asked < min(at + AHEAD // 2, end):
-                until = min(asked + AHEAD, end)
-                read_ahead(fd, self.offset + asked, until - asked)
-                if asked == begin:
-                    map_in(out[: until - asked])  # while the disk is busy
-                asked = until
-            until = self.plan.whole_until(first, min(at + SPAN, end))
-            first = self._checked(fd, first, at, row.cut(at - begin, until - begin))
-            at = until
+        if self._sums is None:
+            read_ahead(fd, *self._table)  # on its way while the data are read
+        if end - begin <= AT_ONCE:
+            self._fill(fd, row.cut(0, end - begin), begin)
+            self._compare(fd, blocks.start, begin, row.cut(0, end - begin))
+            return
+        checks = []
+        with ThreadPoolExecutor(1) as checker:
+            at, first = begin, blocks.start
+            while at < end:
+                nbytes = min(max((end - at) // 2, SHORTEST), LONGEST, end - at)
+                until = self.plan.whole_until(first, at + nbytes)
+                views = row.cut(at - begin, until - begin)
+                self._fill(fd, views, at)
+                checks.append(checker.submit(self._compare, fd, first, at, views))
+                at, first = until, self.plan.covering(until - 1, until).stop
+        for check in checks:
+            check.result()
 
     def check(self, fd: int) -> None:
         """Read and check every block.
@@ -176,19 +186,19 @@ class Extent:
         Raises:
             StoreError: as `read`.
         """
-        buffer = memoryview(bytearray(min(max(SPAN, self.plan.block_nbytes), self.plan.nbytes)))
+        buffer = memoryview(bytearray(min(max(LARGE, self.plan.block_nbytes), self.plan.nbytes)))
         self._good = bytearray(self.plan.count)
         at = first = 0
         while at < self.plan.nbytes:
             until = self.plan.whole_until(first, min(at + buffer.nbytes, self.plan.nbytes))
-            first = self._checked(fd, first, at, [buffer[: until - at]])
+            self._fill(fd, [buffer[: until - at]], at)
+            first = self._compare(fd, first, at, [buffer[: until - at]])
             at = until
 
-    def _checked(self, fd: int, first: int, start: int, views: list[memoryview]) -> int:
-        """Fill ``views`` with whole blocks from block ``first`` on, and check them; gives the block after the last."""
+    def _compare(self, fd: int, first: int, start: int, views: list[memoryview]) -> int:
+        """Check what was read of whole blocks, from block ``first`` on; gives the block after the last."""
         if self._sums is None:
             self._sums = self._load(fd)
-        self._fill(fd, views, start)
         edges = self.plan.edges(first, start + sum(view.nbytes for view in views))
         stop = first + len(edges) - 1
         found = Row(views).xxh3([edge - start for edge in edges])

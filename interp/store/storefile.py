@@ -64,7 +64,8 @@ class StoreFile:
 
             sums = lambda fd: self.numbers(fd, entry.checksums)  # noqa: E731
             if entry.layout.chunk is None:
-                self._extents[name] = Extent(self.source, entry.offset, entry.plan, sums, describe)
+                table = (entry.checksums.offset, entry.checksums.nbytes)
+                self._extents[name] = Extent(self.source, entry.offset, entry.plan, sums, table, describe)
             else:
                 bits = entry.layout.kind.bits
                 self._extents[name] = CodedExtent(self.source, entry.chunks, bits, entry.plan, sums, describe)

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -15,7 +16,7 @@ import torch
 from xxhash import xxh3_64_hexdigest
 
 from interp.errors import StoreError
-from interp.store import Store
+from interp.store import SiteLayout, Store
 from interp.store.manifest import Line
 from tests.store.making import HEADS, NORM, PROVENANCE, RESID, layout_of, make_store, stacked, write_run
 
@@ -90,6 +91,28 @@ def test_a_flipped_bit_in_data_names_the_block(copy: Path) -> None:
     words = ("run1", f"damaged: block 1 of site {RESID}, step 9, branch cond to step 9, branch uncond")
     assert_refused(copy, *words, action=lambda path: store.read(RESID, 9, "uncond"))
     assert_refused(copy, *words)
+
+
+def test_damage_anywhere_in_a_long_read(tmp_path: Path) -> None:
+    """9 MB are read in several stretches, which another thread checks."""
+    shape = (4, 1, 24, 24_000)
+    layout = layout_of("run0")
+    site = SiteLayout("long", ("step", "branch", "token", "feature"), shape, "float32", branches=("cond",))
+    store, values = Store.create(tmp_path / "s", PROVENANCE), np.random.default_rng(0).random(shape, np.float32)
+    with store.writer("run0", replace(layout, sites=(site,))) as writer:
+        for step in range(4):
+            writer.write("long", step, 0, values[step, 0])
+        writer.finish()
+    shard = store.path / "runs/run0.h5"
+    with h5py.File(shard) as file:
+        offset = file["sites/long"].id.get_offset()
+    for at in (0, values.nbytes // 2, values.nbytes * 7 // 10, values.nbytes - 1):
+        flip(shard, offset + at, 4)
+        step = layout.steps[at * 4 // values.nbytes]
+        words = ("run0", "damaged: block", f"site long, step {step}")
+        assert_refused(store.path, *words, action=lambda path: Store.open(path).read("long"))
+        flip(shard, offset + at, 4)
+        assert np.array_equal(Store.open(store.path).read("long")[0], values[:, 0])
 
 
 def flip(path: Path, byte: int, bit: int) -> None:
