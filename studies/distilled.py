@@ -170,10 +170,11 @@ def _mean(of: pl.DataFrame, measure: str) -> Estimate:
 def claims(few: pl.DataFrame, many: pl.DataFrame, names: tuple[int, int], whose: str = "") -> list[Claim]:
     """Few steps, of whose model, against many of the model as it comes, run by run."""
 
-    def difference(measure: str, ends: tuple[float, float] | None) -> Estimate:
+    def difference(measure: str, ends: tuple[float, float]) -> Estimate:
         return paired(many[measure] - few[measure], many["sample"], ends)
 
     what = f"{names[1]} steps minus {names[0]}"
+    most = max([1.0, *(float(x) for of in (few, many) for x in of["switches"].drop_nulls())])  # changes of a run
     stated = [
         above(
             f"{names[0]} steps{whose} give fewer right answers than {names[1]}",
@@ -188,7 +189,7 @@ def claims(few: pl.DataFrame, many: pl.DataFrame, names: tuple[int, int], whose:
         stated.append(
             above(
                 f"with {names[0]} steps{whose} the favourite answer changes less often than with {names[1]}",
-                difference("switches", None),
+                difference("switches", (-most, most)),
                 0.0,
                 matters=0.1,
                 paper=PAPER,

@@ -30,7 +30,7 @@ from studies.drawing.canvas import BLUE, GREEN, INK, ORANGE
 from studies.drawing.figures import Series, points
 from studies.drawing.report import Picture, Section
 from studies.frame.outcome import Outcome
-from studies.frame.study import Parser, Study, positive
+from studies.frame.study import Parser, Study, several
 from studies.measures.answers import read_video
 from studies.measures.following import follow_clean
 from studies.runs.bench import Bench
@@ -58,7 +58,7 @@ def options(parser: Parser) -> None:
     """What only this study asks for."""
     add = parser.add_argument
     add("--sizes", type=float, nargs="+", default=[0.5, 1.0], help="sizes of the mistake, above 0 and up to 1")
-    add("--places", type=positive, default=6, help="steps at which it is put in, spread evenly")
+    add("--places", type=several, default=6, help="steps at which it is put in, spread evenly")
 
 
 def answer(bench: Bench) -> Outcome:

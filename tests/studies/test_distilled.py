@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from interp.fingerprint import fingerprint
-from studies.distilled import STUDY
+from studies.base.claim import OPEN
+from studies.distilled import STUDY, claims
 from studies.runs.bench import lab_of
 from studies.runs.work import Terms
 from tests.pipelines import tiny_i2v
@@ -70,3 +71,10 @@ def test_files_that_do_not_fit_are_refused(model: Path, tmp_path: Path, capsys: 
         command = ["--model", str(model), "--out", str(tmp_path / "out"), *OPTIONS, "--lora", *map(str, files)]
         assert STUDY.main(command) == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_few_runs_that_never_change_their_favourite_settle_nothing() -> None:
+    runs = pl.DataFrame({"sample": list("abcdefgh"), "right": [1] * 8, "switches": [0] * 8, "explored": [0.5] * 8})
+    for claim in claims(runs, runs, (4, 20)):
+        assert claim.low < claim.value == 0 < claim.high
+        assert claim.verdict == OPEN
