@@ -165,10 +165,11 @@ def read_out(lab: Lab, task: MazeTask, store: Store, one: Set) -> Readout:
     """x0_hat of a set, decoded and scored."""
     from studies.measures.readout import read_x0
 
-    grid = lab.grid(one.samples[0])
+    grid, schedule = lab.grid(one.samples[0]), lab.schedule(one.specs[0].settings)
+    sigmas = [float(sigma) for sigma in schedule.sigmas[: schedule.steps]]
     answers = store.labels("on_path", runs=one.keys).reshape(len(one.keys), grid.frames, grid.rows, grid.cols)
     tokens = store.read("latents.hook_x0", runs=one.keys)
-    return read_x0(task, one.samples, tokens, grid, lab.frames, answers[:, -1])
+    return read_x0(task, one.specs, tokens, sigmas, grid, lab.frames, answers[:, -1])
 
 
 def outcome_of(
@@ -177,8 +178,8 @@ def outcome_of(
     """Draw the figures and put into words what the tables say; ``x0_hat.parquet`` is written here."""
     folder, table = bench.folder, fits.table
     sigmas = table.select("step", "sigma").unique().sort("step")["sigma"].to_list()
-    x0 = {name: accuracy_by_step(readout, sigmas) for name, readout in readouts.items()}
-    occupancy = occupancy_by_step(readouts["fork"], sigmas) if "fork" in readouts else pl.DataFrame()
+    x0 = {name: accuracy_by_step(readout) for name, readout in readouts.items()}
+    occupancy = occupancy_by_step(readouts["fork"]) if "fork" in readouts else pl.DataFrame()
     summary = targets_summary(fits)
     solved = {name: _solved(readout) for name, readout in readouts.items()}
     x0_rows = pl.DataFrame(by_step(list(x0.items())))

@@ -85,7 +85,7 @@ def draw_x0(folder: StudyFolder, x0: dict[str, pl.DataFrame]) -> Picture:
         drawn = []
         for measure, (label, colour) in _MEASURES.items():
             rows = table.filter(pl.col("measure") == measure).sort("step")
-            if len(rows) and measure != "shortest" and (measure != "route" or name == "fork"):
+            if len(rows):
                 drawn.append(_line(label, rows, "share", colour))
         panels.append((f"{name.capitalize()} mazes", drawn))
     sigmas = next(iter(x0.values())).filter(pl.col("measure") == "valid").sort("step")["sigma"].to_list()
@@ -95,7 +95,7 @@ def draw_x0(folder: StudyFolder, x0: dict[str, pl.DataFrame]) -> Picture:
     return Picture(
         folder / "x0_hat.png",
         f"What {X0} shows, by step",
-        f"Read by the exact solver, no probe is fitted. {told}; bands are Wilson intervals (95 %) over runs. The "
+        f"Read by the exact solver, no probe is fitted. {told}; bands are 95 % bootstrap intervals over mazes. The "
         "final answer and the route are asked of runs that end with a valid one; by chance the route drawn more "
         "strongly is the right one in half of the runs.",
     )
@@ -103,7 +103,6 @@ def draw_x0(folder: StudyFolder, x0: dict[str, pl.DataFrame]) -> Picture:
 
 _MEASURES = {
     "valid": ("an exact open path", BLUE),
-    "shortest": ("a shortest path", FAINT),
     "final": ("the run's final answer", ORANGE),
     "route": ("the route to be taken, more strongly than the other", GREEN),
 }

@@ -1,21 +1,22 @@
-"""What x0_hat shows: the last frame of the clean estimate at every step, and what the maze's solver reads in it.
+"""What x0_hat of mazes shows: the last frame of the clean estimate at every step, and what the solver reads in it.
 
 No probe is fitted here. A fork maze has two equally short routes; how far each is drawn in x0_hat, and which one more,
-is read off the colours of its blocks.
+is read off the colours of its blocks. Everything else is read as from any task's pictures, by `interp.answers`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 
+from interp import RunSpec
+from interp.answers import AnswerTrajectories, read_answers
 from interp.grid import TokenGrid
-from interp.intervals import cluster_mean, wilson
+from interp.intervals import mean_by
 from interp.patches import unpatchify
 from interp.tasks import MazeTask, Sample
 from interp.tasks.maze.maze import Maze, Route
@@ -23,6 +24,7 @@ from interp.tasks.maze.render import open_blocks, route_blocks
 from interp.tasks.maze.score import blocks_from_pixels, occupancy
 
 Frames = Callable[[torch.Tensor], np.ndarray]
+KINDS = ("taken", "other", "elsewhere")
 
 
 @dataclass(frozen=True)
@@ -30,52 +32,59 @@ class Readout:
     """x0_hat of a set of runs, read by the solver.
 
     Attributes:
-        samples: [run].
+        specs: [run].
         colours: mean block colours of the last frame, 0..1: [run, step, block_row, block_col, rgb].
-        valid: whether x0_hat shows an exact open path: bool [run, step].
-        paths: the path it shows, () if none: [run][step].
+        answers: of every run and step.
         final: the run's own answer, () if it has none: [run].
         routes: which of the maze's shortest routes that is, -1 if none: int [run].
     """
 
-    samples: tuple[Sample, ...]
+    specs: tuple[RunSpec, ...]
     colours: np.ndarray
-    valid: np.ndarray
-    paths: tuple[tuple[Route, ...], ...]
+    answers: AnswerTrajectories
     final: tuple[Route, ...]
     routes: np.ndarray
 
+    @property
+    def samples(self) -> list[Sample]:
+        """Problem of each run."""
+        return [spec.sample for spec in self.specs]
+
 
 def read_x0(
-    task: MazeTask, samples: Sequence[Sample], tokens: np.ndarray, grid: TokenGrid, frames: Frames, finals: np.ndarray
+    task: MazeTask,
+    specs: Sequence[RunSpec],
+    tokens: np.ndarray,
+    sigmas: Sequence[float],
+    grid: TokenGrid,
+    frames: Frames,
+    finals: np.ndarray,
 ) -> Readout:
     """Decode and score x0_hat.
 
     Args:
         task: the maze task.
-        samples: [run].
+        specs: [run].
         tokens: x0_hat as tokens [run, step, token, feature]; the last latent frame is enough where the VAE can decode
             it alone.
+        sigmas: [step].
         grid: the token grid of the video.
         frames: latents [batch, channel, latent_frame, row, col] to uint8 [batch, frame, row, col, rgb]; ``lab.frames``.
         finals: the runs' own answers as ``on_path`` of one latent frame, NaN without an answer: [run, row, col].
     """
-    colours, valid, paths = [], [], []
-    for sample, run in zip(samples, tokens, strict=True):
+    pictures = []
+    for spec, run in zip(specs, tokens, strict=True):
         pixels = frames(torch.from_numpy(unpatchify(run, grid)))[:, -1]
-        blocks = blocks_from_pixels(pixels, sample.problem.size) / np.float32(255)
-        scores = [task.score(sample, picture[None]) for picture in blocks]
-        colours.append(blocks)
-        valid.append([score.valid for score in scores])
-        paths.append(tuple(score.path for score in scores))
-    answers = tuple(_answer(paths[run][-1], finals[run]) for run in range(len(paths)))
+        pictures.append(blocks_from_pixels(pixels, spec.sample.problem.size) / np.float32(255))
+    colours = np.stack(pictures)
+    last = [task.score(spec.sample, picture[-1:]).path for spec, picture in zip(specs, colours, strict=True)]
+    final = tuple(_answer(path, own) for path, own in zip(last, finals, strict=True))
     return Readout(
-        samples=tuple(samples),
-        colours=np.stack(colours),
-        valid=np.array(valid),
-        paths=tuple(paths),
-        final=answers,
-        routes=np.array([_route(s.problem, path) for s, path in zip(samples, answers, strict=True)]),
+        specs=tuple(specs),
+        colours=colours,
+        answers=read_answers(task, specs, ((k, float(s), colours[:, k, None]) for k, s in enumerate(sigmas))),
+        final=final,
+        routes=np.array([_route(s.sample.problem, path) for s, path in zip(specs, final, strict=True)]),
     )
 
 
@@ -89,43 +98,24 @@ def _route(maze: Maze, path: Route) -> int:
     return maze.routes.index(path) if path in maze.routes else -1
 
 
-def accuracy_by_step(readout: Readout, sigmas: Sequence[float]) -> pl.DataFrame:
-    """Shares of runs by step, with Wilson intervals.
+def accuracy_by_step(readout: Readout) -> pl.DataFrame:
+    """Shares of runs by step, with bootstrap intervals over mazes.
 
     Returns:
-        One row per measure and step: measure, step, sigma, share, low, high, n. Measures: ``valid`` (x0_hat shows an
-        exact open path), ``shortest`` (and no route is shorter), ``final`` (it shows the answer that the run ends with;
-        of runs that end with one), ``route`` (fork mazes: the route that the run ends with is drawn more strongly).
+        One row per measure and step: measure, step, sigma, share, low, high, n (runs), mazes. Measures: ``valid``
+        (x0_hat shows an exact open path), ``final`` (it shows the answer that the run ends with; of runs that end with
+        one), ``route`` (fork mazes: the route that the run ends with is drawn more strongly).
     """
-    rows: list[dict[str, Any]] = []
-    answered = np.array([bool(path) for path in readout.final])
-    shortest = [
-        [bool(path) and len(path) - 1 == s.problem.moves for path in paths]
-        for s, paths in zip(readout.samples, readout.paths, strict=True)
+    drawn = drawn_routes(readout).pivot(on="kind", index=["run", "step"], values="drawn")
+    route = drawn.select("run", "step", route=pl.col("taken") > pl.col("other"))
+    steps = readout.answers.steps.join(route, on=["run", "step"], how="left", maintain_order="left")
+    steps = steps.with_columns(valid=pl.col("state") != "none")
+    found = [
+        mean_by(steps, measure, by=("step",), ends=(0.0, 1.0)).with_columns(measure=pl.lit(measure))
+        for measure in ("valid", "final", "route")
     ]
-    same = [[path == last for path in paths] for paths, last in zip(readout.paths, readout.final, strict=True)]
-    drawn = route_occupancy(readout)
-    measures = {
-        "valid": readout.valid,
-        "shortest": np.array(shortest),
-        "final": np.array(same)[answered],
-        "route": (drawn["taken"] > drawn["other"])[np.isfinite(drawn["taken"]).all(1)],
-    }
-    for measure, hits in measures.items():
-        for step, sigma in enumerate(sigmas if len(hits) else []):
-            share = wilson(int(hits[:, step].sum()), len(hits))
-            rows.append(
-                {
-                    "measure": measure,
-                    "step": step,
-                    "sigma": float(sigma),
-                    "share": share.share,
-                    "low": share.low,
-                    "high": share.high,
-                    "n": share.n,
-                }
-            )
-    return pl.DataFrame(rows)
+    table = pl.concat(found).filter(pl.col("n") > 0).rename({"mean": "share", "groups": "mazes"})
+    return table.select("measure", "step", "sigma", "share", "low", "high", "n", "mazes")
 
 
 def route_occupancy(readout: Readout) -> dict[str, np.ndarray]:
@@ -134,8 +124,7 @@ def route_occupancy(readout: Readout) -> dict[str, np.ndarray]:
     ``taken`` and ``other``: blocks on only one of a fork's two routes, the one that the run ends with and the other.
     ``elsewhere``: open blocks on no shortest route. NaN for runs that are no fork or took neither route.
     """
-    runs, steps = readout.valid.shape
-    found = {name: np.full((runs, steps), np.nan) for name in ("taken", "other", "elsewhere")}
+    found = {name: np.full(readout.colours.shape[:2], np.nan) for name in KINDS}
     for run, sample in enumerate(readout.samples):
         maze, route = sample.problem, int(readout.routes[run])
         if not maze.is_fork or route < 0:
@@ -150,28 +139,22 @@ def route_occupancy(readout: Readout) -> dict[str, np.ndarray]:
     return found
 
 
-def occupancy_by_step(readout: Readout, sigmas: Sequence[float], seed: int = 0) -> pl.DataFrame:
+def drawn_routes(readout: Readout) -> pl.DataFrame:
+    """`route_occupancy` as a table: run, sample, step, sigma, kind, drawn; null where it says nothing."""
+    sigmas = dict(readout.answers.steps.select("step", "sigma").unique().iter_rows())
+    rows = [
+        {"run": spec.key, "sample": spec.sample.key, "step": step, "sigma": sigmas[step], "kind": kind, "drawn": value}
+        for kind, values in route_occupancy(readout).items()
+        for spec, of_run in zip(readout.specs, values.tolist(), strict=True)
+        for step, value in enumerate(of_run)
+    ]
+    return pl.DataFrame(rows).with_columns(pl.col("drawn").fill_nan(None))
+
+
+def occupancy_by_step(readout: Readout) -> pl.DataFrame:
     """Means of `route_occupancy` by step with bootstrap intervals over mazes: kind, step, sigma, mean, low, high, n."""
-    drawn = route_occupancy(readout)
-    kept = np.isfinite(drawn["taken"]).all(1)
-    mazes = np.array([sample.key for sample in readout.samples])[kept]
-    rows: list[dict[str, Any]] = []
-    for kind, values in drawn.items():
-        if kept.any():
-            mean, low, high = cluster_mean(values[kept], mazes, seed=seed)
-            rows += [
-                {
-                    "kind": kind,
-                    "step": step,
-                    "sigma": float(sigma),
-                    "mean": float(mean[step]),
-                    "low": float(low[step]),
-                    "high": float(high[step]),
-                    "n": int(kept.sum()),
-                }
-                for step, sigma in enumerate(sigmas)
-            ]
-    return pl.DataFrame(rows)
+    drawn = drawn_routes(readout).filter(pl.col("drawn").is_not_null())
+    return mean_by(drawn, "drawn", by=("kind", "step")).drop("groups") if len(drawn) else pl.DataFrame()
 
 
 def seeds_disagree(readout: Readout) -> tuple[int, int]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
-from interp import tasks
+from interp import RunSpec, tasks
 from interp.grid import TokenGrid
 from interp.mini.data import as_rgb
 from interp.mini.latents import decode_blocks, encode_blocks
@@ -51,6 +52,11 @@ def samples() -> list[Sample]:
     return [sample for sample in forks for _ in range(2)]
 
 
+def specs_of(samples: list[Sample]) -> list[RunSpec]:
+    """One run each."""
+    return [RunSpec("m", "h", sample, seed) for seed, sample in enumerate(samples)]
+
+
 @pytest.fixture(scope="module")
 def readout(samples: list[Sample]) -> Readout:
     """Runs whose x0_hat mixes both routes, 50:50 at first, then 75:25, then one alone; run 0 ends without an answer."""
@@ -68,14 +74,16 @@ def readout(samples: list[Sample]) -> Readout:
             on_path[cell] = 1
         finals.append(on_path)
     task = tasks.get("maze", size=5)
-    return read_x0(task, samples, np.array(tokens, dtype=np.float32), GRID, frames, np.array(finals))
+    hidden = np.array(tokens, dtype=np.float32)
+    return read_x0(task, specs_of(samples), hidden, SIGMAS, GRID, frames, np.array(finals))
 
 
 def test_the_answer_and_the_route_are_those_of_the_run(readout: Readout, samples: list[Sample]) -> None:
     assert readout.final[0] == ()
     assert readout.routes.tolist() == [-1, *(run % 2 for run in range(1, len(samples)))]
-    assert readout.valid[:, -1].tolist() == [False] + [True] * (len(samples) - 1)
-    assert not readout.valid[:, 0].any()  # two routes at once are no path
+    states = {(row["seed"], row["step"]): row["state"] for row in readout.answers.steps.to_dicts()}
+    assert [states[run, STEPS - 1] for run in range(len(samples))] == ["none"] + ["right"] * (len(samples) - 1)
+    assert {states[run, 0] for run in range(len(samples))} == {"none"}  # two routes at once are no path
     assert readout.colours.shape == (len(samples), STEPS, 10, 10, 3)
 
 
@@ -89,7 +97,7 @@ def test_occupancy_is_that_of_the_mixture(readout: Readout, samples: list[Sample
         every = {tuple(map(int, b)) for b in np.argwhere(open_blocks(maze))}
         if every - {b for route in maze.routes for b in route_blocks(route)}:
             np.testing.assert_allclose(drawn["elsewhere"][run], 0, atol=0.01)
-    table = occupancy_by_step(readout, SIGMAS)
+    table = occupancy_by_step(readout)
     assert table.filter(kind="other")["mean"].to_list() == pytest.approx([0.5, 0.25, 0.0], abs=0.01)
     assert set(table["n"]) == {len(samples) - 1}
     assert (table["low"] <= table["mean"]).all()
@@ -98,15 +106,16 @@ def test_occupancy_is_that_of_the_mixture(readout: Readout, samples: list[Sample
 
 def test_accuracy_by_step_counts_runs(readout: Readout, samples: list[Sample]) -> None:
     n = len(samples)
-    table = accuracy_by_step(readout, SIGMAS)
-    by = {name: table.filter(measure=name).sort("step") for name in ("valid", "shortest", "final", "route")}
+    table = accuracy_by_step(readout)
+    by = {name: table.filter(measure=name).sort("step") for name in ("valid", "final", "route")}
     assert by["valid"]["share"][-1] == pytest.approx((n - 1) / n)
     assert by["final"]["share"].to_list()[::2] == [0.0, 1.0]
     assert (by["final"]["n"][0], by["valid"]["n"][0], by["route"]["n"][0]) == (n - 1, n, n - 1)
     assert by["route"]["share"].to_list()[1:] == [1.0, 1.0]
     assert by["valid"]["sigma"].to_list() == list(SIGMAS)
-    hits = sum(readout.valid[:, 1])
-    assert by["valid"]["share"][1] == pytest.approx(hits / n)
+    hits = readout.answers.steps.filter(pl.col("step") == 1, pl.col("state") != "none")
+    assert by["valid"]["share"][1] == pytest.approx(len(hits) / n)
+    assert by["valid"]["mazes"].to_list() == [6] * STEPS
 
 
 def test_seeds_that_disagree_are_counted_by_maze(readout: Readout) -> None:
@@ -119,6 +128,7 @@ def test_a_last_x0_hat_that_differs_from_the_scored_video_is_no_answer(samples: 
     elsewhere = np.zeros((1, 5, 5))
     for cell in maze.routes[1]:
         elsewhere[0][cell] = 1
-    one = read_x0(tasks.get("maze", size=5), samples[1:2], tokens.numpy()[:, None, -25:], GRID, frames, elsewhere)
+    task, hidden = tasks.get("maze", size=5), tokens.numpy()[:, None, -25:]
+    one = read_x0(task, specs_of(samples[1:2]), hidden, SIGMAS[-1:], GRID, frames, elsewhere)
     assert one.final == ((),)
     assert one.routes.tolist() == [-1]
