@@ -269,9 +269,8 @@ def findings(table: pl.DataFrame) -> str:
         of = table.filter(rule=rule).sort("value", descending=True, maintain_order=True)
         if len(of):
             row = of.row(0, named=True)
-            share = "" if row["headroom"] is None else f", {row['headroom']:.0%} of the headroom"
-            cost = f"{row['cost']:.0f} steps a problem"
-            parts.append(f"{NAMES[rule]} {row['value']:.2f} (after step {row['step']}{share}, {cost})")
+            share = "" if row["headroom"] is None else f" ({row['headroom']:.0%} of the headroom)"
+            parts.append(f"{NAMES[rule]} {row['value']:.2f}{share}")
     alone = f"One seed is right in {one:.2f} of the problems, any of {most} in {best[0]:.2f}."
     return f"{alone} Each way at its best, which flatters it: {'; '.join(parts)}."
 
