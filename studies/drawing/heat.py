@@ -12,6 +12,9 @@ import numpy as np
 from probes.style import SEQUENTIAL
 from studies.drawing.canvas import WIDE, figure, marked, sigma_axis
 
+CROWDED = 12
+"""Columns from which on the numbers in the cells are smaller."""
+
 
 @dataclass(frozen=True)
 class Heat:
@@ -28,6 +31,16 @@ class Heat:
     values: np.ndarray
     above: np.ndarray
     baselines: dict[str, np.ndarray]
+
+
+def in_cell(value: float) -> str:
+    """A share as short as can be.
+
+    >>> [in_cell(value) for value in (0.523, 0.999, -0.052, -0.001, 1.0)]
+    ['.52', '1', '-.05', '.00', '1']
+    """
+    text = f"{round(float(value), 2) + 0.0:.2f}"
+    return "1" if text == "1.00" else text.replace("0.", ".", 1)
 
 
 def heatmaps(
@@ -98,11 +111,12 @@ def _map(axis: Any, values: np.ndarray, above: np.ndarray | None, low: float, hi
                     (step - 0.5, layer - 0.5), 1, 1, fill=False, hatch="////", edgecolor="white", lw=0, alpha=0.28
                 )
             )
+    size = 5.6 if values.shape[1] > CROWDED else 7.5
     for (row, col), value in np.ndenumerate(values):
         if np.isfinite(value):
             light = (value - low) / (high - low) > 0.62
             axis.text(
-                col, row, f"{value:.2f}"[1:] if value < 0.995 else "1", ha="center", va="center", fontsize=5.6,
+                col, row, in_cell(value), ha="center", va="center", fontsize=size,
                 color="#1d2733" if light else "white",
             )  # fmt: skip
     return image
