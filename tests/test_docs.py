@@ -9,6 +9,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pytest
 
+from studies import NAMES, study_named
+from studies.base.signs import X0
+
 ROOT = Path(__file__).parent.parent
 BUILT = ("_build", "tutorials", "build")
 PAGES = sorted(p for p in (ROOT / "docs").rglob("*.md") if not set(p.relative_to(ROOT / "docs").parts) & set(BUILT))
@@ -29,6 +32,13 @@ def test_source_files_that_a_page_describes_exist(page: Path) -> None:
     )
     missing = [name for name in described if not (ROOT / name).exists()]
     assert not missing
+
+
+def test_the_page_of_studies_has_the_question_and_the_command_of_each() -> None:
+    page = " ".join((ROOT / "docs" / "studies.md").read_text().split())
+    for name in NAMES:
+        assert study_named(name).question.replace(X0, "x0_hat") in page, name
+        assert f"python -m studies.{name}" in page, name
 
 
 def test_links_of_the_readme_lead_somewhere() -> None:

@@ -28,7 +28,7 @@ def claim_row(claim: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "claim": Noted(sentence(claim["claim"]), claim.get("rule", "")),
         "paper": claim["paper"],
-        "here": Noted(*interval(value, low, high)),
+        "this model": Noted(*interval(value, low, high)),
         "chance": claim["chance"],
         "placebo": claim["placebo"],
         "n": claim["n"],
