@@ -17,6 +17,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("interp", "probes", "studies")
+LAYERS = ("base", "runs", "measures", "drawing", "frame")
+"""Of the packages below the studies, from the bottom."""
 
 
 def python(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -63,6 +65,18 @@ def test_probes_import_only_the_store_and_the_errors() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for name in names:
                 assert not name.startswith("interp") or name.startswith(allowed), f"{file}: {name}"
+
+
+def test_studies_rest_on_packages_in_layers() -> None:
+    """Each uses those below it, and no study uses another; what is imported for type checkers only may look up."""
+    for file in (ROOT / "studies").rglob("*.py"):
+        room = file.relative_to(ROOT / "studies").parts[0]
+        tree = ast.parse(file.read_text())
+        typing = [n for n in ast.walk(tree) if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
+        skipped = {id(inner) for node in typing for inner in ast.walk(node)}
+        used = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module and id(n) not in skipped}
+        used = {name.split(".")[1] for name in used if name.startswith("studies.")}
+        assert used <= set(LAYERS[: LAYERS.index(room) + 1] if room in LAYERS else LAYERS), file
 
 
 @pytest.mark.parametrize("name", modules())
