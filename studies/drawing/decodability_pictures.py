@@ -85,7 +85,7 @@ def draw_x0(folder: StudyFolder, x0: dict[str, pl.DataFrame]) -> Picture:
         drawn = []
         for measure, (label, colour) in _MEASURES.items():
             rows = table.filter(pl.col("measure") == measure).sort("step")
-            if len(rows):
+            if len(rows) and (measure != "route" or name == "fork"):
                 drawn.append(_line(label, rows, "share", colour))
         panels.append((f"{name.capitalize()} mazes", drawn))
     sigmas = next(iter(x0.values())).filter(pl.col("measure") == "valid").sort("step")["sigma"].to_list()

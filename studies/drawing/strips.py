@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from studies.base.signs import SIGMA
-from studies.drawing.canvas import FAINT, figure
+from studies.drawing.canvas import figure
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def strips(path: Path, rows: Sequence[StripRow], steps: Sequence[int], sigmas: S
                 axis.spines[:].set(visible=True, color="#9aa3ad", linewidth=0.6)
             line[0].set_ylabel(row.name, fontsize=7.5, rotation=0, ha="right", va="center", labelpad=6)
             if row.answer:
-                line[-2].set_xlabel(row.answer, fontsize=6.5, labelpad=2, color=FAINT)
+                line[-2].set_xlabel(row.answer, fontsize=7, labelpad=2)
         for axis, text in zip(axes[0], head, strict=True):
             axis.set_title(text, fontsize=7.5, loc="center", fontweight="normal", pad=4)
         axes[0, -2].set_title(f"result\n{SIGMA} {sigmas[-1]:.2f}", fontsize=7.5, loc="center", fontweight="bold", pad=4)
