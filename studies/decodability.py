@@ -11,12 +11,16 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
+from interp import Lab, Selection, select
+from interp.errors import TaskError
 from interp.intervals import Proportion, wilson
+from interp.mini.vae import is_block_exact
+from interp.store import Store
+from interp.tasks import MazeTask
 from studies.base.folder import StudyFolder
 from studies.base.signs import SIGMA, X0
 from studies.base.words import shown
@@ -24,70 +28,13 @@ from studies.drawing.decodability_pictures import draw_curves, draw_heatmaps, dr
 from studies.drawing.report import Section
 from studies.frame.outcome import Outcome
 from studies.frame.study import Parser, Study, positive
-from studies.measures.cells import COLUMNS, Fits
+from studies.measures.cells import COLUMNS, Fits, fit_targets
 from studies.measures.findings import REACHED, by_step, cell, claims, near_step, score_text, sentences, targets_summary
-from studies.measures.readout import Readout, accuracy_by_step, occupancy_by_step, seeds_disagree
-from studies.measures.targets import DEFAULTS, TARGETS, Target, target_named
-
-if TYPE_CHECKING:
-    from interp.lab import Lab
-    from interp.runspec import RunSpec
-    from interp.selection import Selection
-    from interp.store import Store
-    from interp.tasks import MazeTask, Sample
-    from studies.frame.outcome import Outcome
-    from studies.measures.readout import Readout
-    from studies.runs.bench import Bench
-    from studies.runs.work import Terms, Work
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The study's own options; the help of each describes it."""
-
-    targets: tuple[Target, ...]
-    hook: str
-    apart: int
-    shuffles: int
-    rows: int
-    seeds: int
-    seed: int
-
-    @staticmethod
-    def of(bench: Bench) -> Settings:
-        """From the command line.
-
-        Raises:
-            TaskError: an unknown target.
-        """
-        given = bench.given
-        targets = tuple(target_named(name) for name in dict.fromkeys(given.target))
-        return Settings(targets, given.hook, given.apart, given.shuffles, given.rows, given.seeds, given.seed)
-
-
-@dataclass(frozen=True)
-class Set:
-    """One kind of mazes and its runs, in one order.
-
-    Attributes:
-        name: "fork" or "ordinary".
-        samples: of each run: [run].
-        specs: [run].
-    """
-
-    name: str
-    samples: tuple[Sample, ...]
-    specs: tuple[RunSpec, ...]
-
-    @property
-    def keys(self) -> list[str]:
-        """Run keys."""
-        return [spec.key for spec in self.specs]
-
-    @property
-    def mazes(self) -> int:
-        """Different mazes."""
-        return len({sample.key for sample in self.samples})
+from studies.measures.readout import Readout, accuracy_by_step, occupancy_by_step, read_x0, seeds_disagree
+from studies.measures.sets import Set, Settings
+from studies.measures.targets import DEFAULTS, TARGETS, target_named
+from studies.runs.bench import Bench
+from studies.runs.work import Terms, Work
 
 
 def options(parser: Parser) -> None:
@@ -109,11 +56,6 @@ def answer(bench: Bench) -> Outcome:
     Raises:
         TaskError: another task than mazes.
     """
-    from interp.errors import TaskError
-    from interp.mini.vae import is_block_exact
-    from interp.tasks import MazeTask
-    from studies.measures.cells import fit_targets
-
     if not isinstance(bench.task, MazeTask):
         raise TaskError(f"this study needs the maze task, whose cells are labelled; {bench.given.task} is another")
     settings = Settings.of(bench)
@@ -154,8 +96,6 @@ def selection(hook: str, block_exact: bool) -> Selection:
 
     x0_hat is kept whole where the VAE cannot decode the last latent frame without the others.
     """
-    from interp import select
-
     hidden = select(f"blocks.*.{hook}", branch="cond", frames=-1)
     estimate = select("latents.hook_x0", frames=-1 if block_exact else None)
     return hidden | select("latents.hook_in", frames=-1) | estimate
@@ -163,8 +103,6 @@ def selection(hook: str, block_exact: bool) -> Selection:
 
 def read_out(lab: Lab, task: MazeTask, store: Store, one: Set) -> Readout:
     """x0_hat of a set, decoded and scored."""
-    from studies.measures.readout import read_x0
-
     grid, schedule = lab.grid(one.samples[0]), lab.schedule(one.specs[0].settings)
     sigmas = [float(sigma) for sigma in schedule.sigmas[: schedule.steps]]
     answers = store.labels("on_path", runs=one.keys).reshape(len(one.keys), grid.frames, grid.rows, grid.cols)

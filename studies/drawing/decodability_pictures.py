@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,10 +18,8 @@ from studies.drawing.heat import Heat, heatmaps
 from studies.drawing.report import Picture
 from studies.drawing.strips import StripRow, strips
 from studies.measures.readout import Readout
+from studies.measures.sets import Set
 from studies.measures.targets import TARGETS
-
-if TYPE_CHECKING:
-    from studies.decodability import Set
 
 STRIP_ROWS, STRIP_STEPS = 6, 10
 SHADES = ("#8fc1e3", "#4596cc", BLUE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,10 +12,8 @@ import polars as pl
 from interp.grid import TokenGrid
 from interp.store import Store
 from probes import GridResult, fit_grid
+from studies.measures.sets import Set, Settings
 from studies.measures.targets import Rows, Target, first_frames, rows_of
-
-if TYPE_CHECKING:
-    from studies.decodability import Set, Settings
 
 FOLDS = 5
 STRENGTHS = (0.001, 0.03)

@@ -14,8 +14,9 @@ from interp.store import Store
 from studies.__main__ import main as list_main
 from studies.base.folder import StudyFolder
 from studies.base.ledger import Ledger
-from studies.decodability import STUDY, Settings, plan
+from studies.decodability import STUDY, plan
 from studies.measures.cells import COLUMNS
+from studies.measures.sets import Settings
 from studies.runs.bench import Bench
 from tests.pipelines import tiny_i2v
 
