@@ -49,13 +49,13 @@ AIMS = {
 
 def loop_rows(name: str, bench: Bench, rounds: int) -> list[dict[str, Any]]:
     """Our loop against the bare pipeline, and the bare pipeline against itself."""
-    times = interleaved(bench.loops(), rounds)
+    times = interleaved(bench.loops(), rounds, min(1, rounds - 1))
     return [compared(name, case, BARE, times, bench, AIMS.get((name, case))) for case in times if case != BARE]
 
 
 def rival_rows(name: str, bench: Bench, rounds: int) -> list[dict[str, Any]]:
     """Our captures against the bare pipeline, and against nnsight keeping the same."""
-    times = interleaved(bench.rivals(), rounds, before=bench.clear)
+    times = interleaved(bench.rivals(), rounds, min(1, rounds - 1), bench.clear)
     rows = [compared(name, case, BARE, times, bench, AIMS.get((name, case))) for case in times if case != BARE]
     rows += [compared(name, f"ours, {what}", f"nnsight, {what}", times, bench, 1.0) for what in (MEMORY, FILE)]
     return [*rows, compared(name, f"ours, {VIEWS}", "nnsight, every module kept whole", times, bench, 1.0)]
@@ -63,7 +63,7 @@ def rival_rows(name: str, bench: Bench, rounds: int) -> list[dict[str, Any]]:
 
 def other_rows(name: str, bench: Bench, rounds: int) -> list[dict[str, Any]]:
     """Other ways against the bare pipeline, and ours against torch hooks."""
-    times = interleaved(bench.others(), rounds, before=bench.clear)
+    times = interleaved(bench.others(), rounds, min(1, rounds - 1), bench.clear)
     cases = [case for case in times if not case.startswith(("ours", BARE))]
     rows = [compared(name, case, BARE, times, bench, None) for case in cases]
     same = (MEMORY, FILE, VIEWS)
