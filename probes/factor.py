@@ -95,7 +95,7 @@ def solve_shifted(
         factor, info = torch.linalg.cholesky_ex(matrix[:, None] + torch.diag_embed(shift), upper=True)
         return torch.cholesky_solve(out.mT, factor, upper=True).mT, info != 0
     out = out.clone(memory_format=torch.contiguous_format)
-    failed = torch.zeros(shift.shape[:2], dtype=torch.bool)
+    failed = np.zeros(shift.shape[:2], dtype=bool)
     posv = _lapack("posv", matrix)
     own = torch.empty_like(matrix[0]).numpy()
     diagonal = own.reshape(-1)[:: len(own) + 1]
@@ -104,7 +104,7 @@ def solve_shifted(
             own[:] = one
             diagonal += by
             failed[m, a] = posv(own.T, solution.T, lower=1, overwrite_a=1, overwrite_b=1)[2] != 0
-    return out, failed
+    return out, torch.from_numpy(failed)
 
 
 def _on_cpu(value: Tensor) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 from probes.factor import products
 from probes.forms import Features, Form, Kernels
 from probes.minimise import Loss, minimise
-from probes.space import Block, memberships
+from probes.space import Block, shares
 
 UNEVEN = 2.0  # training sets whose variances differ by more from the whole get a Gram matrix of their own
 
@@ -180,16 +180,14 @@ def _grams(x: Tensor, train: Tensor, parts: Sequence[Block], columns: Sequence[C
         mask = torch.stack([train[:, part.sets[0]] for part in parts]).to(x.dtype)
         grams = products(list(x * mask[:, :, None]))
         return (grams / mask.sum(dim=1)[:, None, None])[:, None], one
-    code, patterns = memberships(train[:, list(sets)])
-    member = patterns.to(x.dtype)
-    onehot = torch.nn.functional.one_hot(code, len(patterns)).to(x.dtype)
-    sizes = onehot.sum(dim=0)
-    squares = onehot.T @ x.square()  # [block, pattern, coordinate]
+    held = shares(train[:, list(sets)])
+    member, onehot = held.member.to(x.dtype), held.onehot.to(x.dtype)
+    sizes = onehot.sum(dim=1)
+    squares = onehot @ x.square()  # [block, share, coordinate]
     each = torch.einsum("ps,bpd->bsd", member, squares) / (sizes @ member)[None, :, None]
-    ratio = each / (squares.sum(dim=1, keepdim=True) / len(code)).clamp_min(1e-30)
+    ratio = each / (squares.sum(dim=1, keepdim=True) / x.shape[1]).clamp_min(1e-30)
     if bool(((ratio > 1 / UNEVEN) & (ratio < UNEVEN) | (squares.sum(dim=1, keepdim=True) == 0)).all()):
-        return (products(list(x)) / len(code))[:, None], one
-    picked = (x.index_select(1, (code == p).nonzero().flatten()) for p in range(len(patterns)))
-    shares = torch.stack([products(list(rows)) for rows in picked], dim=1)
-    grams = torch.einsum("ps,bpde->bsde", member, shares) / (sizes @ member)[None, :, None, None]
+        return (products(list(x)) / x.shape[1])[:, None], one
+    each_share = torch.stack([products(list(x.index_select(1, rows))) for rows in held.rows], dim=1)
+    grams = torch.einsum("ps,bpde->bsde", member, each_share) / (sizes @ member)[None, :, None, None]
     return grams, parts[0].place(columns[0].set)

@@ -120,7 +120,9 @@ class _State:
 
     def spread(self, value: Tensor) -> Tensor:
         """[cell, P, ...] as [cell, Q, ...]."""
-        return value if self.k == 1 else value.repeat_interleave(self.k, dim=1)
+        if self.k == 1:
+            return value
+        return value.unsqueeze(2).expand(-1, -1, self.k, *value.shape[2:]).flatten(1, 2)
 
     def fold(self, value: Tensor) -> Tensor:
         """Sums over the outputs of each fit: [cell, Q] as [cell, P]."""

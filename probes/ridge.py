@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from probes.factor import mirrored, products, solve_shifted
-from probes.space import Block, memberships
+from probes.space import Block, shares
 
 
 @dataclass(frozen=True)
@@ -110,13 +110,12 @@ def set_moments(
 ) -> Moments:
     """Moments of every training set of the block, each fold summed once."""
     dtype = block.x.dtype
-    code, member = memberships(train[:, list(block.sets)])
+    held = shares(train[:, list(block.sets)])
     d, sets = block.x.shape[1], len(block.sets)
     root = None if weights is None else weights.to(dtype).sqrt()[:, None]
     y = torch.cat([targets, torch.ones_like(targets[:, :1])], dim=1)  # the last: sums of rows themselves
     xs, crosses, sums = [], [], []
-    for p in range(len(member)):
-        rows = (code == p).nonzero().flatten()
+    for rows in held.rows:
         x, yp = block.x.index_select(0, rows), y.index_select(0, rows)
         if root is not None:
             x, yp = x * root[rows], yp * root[rows]
@@ -124,7 +123,7 @@ def set_moments(
         crosses.append(yp.T @ x)  # the few first: the other way round takes six times as long
         sums.append((yp * yp[:, -1:]).sum(dim=0, dtype=torch.float64))
     # Every training set that holds these rows takes their share.
-    takes = member.T.to(dtype)
+    takes = held.member.T.to(dtype)
     grams = (takes @ products(xs).flatten(1)).view(sets, d, d) if gram else None
     cross = (takes @ torch.stack(crosses).flatten(1)).view(sets, -1, d)
     y_sum = takes.to(torch.float64) @ torch.stack(sums)

@@ -84,37 +84,44 @@ class Block:
         return out, intercept - self.center @ out
 
 
-def memberships(train: Bool[Tensor, "row set"]) -> tuple[Int[Tensor, " row"], Bool[Tensor, "pattern set"]]:
-    """Rows that lie in the same training sets share a number [row]; which sets each number lies in [pattern, set].
+@dataclass(frozen=True)
+class Shares:
+    """Rows that lie in the same training sets: ``rows``, the numbers of those of each share; ``onehot`` [share, row];
+    ``member``, which sets each share lies in."""
 
-    Training sets are unions of folds, so there are few patterns, and sums over sets are sums over patterns. The cells
-    of a grid share their training sets, so the last answers are kept.
-    """
+    rows: tuple[Tensor, ...]
+    onehot: Bool[Tensor, "share row"]
+    member: Bool[Tensor, "share set"]
+
+
+def shares(train: Bool[Tensor, "row set"]) -> Shares:
+    """Training sets are unions of folds, so there are few shares, and sums over sets are sums over shares. The cells of
+    a grid have their training sets in common, so the last answers are kept."""
     held = train.cpu().numpy()
-    code, patterns = _memberships(held.tobytes(), held.shape)
-    return code.to(train.device), patterns.to(train.device)
+    return _shares(held.tobytes(), held.shape, train.device)
 
 
 @lru_cache(maxsize=16)
-def _memberships(held: bytes, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    patterns, code = np.unique(np.frombuffer(held, dtype=bool).reshape(shape), axis=0, return_inverse=True)
-    return torch.from_numpy(code.reshape(-1)), torch.from_numpy(patterns)
+def _shares(held: bytes, shape: tuple[int, int], device: torch.device) -> Shares:
+    member, code = np.unique(np.frombuffer(held, dtype=bool).reshape(shape), axis=0, return_inverse=True)
+    onehot = code.reshape(-1) == np.arange(len(member))[:, None]
+    rows = tuple(torch.from_numpy(np.flatnonzero(own)).to(device) for own in onehot)
+    return Shares(rows, torch.from_numpy(onehot).to(device), torch.from_numpy(member).to(device))
 
 
 def moments(
     x: Float[Tensor, "row feature"], train: Bool[Tensor, "row set"], weights: Float[Tensor, " row"] | None = None
 ) -> Float[Tensor, "feature set"]:
     """Standard deviation of each training set (divided by n, as StandardScaler); sums are float64."""
-    code, patterns = memberships(train)
+    held = shares(train)
     parts, squares, counts = [], [], []
-    for p in range(len(patterns)):
-        index = (code == p).nonzero().flatten()
+    for index in held.rows:
         rows = x[index]
         weighted = rows if weights is None else rows * weights[index, None].to(x.dtype)
         parts.append(weighted.sum(dim=0, dtype=torch.float64))
         squares.append((weighted * rows).sum(dim=0, dtype=torch.float64))
         counts.append(float(len(rows)) if weights is None else float(weights[index].sum()))
-    member = patterns.to(torch.float64)
+    member = held.member.to(torch.float64)
     n = torch.tensor(counts, dtype=torch.float64, device=x.device) @ member
     mean = torch.stack(parts, dim=1) @ member / n
     variance = torch.stack(squares, dim=1) @ member / n - mean**2
@@ -128,15 +135,15 @@ def deviations(
 
     By products in the features' own precision; where a set's mean lies so far off that digits would cancel, in float64.
     """
-    code, patterns = memberships(train)
-    onehot = torch.nn.functional.one_hot(code, len(patterns)).T.to(x.dtype)
+    held = shares(train)
+    onehot = held.onehot.to(x.dtype)
     squared = x.square()
     squares = (onehot @ squared).to(torch.float64)
     spread = squares.sum(dim=0).div(len(x)).sqrt()
     if weights is not None:
         onehot = onehot * weights.to(x.dtype)
         squares = (onehot @ squared).to(torch.float64)
-    member = patterns.T.to(torch.float64)
+    member = held.member.T.to(torch.float64)
     mass = (member @ onehot.sum(dim=1, dtype=torch.float64))[:, None]
     mean = member @ (onehot @ x).to(torch.float64) / mass
     variance = (member @ squares / mass - mean**2).clamp_min(0)
@@ -149,9 +156,9 @@ def deviations(
 
 def extents(x: Float[Tensor, "row feature"], train: Bool[Tensor, "row set"]) -> Float[Tensor, "feature set"]:
     """Range of each feature in each training set."""
-    code, patterns = memberships(train)
-    parts = [x[(code == p).nonzero().flatten()] for p in range(len(patterns))]
-    inside = patterns.T[:, :, None]  # [set, pattern, 1]
+    held = shares(train)
+    parts = [x[rows] for rows in held.rows]
+    inside = held.member.T[:, :, None]  # [set, share, 1]
     low = torch.stack([rows.amin(dim=0) for rows in parts]).masked_fill(~inside, torch.inf).amin(dim=1)
     high = torch.stack([rows.amax(dim=0) for rows in parts]).masked_fill(~inside, -torch.inf).amax(dim=1)
     return (high - low).T.to(torch.float64)
