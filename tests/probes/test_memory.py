@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from interp.grid import TokenGrid
 from interp.store import RunLayout, SiteLayout, Store
 from probes import ProbeError, fit_grid
+from tests.allocator import HANDED_BACK
 
 FIT = """
 import json, sys
@@ -67,7 +69,8 @@ def big_store(path: Path, *, runs: int, tokens: int, width: int, steps: int, lay
 
 
 def fitted(path: Path, cap: float) -> dict[str, int]:
-    done = subprocess.run([sys.executable, "-c", FIT, str(path), str(cap)], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", FIT, str(path), str(cap)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | HANDED_BACK)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout.splitlines()[-1]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +15,7 @@ from sklearn.decomposition import PCA
 
 from interp.grid import TokenGrid
 from interp.store import SiteLayout, Store
+from tests.allocator import HANDED_BACK
 from tests.store.making import layout_of
 
 SITE = "blocks.0.hook_resid_post"
@@ -68,7 +70,8 @@ def test_components_and_statistics_with_bounded_memory(tmp_path: Path) -> None:
             writer.finish()
     everything = np.concatenate(rows)
     assert everything.nbytes >= 8 * CAP
-    done = subprocess.run([sys.executable, "-c", SCRIPT, str(store.path), SITE], capture_output=True, text=True)
+    command = [sys.executable, "-c", SCRIPT, str(store.path), SITE]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | HANDED_BACK)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["grew"] <= CAP < everything.nbytes / 2 < found["whole"]
