@@ -77,6 +77,7 @@ def _solve_rows(
             inside = inside * own * own[:, None]
         shift = alphas[:, None].expand(-1, len(rows))
         found = _solve(inside[None], shift[None], ((y - y_mean) * own[:, None]).T[None])[0] * own
+        found = found - found.sum(dim=-1, keepdim=True) * share  # 0 but for rounding, which decisions would magnify
         reached = found @ across  # [alpha, target, row]
         intercept = y_mean - reached.index_select(2, rows) @ share
         coef = reached.new_zeros(reached.shape)

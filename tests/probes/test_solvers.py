@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import Ridge
+from sklearn.preprocessing import StandardScaler
 
 from probes import fit_grid
 from probes.logistic import Columns, balance, solve_logistic
@@ -181,6 +183,21 @@ def test_ridge_agrees_with_scikit_learn(n, d, dtype):
                 raw, _ = block.raw(fitted.coef[:, i, a], fitted.intercept[i, a], of=f)
                 scale = model[0].scale_
                 np.testing.assert_allclose(raw.numpy().T * scale, coefficients(model) * scale, atol=tolerance)
+
+
+def test_ridge_in_float32_where_features_outnumber_rows_and_the_penalty_is_weak():
+    # Rounding must not be magnified: the plain way in float32 is off by as much.
+    x, classes, _ = rows(400, 640, seed=1)
+    x, y = x.astype(np.float32), 2.0 * classes[:, None] - 1
+    train = masks(400)
+    for block in blocks(torch.from_numpy(x), torch.from_numpy(train), dual=True):
+        fitted = solve_ridge(block, torch.from_numpy(y), torch.from_numpy(train), torch.tensor([1.0]))
+        for i, f in enumerate(block.sets):
+            exact = ridge_reference(x, y, train[:, f], 1.0).predict(x)[:, None]
+            scaler = StandardScaler().fit(x[train[:, f]])
+            plain = Ridge(alpha=1.0).fit(scaler.transform(x[train[:, f]]), y[train[:, f]].astype(np.float32))
+            allowed = 5 * np.abs(plain.predict(scaler.transform(x)).reshape(-1, 1) - exact).max()
+            assert np.abs(fitted.decision[:, i, 0].numpy() - exact).max() < allowed < 0.01
 
 
 def test_values_that_are_not_finite_are_refused_with_the_row():
