@@ -98,6 +98,7 @@ def test_orders(tmp_path: Path) -> None:
     assert len({step for step, *_ in mixed[:20]}) > 2
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more readers than cores: slow, but the same
 def test_reader_processes_share_an_epoch(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s", seeds=2)
     batches = store.batches(RESID, 16, branch="uncond", label="on_path")
