@@ -120,7 +120,7 @@ def test_both_experts_of_a14b_on_the_meta_device(tmp_path: Path) -> None:
     assert every.sites == space.sites
     paths = {name for name, _ in pipe.transformer_2.named_modules()}
     assert {site_named(s).module_at(s) for s in space.sites if site_named(s).port != "none"} <= paths
-    with pytest.raises(InterpError, match=r"more than the limit of 100 GB; .*\"frame_mean\" \(860 MB\)"):
+    with pytest.raises(InterpError, match=r"more than the limit of 93.1 GiB; .*\"frame_mean\" \(820 MiB\)"):
         lab.capture([run], "blocks.*.hook_resid_post", to=tmp_path / "s", progress=False)
 
 
