@@ -24,4 +24,4 @@ def test_axes_of_one_name_have_one_length() -> None:
 
 def test_a_wrong_type_is_caught() -> None:
     with pytest.raises(TypeCheckError, match="frames"):
-        TokenGrid(frames="3", rows=2, cols=2)  # type: ignore[arg-type]
+        TokenGrid(frames="3", rows=2, cols=2)  # type: ignore[arg-type]  # that it is refused at run time too

@@ -62,7 +62,7 @@ class StoreFile:
                 cells = (first, last) if last > first else (first,)
                 return f"site {name}, {' to '.join(self._cell(entry.layout, cell) for cell in cells)}"
 
-            sums = lambda fd: self.numbers(fd, entry.checksums)  # noqa: E731
+            sums = lambda fd: self.numbers(fd, entry.checksums)  # noqa: E731  one line, used once
             if entry.layout.chunk is None:
                 table = (entry.checksums.offset, entry.checksums.nbytes)
                 self._extents[name] = Extent(self.source, entry.offset, entry.plan, sums, table, describe)

@@ -146,10 +146,7 @@ def positive(text: str) -> int:
     >>> positive("3")
     3
     """
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return number
+    return _at_least(1, text)
 
 
 def several(text: str) -> int:
@@ -158,7 +155,11 @@ def several(text: str) -> int:
     >>> several("2")
     2
     """
+    return _at_least(2, text)
+
+
+def _at_least(least: int, text: str) -> int:
     number = int(text)
-    if number < 2:
-        raise argparse.ArgumentTypeError(f"{text} is not 2 or more")
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text} is not {least} or more")
     return number

@@ -228,7 +228,7 @@ def test_published_pair_is_a_stock_pipeline_of_two_experts(folder: Path) -> None
     assert pipe.transformer.dtype == pipe.transformer_2.dtype == torch.float32
     for part in ("transformer", "transformer_2"):
         with safe_open(folder / part / "diffusion_pytorch_model.safetensors", "pt") as file:
-            assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.bfloat16}  # noqa: SIM118
+            assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.bfloat16}  # noqa: SIM118  the file is no mapping
     card = json.loads((folder / "card.json").read_text())
     from interp.fingerprint import fingerprint
 

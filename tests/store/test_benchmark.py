@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-pytest.importorskip("zarr")
+pytest.importorskip("zarr", reason="zarr is an extra")
 
 from benchmarks.store import rows_of
 from benchmarks.stores.common import QUICK

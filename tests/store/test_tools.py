@@ -112,7 +112,7 @@ def test_export_of_some_to_npy(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::FutureWarning:zarr")
 @pytest.mark.parametrize("at_once", [1, 1 << 30])
 def test_export_to_zarr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
-    zarr = pytest.importorskip("zarr")
+    zarr = pytest.importorskip("zarr", reason="zarr is an extra")
     monkeypatch.setattr(EXPORT, "MEMORY", at_once)
     store = make_store(tmp_path / "s", seeds=3)
     export(store, tmp_path / "out", form="zarr", step=[2, 5])

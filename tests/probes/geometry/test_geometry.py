@@ -57,7 +57,7 @@ def test_components_that_cannot_be_had():
     with pytest.raises(ProbeError, match="have 1 to 4"):
         pca(correlated(n=5), components=6)
     with pytest.raises(ProbeError, match="No rows"):
-        Covariance().mean  # noqa: B018
+        Covariance().mean  # noqa: B018  asking for it raises
     with pytest.raises(ProbeError, match="8, 8"):
         Covariance().update(correlated()).update(correlated(d=3))
 

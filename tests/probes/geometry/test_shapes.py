@@ -110,7 +110,7 @@ def test_blocks_of_a_store_stay_within_memory() -> None:
 
 @pytest.mark.slow
 def test_aligned_umap_keeps_groups_apart_and_is_seeded() -> None:
-    pytest.importorskip("umap")
+    pytest.importorskip("umap", reason="umap-learn is an extra")
     rng = np.random.default_rng(0)
     group = np.repeat([0, 1], 20)
     steps = {step: rng.normal(size=(40, 8)) + 12 * group[:, None] for step in range(3)}
@@ -132,7 +132,7 @@ def test_aligned_umap_keeps_groups_apart_and_is_seeded() -> None:
 
 @pytest.mark.slow
 def test_umap_of_rows_that_do_not_match() -> None:
-    pytest.importorskip("umap")
+    pytest.importorskip("umap", reason="umap-learn is an extra")
     with pytest.raises(ProbeError, match="same rows"):
         umap_paths({0: np.ones((5, 2)), 1: np.ones((6, 2))})
     with pytest.raises(ProbeError, match="too few"):
