@@ -31,7 +31,7 @@ follow from numbers: [Studies](studies.md).
 
 {READING.replace("Below each number", "In brackets")} {SPELT}.
 """
-COLUMNS = ("claim", "paper", "model", "here", "chance", "placebo", "n", "seeds", "set", "verdict")
+COLUMNS = ("claim", "paper", "model", "here", "chance or bar", "placebo", "n", "seeds", "set", "verdict")
 
 
 def render(claims: pl.DataFrame) -> str:

@@ -55,7 +55,7 @@ class Claim:
         claim: in one sentence.
         paper: what was published, or None where the paper gives no figure.
         value, low, high: the number and its 95 % interval.
-        chance: what the number would be if the claim were false.
+        chance: what the number would be if the claim were false, or the bar that the claim sets itself ("over 80 %").
         placebo: the same number for a manipulation that should do nothing; None where there is none.
         n: independent units behind the interval.
         verdict: one of `VERDICTS`.

@@ -52,6 +52,16 @@ def default_task(model: str, suited: Sequence[str]) -> str:
     return next((name for name in suited if name in known), suited[-1])
 
 
+def hardest_size(model: str, task: str) -> int | None:
+    """The largest size of a task that a model was trained on; None if it was not, or if the task has no sizes.
+
+    Args:
+        model: see `tasks_of`.
+        task: its name.
+    """
+    return max((size for name, size in _trained_on(model) if name == task and size), default=None)
+
+
 def tasks_of(model: str) -> tuple[str, ...]:
     """Names of the tasks that a model was trained on, by the recipe in its card; mazes if it has none.
 
@@ -61,14 +71,20 @@ def tasks_of(model: str) -> tuple[str, ...]:
     Raises:
         ModelError: the card is no JSON.
     """
+    trained = {name for name, _ in _trained_on(model)}
+    return tuple(name for name in tasks.names() if name in trained) or ("maze",)
+
+
+def _trained_on(model: str) -> list[tuple[str, int | None]]:
+    """Tasks and sizes in the recipe of a card: ``boards`` name both, ``sizes`` are those of mazes."""
     folder = bundled_folder(model) if model in bundled_models() else Path(model)
     card = folder / "card.json"
     if not card.is_file():
-        return ("maze",)
+        return []
     try:
-        recipe = json.loads(card.read_text(encoding="utf-8")).get("recipe", {})
+        stages = json.loads(card.read_text(encoding="utf-8")).get("recipe", {}).get("stages", ())
     except ValueError as error:
         raise ModelError(f"{card} cannot be read: {error}") from error
-    boards = [board for stage in recipe.get("stages", ()) for board in stage.get("boards", ())]
-    trained = {name.split("-")[0] for board in boards for name, _ in board["parts"]}
-    return tuple(name for name in tasks.names() if name in trained) or ("maze",)
+    named = [name for stage in stages for board in stage.get("boards", ()) for name, _ in board["parts"]]
+    sized = [(name, int(size) if size else None) for name, _, size in (part.partition("-") for part in named)]
+    return sized + [("maze", size) for stage in stages for size in stage.get("sizes", ())]

@@ -13,9 +13,9 @@ from studies.drawing.report import Noted
 
 READING = (
     "Verdicts are about this model and these problems; figures of the paper are of another model and of other "
-    "problems. Below each number stands its 95 % interval. Chance: what the number would be if the claim were false. "
-    "Placebo: the same number where something was done that should not matter. n: independent units behind the "
-    "interval, problems as a rule."
+    "problems. Below each number stands its 95 % interval. Chance or bar: what the number would be if the claim were "
+    'false, or the bar that the claim sets itself (as in "over 80%"). Placebo: the same number where something was '
+    "done that should not matter. n: independent units behind the interval, problems as a rule."
 )
 RULES = "Each verdict follows from its numbers by the rule below the claim."
 SIGNS = {SHOWS: "\u25cf", NOT: "\u25cb", OPEN: "\u25d0"}
@@ -29,7 +29,7 @@ def claim_row(claim: Mapping[str, Any]) -> dict[str, Any]:
         "claim": Noted(sentence(claim["claim"]), claim.get("rule", "")),
         "paper": claim["paper"],
         "this model": Noted(*interval(value, low, high)),
-        "chance": claim["chance"],
+        "chance or bar": claim["chance"],
         "placebo": claim["placebo"],
         "n": claim["n"],
         "verdict": f"{SIGNS[claim['verdict']]}{SPACE}{claim['verdict']}",

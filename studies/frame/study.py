@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from studies.base.command import run_command
 from studies.base.folder import StudyFolder
 from studies.base.signs import X0
-from studies.base.tasks import default_task
+from studies.base.tasks import default_task, hardest_size
 
 if TYPE_CHECKING:
     from studies.frame.outcome import Outcome
@@ -45,6 +45,8 @@ class Study:
         options: adds the study's own options to the parser.
         tasks: names of tasks, the best one first; without ``--task``, the first that the model was trained on, see
             `studies.base.tasks.default_task`.
+        hardest: whether problems are, unless ``--size`` is given, of the largest size that the model was trained on:
+            where one run is nearly always right, nothing can be gained.
         defaults: values of options where they differ from the common ones.
         quick: the same for ``--quick``.
         minutes: on both bundled models, one after the other, and two cores, with the defaults and ``--quick``.
@@ -58,6 +60,7 @@ class Study:
     answer: Callable[[Bench], Outcome]
     options: Callable[[Parser], None] = _no_options
     tasks: Sequence[str] = ("maze",)
+    hardest: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
     quick: Mapping[str, Any] = field(default_factory=dict)
     minutes: tuple[float, float] = (5.0, 1.0)
@@ -88,6 +91,8 @@ class Study:
         given = self.parser(quick).parse_args(arguments)
         if given.task is None:
             given.task = default_task(given.model, self.tasks)
+        if given.size is None and self.hardest:
+            given.size = hardest_size(given.model, given.task)
         given.command = f"python -m studies.{self.name} {shlex.join(arguments)}"
         return given
 

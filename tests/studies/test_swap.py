@@ -14,7 +14,8 @@ from interp.edits import patch, run_with
 from studies.base.claim import NOT, OPEN, SHOWS
 from studies.base.folder import StudyFolder
 from studies.base.ledger import Ledger
-from studies.base.tasks import tasks_of
+from studies.base.tasks import hardest_size, tasks_of
+from studies.ensemble import STUDY as ENSEMBLE
 from studies.measures.masks import disputed, elsewhere, foreground, named, tokens_of
 from studies.measures.trials import DIRECTIONS, Swaps, Trial, measure_swaps
 from studies.runs.bench import Bench
@@ -154,3 +155,15 @@ def test_the_default_task_is_one_that_the_model_knows(tmp_path: Path) -> None:
     assert tasks_of(str(tmp_path)) == ("grounding", "maze")
     assert STUDY.parse(["--out", "x", "--model", str(tmp_path)]).task == "grounding"
     assert STUDY.parse(["--out", "x"]).task == "maze"
+
+
+def test_hard_problems_are_of_the_largest_size_that_the_model_knows(tmp_path: Path) -> None:
+    board = {"parts": [["maze-5", 0.5], ["maze-8", 0.3], ["grounding", 0.2]]}
+    (tmp_path / "card.json").write_text(json.dumps({"recipe": {"stages": [{"boards": [board]}, {"sizes": [4, 6]}]}}))
+    assert hardest_size(str(tmp_path), "maze") == 8
+    assert hardest_size(str(tmp_path), "grounding") is None
+    assert hardest_size("somebody/elses-model", "maze") is None
+    of = ["--out", "x", "--model", str(tmp_path)]
+    assert ENSEMBLE.parse(of).size == 8
+    assert ENSEMBLE.parse([*of, "--size", "5"]).size == 5
+    assert ENSEMBLE.parse([*of, "--quick"]).size == 6
