@@ -17,17 +17,39 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).with_name("results")
 PACKAGES = ("torch", "diffusers", "nnsight", "h5py", "numpy", "scikit-learn", "zarr", "safetensors")
 
 
+class Spent(NamedTuple):
+    """Seconds on the wall's clock, and of this process on processors."""
+
+    wall: float
+    cpu: float
+
+    @staticmethod
+    def now() -> Spent:
+        """Since some fixed moment."""
+        return Spent(time.perf_counter(), time.process_time())
+
+    def since(self, before: Spent) -> Spent:
+        """What was spent from then to this."""
+        return Spent(self.wall - before.wall, self.cpu - before.cpu)
+
+
 @dataclass(frozen=True)
 class Times:
-    """Seconds of one case in every round."""
+    """Seconds of one case in every round.
+
+    Attributes:
+        seconds: from the first to the last.
+        own: what was spent of them beside what all cases have in common, where that was timed (see `interleaved`).
+    """
 
     seconds: tuple[float, ...]
+    own: tuple[Spent, ...] = ()
 
     @property
     def median(self) -> float:
@@ -51,15 +73,24 @@ class Times:
         return Times(tuple(a / b for a, b in zip(self.seconds, other.seconds, strict=True))).spread
 
     def ratio_interval(self, other: Times) -> tuple[float, float]:
-        """95 % interval of `ratio` from order statistics; the whole range where there are too few rounds for one."""
-        ratios = sorted(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
-        count, left, outside = len(ratios), 0, 0.5 ** len(ratios)
-        while 2 * (left + 1) < count:
-            outside += math.comb(count, left + 1) * 0.5**count  # chance that the median is below the next ratio
-            if outside > 0.025:
-                break
-            left += 1
-        return ratios[left], ratios[count - 1 - left]
+        """95 % interval of `ratio`; see `median_interval`."""
+        return median_interval([a / b for a, b in zip(self.seconds, other.seconds, strict=True)])
+
+    def surplus(self, other: Times) -> list[Spent]:
+        """What this spends more than ``other`` beside what both have in common, in every round."""
+        return [a.since(b) for a, b in zip(self.own, other.own, strict=True)]
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of a median from order statistics; the whole range where there are too few values for one."""
+    ordered = sorted(values)
+    count, left, outside = len(ordered), 0, 0.5 ** len(ordered)
+    while 2 * (left + 1) < count:
+        outside += math.comb(count, left + 1) * 0.5**count  # chance that the median is below the next value
+        if outside > 0.025:
+            break
+        left += 1
+    return ordered[left], ordered[count - 1 - left]
 
 
 def interleaved(
@@ -67,6 +98,7 @@ def interleaved(
     rounds: int,
     warmup: int = 1,
     before: Callable[[], None] = lambda: None,
+    common: Callable[[], Spent] = lambda: Spent(0, 0),
 ) -> dict[str, Times]:
     """Time every case once a round, in an order that alternates.
 
@@ -75,17 +107,21 @@ def interleaved(
         rounds: that count.
         warmup: rounds before, that do not.
         before: done before every case, untimed.
+        common: what was spent so far on what all cases have in common.
     """
     kept: dict[str, list[float]] = {name: [] for name in cases}
+    own: dict[str, list[Spent]] = {name: [] for name in cases}
     names = list(cases)
     for number in range(-warmup, rounds):
         for name in names if number % 2 == 0 else reversed(names):
             before()
-            start = time.perf_counter()
+            shared, start = common(), Spent.now()
             cases[name]()
+            spent = Spent.now().since(start)
             if number >= 0:
-                kept[name].append(time.perf_counter() - start)
-    return {name: Times(tuple(seconds)) for name, seconds in kept.items()}
+                kept[name].append(spent.wall)
+                own[name].append(spent.since(common().since(shared)))
+    return {name: Times(tuple(kept[name]), tuple(own[name])) for name in cases}
 
 
 def row(
@@ -176,5 +212,5 @@ def publish(name: str, rows: Sequence[Mapping[str, Any]], *, as_json: bool, keep
         return
     for one in rows:
         ratio = "" if one["ratio"] is None else f"{one['ratio']:.3g}x of {one['peer']}"
-        met = {True: "met", False: "missed", None: ""}[one["met"]]
+        met = one.get("verdict") or {True: "met", False: "missed", None: ""}[one["met"]]
         print(f"{one['case']:<56} {one['ours']:10.4g} {one['unit']:<8} {ratio:<28} {one['aim']:<12} {met}")

@@ -120,6 +120,8 @@ _IN_THE_WAY = {
     _SHARDED: "context_parallel tensor_parallel tensor_parallel_neuron",
 }
 """Why not, and the modules of ``diffusers.hooks`` whose hooks do it."""
+_TELLTALE = ("processor", "_diffusers_hook", "fused_projections", "_compiled_call_impl")
+"""Attributes of a module that may hold something of the kind."""
 
 
 def check_hookable(model: nn.Module) -> None:
@@ -141,6 +143,8 @@ def _check_hookable(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
         raise InterpError(next(iter(_IN_THE_WAY)))
     for name, module in modules.items():
         own = vars(module)  # a module's own getattr is slow to say no
+        if own.keys().isdisjoint(_TELLTALE) and "processor" not in own["_modules"]:
+            continue
         if getattr(own.get("processor") or module._modules.get("processor"), "_parallel_config", None) is not None:
             raise InterpError(_SHARDED)
         registry = own.get("_diffusers_hook")

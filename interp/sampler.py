@@ -20,6 +20,7 @@ from torch import Tensor
 from interp.conditioning import Conditioning, encode, transformer_input, velocity_of
 from interp.errors import InterpError
 from interp.fingerprint import fingerprint_now
+from interp.modules import execution_device
 from interp.runspec import RunSpec, SamplerSettings
 from interp.schedule import build_scheduler, schedule_of
 from interp.trajectory import Schedule, SolverState
@@ -129,7 +130,7 @@ def prepare(pipe: Any, specs: Sequence[RunSpec], *, checked: bool = False) -> Pl
         )
     if not checked:
         check_model(pipe, specs)
-    device = pipe._execution_device
+    device = execution_device(pipe)
     scheduler = build_scheduler(pipe, settings)
     schedule = schedule_of(pipe, scheduler, settings, device)
     conditioning, latents = encode(pipe, specs, settings, scheduler, device)

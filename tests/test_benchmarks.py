@@ -60,4 +60,12 @@ def test_the_quick_benchmark_of_capture(
         assert 0 < low <= row["paired_ratio"] <= high
         low, high = row["paired_ratio_quartiles"]
         assert 0 < low <= row["paired_ratio"] <= high or row["rounds"] < 3
-        assert row["met"] is (None if not row["aim"] else row["paired_ratio"] <= float(row["aim"].strip("<= x")))
+        low, high = row.get("direct_ratio_interval", row["paired_ratio_interval"])
+        aim = float(row["aim"].strip("<= x") or "inf")
+        wanted = "" if not row["aim"] else "met" if high <= aim else "missed" if low > aim else "not resolved"
+        assert (row["verdict"], row["met"]) == (wanted, None if not row["aim"] else wanted == "met")
+        if "surplus_s" in row:
+            spent = row["beside_blocks_s"], row["peer_beside_blocks_s"]
+            assert min(spent) > 0
+            assert row["surplus_s"] == pytest.approx(spent[0] - spent[1], abs=1e-9)  # of the one round
+            assert row["direct_ratio"] == pytest.approx(1 + row["surplus_s"] / row["peer_value"])

@@ -14,7 +14,7 @@ import h5py
 import torch
 from torch import Tensor, nn
 
-from benchmarks.captures.models import Called
+from benchmarks.captures.models import Called, Stopwatch
 from interp import select
 from interp.hooks import Clock, tapped
 from interp.lab import Lab
@@ -29,6 +29,7 @@ SITE = "blocks.*.hook_resid_post"
 VIEW = "frame_mean"
 BARE = "bare pipeline"
 MEMORY, FILE, VIEWS = "to memory, fp32", "to HDF5, fp32", "frame means of every hook point"
+EVERY = "nnsight, every module kept whole"
 
 
 class Bench:
@@ -45,6 +46,8 @@ class Bench:
         self.lab, self.sample, self.folder = lab, dataclasses.replace(sample, task=""), folder
         self.run: RunSpec = lab.plan(self.sample, steps=steps)[0]
         self.steps, self.blocks = steps, list(lab.pipe.transformer.blocks)
+        self.stopwatch = Stopwatch()
+        self.stopwatch.time(self.blocks)
         self.sites = [
             s for s in lab.space(self.run).sites if site_named(s).tier == "module" and viewable(lab, self.run, s)
         ]
@@ -170,7 +173,7 @@ class Bench:
         """nnsight over the stock modules."""
         from nnsight import NNsight
 
-        model = NNsight(Called(self.lab.pipe))
+        model = NNsight(Called(self.lab.pipe, self.stopwatch))
         blocks = list(model.transformer.blocks)
         every = [
             envoy for path, envoy in model.transformer.named_modules() if not path.endswith(("rope", "transformer"))
@@ -190,7 +193,7 @@ class Bench:
         return {
             f"nnsight, {MEMORY}": in_memory,
             f"nnsight, {FILE}": lambda: self._write([torch.cat(layer) for layer in in_memory()]),
-            "nnsight, every module kept whole": lambda: cached(every),
+            EVERY: lambda: cached(every),
         }
 
     def loops(self) -> dict[str, Callable[[], Any]]:

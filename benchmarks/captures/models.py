@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
 
+from benchmarks.harness import Spent
 from interp.lab import Lab, load
 from interp.tasks import get as get_task
 from interp.tasks.sample import Sample
@@ -40,16 +42,45 @@ def small(size: int = 6) -> tuple[Lab, Sample]:
     return load("wan-maze-mini"), get_task("maze", size=size).sample(1, seed=0)[0]
 
 
+class Stopwatch:
+    """What is spent in the forwards of modules, without the hooks on them."""
+
+    def __init__(self) -> None:
+        self._wall = self._cpu = 0.0
+
+    def time(self, modules: Iterable[nn.Module]) -> None:
+        """Time these from now on."""
+        for module in modules:
+            module.forward = self._timed(type(module).forward.__get__(module))
+
+    def read(self) -> Spent:
+        """So far."""
+        return Spent(self._wall, self._cpu)
+
+    def _timed(self, forward: Any) -> Any:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = Spent.now()
+            try:
+                return forward(*args, **kwargs)
+            finally:
+                wall, cpu = Spent.now().since(start)
+                self._wall, self._cpu = self._wall + wall, self._cpu + cpu
+
+        return timed
+
+
 class Called(nn.Module):
     """A pipeline as a module, which is how nnsight takes it; with a transformer of its own.
 
     Args:
         pipe: the pipeline.
+        stopwatch: times the blocks.
     """
 
-    def __init__(self, pipe: Any) -> None:
+    def __init__(self, pipe: Any, stopwatch: Stopwatch) -> None:
         super().__init__()
         self.transformer = copy.deepcopy(pipe.transformer)
+        stopwatch.time(self.transformer.blocks)
         self.pipe = type(pipe)(**{**pipe.components, "transformer": self.transformer})
         self.pipe.set_progress_bar_config(disable=True)
 

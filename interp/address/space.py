@@ -96,27 +96,16 @@ class AddressSpace:
     @cached_property
     def layer_counts(self) -> dict[str, int]:
         """Number of layers: {"blocks": 30}."""
-        return layer_counts(self.sites)
+        return dict(_layer_counts(self.sites))
 
     @cached_property
     def found(self) -> dict[Any, Any]:
         """What resolving has found so far: selections of a sweep have most of their terms in common."""
         return {}
 
-    @cached_property
-    def _axes(self) -> dict[str, tuple[str, ...]]:
-        return {site: self._axes_of(site) for site in self.sites}
-
     def axes_of(self, site: str) -> tuple[str, ...]:
         """Axes of a site in this run, without the batch."""
-        return self._axes[site]
-
-    def _axes_of(self, name: str) -> tuple[str, ...]:
-        site, rank = site_named(name), len(self.widths[name])
-        axes = axes_of(site, per_token_time=rank == len(site.axes) + 1)
-        if len(axes) != rank:
-            raise SelectionError(f"{name} has axes {axes}, but its shape in widths is {self.widths[name]}")
-        return axes
+        return _axes(site, self.widths[site])
 
     def branches_of(self, site: str) -> tuple[str, ...]:
         """Branches in which a site exists: those of the run, or the one it belongs to, or none."""
@@ -130,3 +119,17 @@ class AddressSpace:
 def _widths(sites: tuple[str, ...], sizes: tuple[tuple[str, Any], ...]) -> Mapping[str, tuple[int, ...]]:
     """Shape of each site without the batch; ``sizes`` are the arguments of `site_shape`."""
     return {site: site_shape(site_named(site), **dict(sizes)) for site in sites}
+
+
+@lru_cache(maxsize=64)
+def _layer_counts(sites: tuple[str, ...]) -> Mapping[str, int]:
+    return layer_counts(sites)
+
+
+@lru_cache(maxsize=8192)  # every run asks again
+def _axes(name: str, width: tuple[int, ...]) -> tuple[str, ...]:
+    site, rank = site_named(name), len(width)
+    axes = axes_of(site, per_token_time=rank == len(site.axes) + 1)
+    if len(axes) != rank:
+        raise SelectionError(f"{name} has axes {axes}, but its shape in widths is {width}")
+    return axes
