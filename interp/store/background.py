@@ -7,6 +7,7 @@ bounded. The price: a failure is reported at a later call than the one that caus
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import select
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from itertools import starmap
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -23,9 +25,9 @@ import numpy as np
 
 from interp.errors import StoreError
 from interp.store.backgroundshard import BackgroundShard
-from interp.store.blocks import LARGE
+from interp.store.blocks import LARGE, PAGE
 from interp.store.cellcheck import Given
-from interp.store.disk import bytes_at, bytes_of, copy_bytes
+from interp.store.disk import bytes_of, copy_bytes
 from interp.store.errands import Errands
 from interp.store.index import run_fields, site_fields
 from interp.store.layout import RunLayout
@@ -57,7 +59,7 @@ class BackgroundWriter:
         self._failures: list[str] = []
         self._flushed = self._closed = False
         self._slot: int | None = None
-        self._records = bytearray()
+        self._records: list[tuple[int, int, int, int, int]] = []
         self._used = 0
         self._heard = 0.0
         self._start()
@@ -131,8 +133,8 @@ class BackgroundWriter:
             if error is None:  # else what went wrong first is what the caller should see
                 raise
 
-    def put(self, number: int, site: int, cell: int, given: Given, nbytes: int) -> None:
-        """Copy a cell's bits into slots; see `BackgroundShard.write`."""
+    def put(self, number: int, site: int, start: int, given: Given, nbytes: int) -> None:
+        """Copy a cell's bits, which begin at byte ``start`` of the site, into slots; see `BackgroundShard.write`."""
         if time.monotonic() - self._heard > PATIENCE:
             self._pump(wait=False)
         if nbytes < LARGE:
@@ -142,18 +144,26 @@ class BackgroundWriter:
                 copy_bytes(self._address + self._used, given, nbytes)
             else:
                 np.ndarray(given.shape, given.dtype, self._memory, self._used)[...] = given
-            self._record(number, site, cell, 0, nbytes)
+            self._record(number, site, start, nbytes)
+            self._used += -self._used % 16
             return
-        flat = bytes_at(given, nbytes) if isinstance(given, int) else bytes_of(np.ascontiguousarray(given))
+        if isinstance(given, int):
+            source = given
+        else:
+            given = np.ascontiguousarray(given)
+            source = given.ctypes.data
         at = 0
         while at < nbytes:
-            room = 0 if self._slot is None else (SLOT - self._used) // LARGE * LARGE
-            if not room:
+            # It lies in its page as it will in the file's, so that it may go past the page cache.
+            shift = (start + at - self._used) % PAGE
+            room = 0 if self._slot is None else (SLOT - self._used - shift) // LARGE * LARGE
+            if room <= 0:
                 self._take_slot()
-                room = SLOT
+                continue
+            self._used += shift
             count = min(room, nbytes - at)
-            self._memory[self._used : self._used + count] = flat[at : at + count]
-            self._record(number, site, cell, at, count)
+            ctypes.memmove(self._address + self._used, source + at, count)  # lets other threads in
+            self._record(number, site, start + at, count, merge=True)
             at += count
 
     def finish(self, number: int, labels: Mapping[str, Any]) -> None:
@@ -179,9 +189,15 @@ class BackgroundWriter:
             except StoreError:  # the process that writes is gone, and the run with it
                 pass
 
-    def _record(self, number: int, site: int, cell: int, start: int, nbytes: int) -> None:
-        self._records += RECORD.pack(number, site, cell, start, nbytes)
-        self._used += -(-nbytes // 16) * 16
+    def _record(self, number: int, site: int, start: int, nbytes: int, merge: bool = False) -> None:
+        """Note what was put at the present place of the slot; with ``merge``, as more of what came before, if it is."""
+        place, self._used = self._used, self._used + nbytes
+        if merge and self._records:
+            before = self._records[-1]
+            if before[:2] == (number, site) and (before[2] + before[4], before[3] + before[4]) == (start, place):
+                self._records[-1] = (*before[:4], before[4] + nbytes)
+                return
+        self._records.append((number, site, start, place, nbytes))
 
     def _take_slot(self) -> None:
         self._pass_on()
@@ -196,7 +212,7 @@ class BackgroundWriter:
     def _pass_on(self) -> None:
         """Hand the present slot to the process that writes."""
         if self._slot is not None:
-            slot, records = self._slot, bytes(self._records)
+            slot, records = self._slot, b"".join(starmap(RECORD.pack, self._records))
             self._slot, self._used = None, 0
             self._records.clear()
             self._send({"do": "slot", "slot": slot}, records)

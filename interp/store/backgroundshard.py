@@ -85,7 +85,7 @@ class BackgroundShard:
     def _put(self, cell: int, parts: Mapping[str, Given]) -> None:
         for name, part in parts.items():
             place, nbytes = self._places[name]
-            self._background.put(self._number, place, cell, part, nbytes)
+            self._background.put(self._number, place, cell * nbytes, part, nbytes)
 
     def _put_later(self, site: str, cell: int, parts: Mapping[str, Given], tensor: Any) -> None:
         """Have the tensor copied by the thread, which notices if it was changed in place before."""

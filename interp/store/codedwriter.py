@@ -9,7 +9,8 @@ from xxhash import xxh3_64_intdigest
 
 from interp.store import zstd
 from interp.store.blocks import BlockPlan
-from interp.store.disk import bytes_of, pwrite_all, start_writing_back
+from interp.store.disk import bytes_of
+from interp.store.output import Output
 
 
 class CodedWriter:
@@ -18,7 +19,7 @@ class CodedWriter:
     Args:
         plan: its blocks, each of which is a chunk of its dataset.
         bits: number format.
-        fd: file to write to.
+        output: file to write to.
         place: gives a block's stored bytes a place in the file; tells it the block's number.
 
     Attributes:
@@ -26,10 +27,10 @@ class CodedWriter:
         left: bytes that are still to come.
     """
 
-    def __init__(self, plan: BlockPlan, bits: np.dtype, fd: int, place: Callable[[int, bytes], int]) -> None:
+    def __init__(self, plan: BlockPlan, bits: np.dtype, output: Output, place: Callable[[int, bytes], int]) -> None:
         self.plan, self.left = plan, plan.nbytes
         self.checksums = np.zeros(plan.count, np.uint64)
-        self._bits, self._fd, self._place = bits, fd, place
+        self._bits, self._output, self._place = bits, output, place
         self._begun: dict[int, tuple[bytearray, int]] = {}
 
     def write(self, start: int, data: memoryview) -> None:
@@ -62,6 +63,4 @@ class CodedWriter:
         bytes_of(chunk)[: data.nbytes] = data
         stored = zstd.encode(chunk)
         self.checksums[block] = xxh3_64_intdigest(stored)
-        offset = self._place(block, stored)
-        pwrite_all(self._fd, stored, offset)
-        start_writing_back(self._fd, offset, len(stored))
+        self._output.write(stored, self._place(block, stored))

@@ -130,7 +130,7 @@ class _Job:
             raise
 
     def _write(self, site: SiteLayout) -> np.ndarray:
-        stream = SiteStream(self.file.plan(site), self.pending.fd, self.file.offsets[site.site])
+        stream = SiteStream(self.file.plan(site), self.pending.output, self.file.offsets[site.site])
         for tile in self._tiles(site):
             stream.append(bytes_of(self._load(site, tile)))
         return stream.close()

@@ -32,6 +32,19 @@ def pwrite_all(fd: int, data: memoryview | bytes, offset: int) -> None:
         view, offset = view[done:], offset + done
 
 
+def open_direct(path: Path) -> int | None:
+    """Open a file to write it past the page cache; None where the system or the file system cannot."""
+    flag = getattr(os, "O_DIRECT", None)
+    if flag is None:
+        return None
+    try:
+        return os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flag)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
+            return None
+        raise
+
+
 def pread_into(fd: int, out: memoryview, offset: int) -> None:
     """Fill contiguous ``out`` from ``offset``.
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from interp.errors import StoreError
 from interp.store.datafile import DataFile
-from interp.store.disk import allocate, pwrite_all, replace
+from interp.store.disk import allocate, open_direct, pwrite_all, replace
 from interp.store.manifest import Line, Manifest
+from interp.store.output import Output
 
 
 class PendingFile:
@@ -20,12 +21,17 @@ class PendingFile:
         manifest: where it will be listed.
         size: bytes to take now.
         what: how errors call it, as "run 3f2a".
+        direct: write past the page cache where that can be, see `interp.store.output`.
+
+    Attributes:
+        fd: its descriptor.
+        output: what takes its bytes.
 
     Raises:
         StoreError: it is there already or is being written, or there is no space for it.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, size: int, what: str) -> None:
+    def __init__(self, path: Path, manifest: Manifest, size: int, what: str, direct: bool = False) -> None:
         self.path, self.what = path, what
         self._manifest = manifest
         self._temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
@@ -37,8 +43,11 @@ class PendingFile:
             except FileExistsError as error:
                 raise StoreError(f"{what} is being written already ({self._temporary} exists)") from error
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.output = Output(self.fd)
         try:
             allocate(self.fd, size, what)
+            if direct:
+                self.output = Output(self.fd, open_direct(self._temporary))
         except BaseException:
             self.discard()
             raise
@@ -73,11 +82,15 @@ class PendingFile:
             except BaseException:
                 self.path.unlink(missing_ok=True)
                 raise
-        os.close(self.fd)
+        self._close()
 
     def discard(self) -> None:
         """Remove what was written."""
         try:
             self._temporary.unlink(missing_ok=True)
         finally:
-            os.close(self.fd)
+            self._close()
+
+    def _close(self) -> None:
+        self.output.close()
+        os.close(self.fd)

@@ -32,16 +32,17 @@ class ShardWriter:
         path: the shard to be.
         layout: what will be written.
         manifest: where the finished run is listed.
+        direct: write past the page cache where that can be, see `interp.store.output`.
 
     Raises:
         StoreError: the run is there already or is being written, or there is no space for it.
     """
 
-    def __init__(self, path: Path, layout: RunLayout, manifest: Manifest) -> None:
+    def __init__(self, path: Path, layout: RunLayout, manifest: Manifest, direct: bool = False) -> None:
         self.path, self.layout = path, layout
         self._over: str | None = None
         self._file = DataFile(layout.stored)
-        self._pending = PendingFile(path, manifest, self._file.size, f"run {layout.run}")
+        self._pending = PendingFile(path, manifest, self._file.size, f"run {layout.run}", direct)
         self._check = RunCheck(layout)
         self._sites = {
             site.site: SiteBuffer(site, self._file.plan(site), self._blocks(site)) for site in layout.stored.sites
@@ -74,13 +75,13 @@ class ShardWriter:
             self._discard(f"{type(error).__name__} came in the middle of a write")
             raise
 
-    def put_bytes(self, site: str, cell: int, start: int, data: memoryview) -> None:
+    def put_bytes(self, site: str, start: int, data: memoryview) -> None:
         """Keep some bytes that another process has checked; see `SiteBuffer.put_bytes`.
 
         Raises:
             OSError: the disk failed; `abort` must follow.
         """
-        self._sites[site].put_bytes(cell, start, data)
+        self._sites[site].put_bytes(start, data)
 
     def finish(self, labels: Mapping[str, Any] | None = None) -> None:
         """Write the labels, make all of it last, and list the run as finished.
@@ -132,10 +133,10 @@ class ShardWriter:
         )
 
     def _blocks(self, site: SiteLayout) -> BlockWriter | CodedWriter:
-        fd, plan = self._pending.fd, self._file.plan(site)
+        output, plan = self._pending.output, self._file.plan(site)
         if site.chunk is None:
-            return BlockWriter(plan, fd, self._file.offsets[site.site])
-        return CodedWriter(plan, site.kind.bits, fd, partial(self._file.place, site))
+            return BlockWriter(plan, output, self._file.offsets[site.site])
+        return CodedWriter(plan, site.kind.bits, output, partial(self._file.place, site))
 
     def _discard(self, why: str) -> None:
         self._over = why if why.startswith("it was") else f"it was discarded ({why})"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from interp.store.blocks import LARGE, BlockPlan
+from interp.store.blocks import LARGE, PAGE, BlockPlan
 from interp.store.blockwriter import BlockWriter
 from interp.store.cellcheck import Given
 from interp.store.codedwriter import CodedWriter
@@ -19,12 +19,14 @@ class Group:
     """Cells that are written together.
 
     Attributes:
+        memory: what they lie in.
         cells: their bits [cell, <site axes>].
         flat: the same as bytes.
         address: where they begin.
         lacks: bytes that are still to come.
     """
 
+    memory: np.ndarray
     cells: np.ndarray
     flat: memoryview
     address: int
@@ -45,6 +47,7 @@ class SiteBuffer:
         self._cell_shape, self._bits = layout.cell_shape, layout.kind.bits
         wanted = -(-LARGE // (plan.cell_nbytes * plan.together)) * plan.together
         self._cells = min(plan.cells, wanted)
+        self._group_nbytes = self._cells * plan.cell_nbytes
         self._groups: dict[int, Group] = {}
         self._spare: list[np.ndarray] = []
 
@@ -69,32 +72,37 @@ class SiteBuffer:
         if not group.lacks:
             self._end(number, group)
 
-    def put_bytes(self, cell: int, start: int, data: memoryview) -> None:
-        """Take some bytes of a cell; a cell of 1 MiB or more in pieces that begin and end at multiples of 1 MiB.
+    def put_bytes(self, start: int, data: memoryview) -> None:
+        """Take bytes of a cell, or of cells of 1 MiB or more: these in whole blocks.
+
+        Args:
+            start: the first byte's place in the site.
+            data: they.
 
         Raises:
             OSError: the disk did not take them.
         """
         if self._cells == 1:
-            self.blocks.write(cell * self.plan.cell_nbytes + start, data)
+            self.blocks.write(start, data)
             return
-        number, place = divmod(cell, self._cells)
+        number, at = divmod(start, self._cells * self.plan.cell_nbytes)
         group = self._groups.get(number) or self._begin(number)
-        at = place * self.plan.cell_nbytes + start
         group.flat[at : at + data.nbytes] = data
         group.lacks -= data.nbytes
         if not group.lacks:
             self._end(number, group)
 
     def _begin(self, number: int) -> Group:
-        cells = min(self._cells, self.plan.cells - number * self._cells)
-        buffer = self._spare.pop() if self._spare else np.empty((self._cells, *self._cell_shape), self._bits)
-        group = self._groups[number] = Group(
-            buffer, bytes_of(buffer), buffer.ctypes.data, cells * self.plan.cell_nbytes
-        )
+        """Memory for a group, placed in its page as the group is in the file's, so that it may go past the cache."""
+        start = number * self._group_nbytes
+        nbytes = min(self._group_nbytes, self.plan.nbytes - start)
+        memory = self._spare.pop() if self._spare else np.empty(self._group_nbytes + PAGE, np.uint8)
+        shift = (start - memory.ctypes.data) % PAGE
+        flat = memory[shift : shift + nbytes]
+        cells = flat.view(self._bits).reshape(-1, *self._cell_shape)
+        group = self._groups[number] = Group(memory, cells, flat.data, flat.ctypes.data, nbytes)
         return group
 
     def _end(self, number: int, group: Group) -> None:
-        first = number * self._cells
-        self.blocks.write(first * self.plan.cell_nbytes, bytes_of(group.cells[: self.plan.cells - first]))
-        self._spare.append(self._groups.pop(number).cells)
+        self.blocks.write(number * self._group_nbytes, group.flat)
+        self._spare.append(self._groups.pop(number).memory)

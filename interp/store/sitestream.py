@@ -6,6 +6,7 @@ import numpy as np
 
 from interp.store.blocks import BlockPlan
 from interp.store.blockwriter import BlockWriter
+from interp.store.output import Output
 
 
 class SiteStream:
@@ -13,13 +14,13 @@ class SiteStream:
 
     Args:
         plan: its blocks.
-        fd: file to write to.
+        output: file to write to.
         offset: where the site begins in it.
     """
 
-    def __init__(self, plan: BlockPlan, fd: int, offset: int) -> None:
+    def __init__(self, plan: BlockPlan, output: Output, offset: int) -> None:
         self.plan = plan
-        self._blocks = BlockWriter(plan, fd, offset)
+        self._blocks = BlockWriter(plan, output, offset)
         self._written = 0
         self._rest = b""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 _SIZES = struct.Struct("<IQ")
 RECORD = struct.Struct("<IIQQQ")
-"""One piece of a cell in a slot: run, site, cell, first byte in the cell, bytes. Each begins at a multiple of 16."""
+"""Bytes in a slot: run, site, where they begin in the site, where in the slot, how many."""
 
 
 def send(end: socket.socket, head: dict[str, Any], body: bytes | bytearray = b"") -> None:

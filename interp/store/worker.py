@@ -63,21 +63,21 @@ class Worker:
 
     def on_open(self, body: bytes, number: int, layout: dict[str, Any], sites: list[dict[str, Any]]) -> None:
         """Begin a run."""
-        run = layout["run"]
+        path = self.store.path / "runs" / f"{layout['run']}.h5"
         try:
-            self.writers[number] = self.store.writer(run, run_of(layout, map(site_of, sites)))
+            whole = run_of(layout, map(site_of, sites))
+            self.writers[number] = ShardWriter(path, whole, self.store.manifest, direct=True)
             self.sites[number] = [site["site"] for site in sites]
         except (InterpError, OSError) as error:
             self._failed(number, error, None)
 
     def on_slot(self, body: bytes, slot: int) -> None:
         """Write what a slot holds, and hand it back."""
-        at = slot * self.slot_nbytes
-        for number, site, cell, start, nbytes in RECORD.iter_unpack(body):
-            data, at = self.memory[at : at + nbytes], at + -(-nbytes // 16) * 16
+        memory = self.memory[slot * self.slot_nbytes : (slot + 1) * self.slot_nbytes]
+        for number, site, start, place, nbytes in RECORD.iter_unpack(body):
             if number in self.writers:  # else it has failed
                 try:
-                    self.writers[number].put_bytes(self.sites[number][site], cell, start, data)
+                    self.writers[number].put_bytes(self.sites[number][site], start, memory[place : place + nbytes])
                 except (InterpError, OSError) as error:
                     self._failed(number, error, self.writers.pop(number))
         self._say({"slot": slot})
