@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.utils.validation import has_fit_parameter
 
-from probes.cell_fit import CellFit, Directions, predict, score_cell
+from probes.cell_fit import CellFit, Directions, Probe, predict, score_cell
 from probes.errors import ProbeError
 from probes.plan import Plan
 
@@ -33,7 +33,9 @@ def check_estimator(estimator: Any, weights: bool) -> str:
     return "classification" if is_classifier(estimator) else "regression"
 
 
-def fit_estimator(x: NDArray[np.generic], plan: Plan, *, keep_directions: bool = False) -> CellFit:
+def fit_estimator(
+    x: NDArray[np.generic], plan: Plan, *, keep_directions: bool = False, keep_pairs: bool = False
+) -> CellFit:
     """Fit and score one cell. ``x`` [row, feature], or [row, token, feature] for an estimator that pools tokens.
 
     Raises:
@@ -52,8 +54,11 @@ def fit_estimator(x: NDArray[np.generic], plan: Plan, *, keep_directions: bool =
             if keep_directions and column == 0:
                 kept.append(_coefficients(fitted, x.shape[-1]))
     paired = np.zeros((k if plan.pairs else 0, k, max(1, classes)))
+    apart: dict[tuple[int, int], Probe] = {}
     for a, b in plan.pairs:
         fitted = _fit(x, labels[:, 0], plan.folds.train(a, b), plan)
+        if kept and keep_pairs:
+            apart[a, b] = apart[b, a] = _coefficients(fitted, x.shape[-1])
         for tested, other in ((a, b), (b, a)):
             test = plan.folds.fold == tested
             found, true = _decide(fitted, x[test], plan), labels[test, 0]
@@ -61,10 +66,7 @@ def fit_estimator(x: NDArray[np.generic], plan: Plan, *, keep_directions: bool =
                 paired[tested, other] = np.bincount(true[predict(found) == true], minlength=classes)
             else:
                 paired[tested, other] = ((found[:, 0] - true) ** 2).sum()
-    directions = None
-    if kept:
-        coef, intercept = (np.stack(part) for part in zip(*kept, strict=True))
-        directions = Directions(coef.astype(np.float32), intercept.astype(np.float64))
+    directions = Directions.of(kept, apart or None) if kept else None
     return score_cell(plan, decision, paired, (float("nan"),) * k, directions=directions)
 
 

@@ -20,7 +20,7 @@ from probes.plan import Plan, make_plan
 from probes.prepare import prepare
 from probes.score import interval, resample
 from probes.source import Key
-from probes.transfer import apply, group_sums
+from probes.transfer import apply, score_elsewhere
 
 SCHEMA = {
     "train": pl.String, "test": pl.String, "step": pl.Int64, "layer": pl.Int64,
@@ -47,8 +47,7 @@ def transfer_between(
         resamples, level: of groups, and of the intervals.
 
     Returns:
-        train, test (kinds, as text), step, layer, score, low, high, n (rows tested). Intervals lack what folds have in
-        common (`probes.score`): where probes are noise they are up to 1.4 times too narrow.
+        train, test (kinds, as text), step, layer, score, low, high, n (rows tested).
 
     Branches, experts and stores of the same runs are other features of the same rows, so they are cells: give
     `probes.fit_transfer` a mapping with one "layer" for each.
@@ -68,16 +67,16 @@ def transfer_between(
     plans = {name: _plan_of(kind == name, plan, str(name)) for name in names}
     draws = resample(plan.folds.groups, resamples, int(options.get("seed", 0)) + 2)
     rows = []
-    apart = np.zeros((1, plan.folds.k, plan.folds.k))
     for key in progress(data.keys) if progress else data.keys:
         x = data.matrix(key, dtype=plan.dtype, device=plan.device)
         for train, own in plans.items():
-            probes = fit_cell(x[torch.from_numpy(kind == train).to(x.device)], own, keep_directions=True).directions
+            of = x[torch.from_numpy(kind == train).to(x.device)]
+            probes = fit_cell(of, own, keep_directions=True, keep_pairs=True).directions
             assert probes is not None
-            decision = apply(x, probes.coef, probes.intercept, plan)
+            decision = apply(x, probes, plan)
             for test in names:
-                sums = group_sums(decision, plan, kind == test)
-                point, low, high = interval(sums[None], apart, draws, plan.score, level)
+                sums, effects = score_elsewhere(decision, plan, kind == test)
+                point, low, high = interval(sums[None], effects[None], draws, plan.score, level)
                 rows.append((str(train), str(test), *key, point[0], low[0], high[0], int((kind == test).sum())))
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probes.cell_fit import CellFit, Directions, score_cell
+from probes.cell_fit import CellFit, Directions, Probe, score_cell
 from probes.discriminant import solve_discriminant
 from probes.errors import ProbeError
 from probes.logistic import Columns, solve_logistic
@@ -32,7 +32,7 @@ BATCH_FEATURES = 2**22
 class _Work:
     """What fitting a cell has found so far."""
 
-    def __init__(self, plan: Plan, keep_directions: bool) -> None:
+    def __init__(self, plan: Plan, keep_directions: bool, keep_pairs: bool) -> None:
         self.plan, self.t = plan, plan.tensors
         n, self.count = self.t.labels.shape
         self.choosers = self.count if plan.nested else 1
@@ -42,6 +42,8 @@ class _Work:
         k, statistics = plan.folds.k, max(1, len(plan.classes))
         self.paired = torch.zeros(k, k, len(plan.path), statistics, dtype=torch.float64, device=plan.device)
         self.directions: dict[int, tuple[Tensor, Tensor]] | None = {} if keep_directions else None
+        # Probes of the real labels that leave out two folds, by training set and place on the path.
+        self.apart: dict[tuple[int, int], tuple[Tensor, Tensor]] | None = {} if keep_pairs and plan.pairs else None
         self.unconverged = 0
 
     def choice(self) -> Int[Tensor, "label fold"]:
@@ -151,14 +153,21 @@ def needed_bytes(plan: Plan, features: int) -> int:
     return item * (4 * rows * features + matrices + kernels + fits * (8 * rows + 24 * unknowns))
 
 
-def fit_cell(x: Float[Tensor, "row feature"], plan: Plan, *, keep_directions: bool = False) -> CellFit:
+def fit_cell(
+    x: Float[Tensor, "row feature"], plan: Plan, *, keep_directions: bool = False, keep_pairs: bool = False
+) -> CellFit:
     """Fit and score one cell. ``x`` holds raw features of the plan's rows, in its dtype and on its device."""
-    return fit_cells([x], plan, keep_directions=keep_directions)[0]
+    return fit_cells([x], plan, keep_directions=keep_directions, keep_pairs=keep_pairs)[0]
 
 
-def fit_cells(xs: Sequence[Tensor], plan: Plan, *, keep_directions: bool = False) -> list[CellFit]:
-    """Fit and score several cells at once, each [row, feature]; logistic fits of all of them share their iterations."""
-    works = [_Work(plan, keep_directions) for _ in xs]
+def fit_cells(
+    xs: Sequence[Tensor], plan: Plan, *, keep_directions: bool = False, keep_pairs: bool = False
+) -> list[CellFit]:
+    """Fit and score several cells at once, each [row, feature]; logistic fits of all of them share their iterations.
+
+    ``keep_directions``: also give the probes; with ``keep_pairs``, those too that leave out two folds.
+    """
+    works = [_Work(plan, keep_directions, keep_directions and keep_pairs) for _ in xs]
     kernel = False if plan.model == "means" else None
     made = [
         blocks(
@@ -217,6 +226,10 @@ def _iterative(plan: Plan, jobs: Sequence[tuple[_Work, Block]], *, inner: bool) 
             if inner:
                 work.validate(todo, fitted.decision)
                 work.pair(todo, fitted.decision)
+                if work.apart is not None:
+                    for j, (s, label, c) in enumerate(todo):
+                        if label == 0:
+                            work.apart[s, c] = block.raw(fitted.coef[:, j], fitted.intercept[j], of=s)
                 continue
             folds = [s - pairs for s in block.sets]
             work.keep(folds, slice(some.start, some.stop), fitted.decision.unflatten(1, (len(folds), len(some))))
@@ -252,14 +265,17 @@ def _closed_form(work: _Work, block: Block, *, inner: bool) -> None:
             weights=t.weights,
         )
     decision = fitted.decision.unflatten(3, (count, plan.outputs))  # [row, set, alpha, label, output]
+    coef, intercept = (v.unflatten(-1, (count, plan.outputs)) for v in (fitted.coef, fitted.intercept))
     if inner:
         todo = [(s, lab, c) for s in block.sets for c in range(len(plan.path)) for lab in range(count)]
         work.validate(todo, decision.flatten(1, 3))
         for i, s in enumerate(block.sets):
-            shifted = decision[:, i, :, 0] + _shift(work, decision[:, i, :, 0], s, label=0)
-            work.pair([(s, 0, c) for c in range(len(plan.path))], shifted)
+            shift = _shift(work, decision[:, i, :, 0], s, label=0)
+            work.pair([(s, 0, c) for c in range(len(plan.path))], decision[:, i, :, 0] + shift)
+            if work.apart is not None:
+                for c in range(len(plan.path)):
+                    work.apart[s, c] = block.raw(coef[:, i, c, 0], intercept[i, c, 0] + shift[c], of=s)
         return
-    coef, intercept = (v.unflatten(-1, (count, plan.outputs)) for v in (fitted.coef, fitted.intercept))
     chosen = work.choice()  # [label, fold]
     for i, s in enumerate(block.sets):
         f = s - pairs
@@ -304,9 +320,12 @@ def _score(work: _Work) -> CellFit:
     paired = work.paired[folds, :, choice] if plan.pairs else work.paired[:0]
     directions = None
     if work.directions is not None:
-        parts = [work.directions[f] for f in range(plan.folds.k)]
-        coef = torch.stack([p[0] for p in parts]).to(torch.float32).cpu().numpy()
-        directions = Directions(coef, torch.stack([p[1] for p in parts]).to(torch.float64).cpu().numpy())
+        apart = None
+        if work.apart is not None:
+            places = {pair: s for s, pair in enumerate(plan.pairs)}
+            both = [*places, *((b, a) for a, b in places)]
+            apart = {(a, b): _array(work.apart[places[min(a, b), max(a, b)], int(choice[a])]) for a, b in both}
+        directions = Directions.of([_array(work.directions[f]) for f in range(plan.folds.k)], apart)
     return score_cell(
         plan,
         work.decision.to(torch.float64).cpu().numpy(),
@@ -315,3 +334,7 @@ def _score(work: _Work) -> CellFit:
         work.unconverged,
         directions,
     )
+
+
+def _array(probe: tuple[Tensor, Tensor]) -> Probe:
+    return probe[0].to(torch.float32).cpu().numpy(), probe[1].to(torch.float64).cpu().numpy()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,13 +12,35 @@ from numpy.typing import NDArray
 from probes.plan import Plan
 from probes.score import auc, class_sums, fold_effects, shuffled_scores, value_sums
 
+Probe = tuple[NDArray[Any], NDArray[Any]]
+"""Coefficients [feature, output] and intercepts [output]."""
+
 
 @dataclass(frozen=True)
 class Directions:
-    """The probes of a cell, for raw features: ``coef`` [fold, feature, output], ``intercept`` [fold, output]."""
+    """The probes of a cell, for raw features: ``coef`` [fold, feature, output], ``intercept`` [fold, output].
+
+    ``paired``, where kept: those that leave out two folds, ``coef`` [fold, fold, feature, output], at the
+    regularisation that the first of the two chose; on the diagonal, those that leave out one.
+    """
 
     coef: NDArray[np.float32]
     intercept: NDArray[np.float64]
+    paired: Directions | None = None
+
+    @staticmethod
+    def of(own: Sequence[Probe], apart: Mapping[tuple[int, int], Probe] | None = None) -> Directions:
+        """From the probe of each fold and, if they are kept, of each pair (tested, left out besides)."""
+        if apart is None:
+            return Directions(*_stack(own))
+        k = len(own)
+        coef, intercept = _stack([own[a] if a == b else apart[a, b] for a in range(k) for b in range(k)])
+        return Directions(*_stack(own), Directions(coef.reshape(k, k, *coef.shape[1:]), intercept.reshape(k, k, -1)))
+
+
+def _stack(probes: Sequence[Probe]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    coef, intercept = (np.stack(part) for part in zip(*probes, strict=True))
+    return coef.astype(np.float32), intercept.astype(np.float64)
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,7 @@ def fit_each(
     plan: Plan,
     *,
     keep_directions: bool = False,
+    keep_pairs: bool = False,
     run: NDArray[np.int64] | None = None,
     memory: float | None = None,
 ) -> dict[Key, CellFit]:
@@ -128,9 +129,12 @@ def fit_each(
 
     def flush() -> None:
         if plan.estimator is None:
-            fits = fit_cells([x for _, _, x in waiting], plan, keep_directions=keep_directions)
+            fits = fit_cells([x for _, _, x in waiting], plan, keep_directions=keep_directions, keep_pairs=keep_pairs)
         else:
-            fits = [fit_estimator(x.cpu().numpy(), plan, keep_directions=keep_directions) for _, _, x in waiting]
+            fits = [
+                fit_estimator(x.cpu().numpy(), plan, keep_directions=keep_directions, keep_pairs=keep_pairs)
+                for _, _, x in waiting
+            ]
         for (key, name, _), fit in zip(waiting, fits, strict=True):
             out[key] = fit
             if fit.unconverged:

@@ -18,12 +18,15 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from probes.cell_fit import predict
+from probes.cell_fit import Directions, predict
 from probes.errors import ProbeError
 from probes.plan import Plan
 from probes.prepare import fit_each, prepare
-from probes.score import class_sums, interval, resample, value_sums
+from probes.score import class_sums, fold_effects, interval, resample, value_sums
 from probes.source import Key
+
+Places = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Mean and deviation [fold, left out besides, feature] of training rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +94,8 @@ def fit_transfer(
             rows only) before applying the probe: what is then lost is lost to rotation, not to scale.
         resamples, level: of groups, and of the intervals.
 
-    Cells are read twice, one at a time. Off the diagonal, intervals lack what folds have in common (`probes.score`):
-    where a probe is noise in its own cell they are up to 1.4 times too narrow.
+    Cells are read twice, one at a time. Of each, the probes that leave out one fold and those that leave out two are
+    kept: the latter show what folds have in common (`probes.score`), off the diagonal as on it.
     """
     if along not in ("step", "layer", "all"):
         raise ProbeError(f"along={along!r} is not known; use 'step', 'layer' or 'all'.")
@@ -106,9 +109,8 @@ def fit_transfer(
 
     keys = progress(data.keys) if progress else data.keys
     cells = ((key, f"step {key[0]}, layer {key[1]}", partial(read, key)) for key in keys)
-    fits = fit_each(cells, plan, keep_directions=True, run=data.run)
+    fits = fit_each(cells, plan, keep_directions=True, keep_pairs=True, run=data.run)
     rows, sums, effects = [], [], []
-    apart = np.zeros((plan.folds.k, plan.folds.k))
     for test in progress(data.keys) if progress else data.keys:
         x = data.matrix(test, dtype=plan.dtype, device=plan.device)
         trains = [k for k in data.keys if _related(k, test, along)]
@@ -119,9 +121,9 @@ def fit_transfer(
             else:
                 directions = fits[train].directions
                 assert directions is not None
-                decision = apply(x, directions.coef, directions.intercept, plan, places[train], places[test])
-                sums.append(group_sums(decision, plan))
-                effects.append(apart)
+                found, common = score_elsewhere(apply(x, directions, plan, places[train], places[test]), plan)
+                sums.append(found)
+                effects.append(common)
             rows.append((*train, *test))
     stacked = np.stack(sums)
     point = plan.score.from_sums(stacked.sum(axis=1))
@@ -152,48 +154,64 @@ def _related(a: Key, b: Key, along: str) -> bool:
     return along == "all" or (a[1] == b[1] if along == "step" else a[0] == b[0])
 
 
-def _places(x: torch.Tensor, plan: Plan) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and deviation [fold, feature] of the rows each fold trains on."""
-    means, deviations = [], []
+def _places(x: torch.Tensor, plan: Plan) -> Places:
+    """Mean and deviation [fold, left out besides, feature] of the rows that each probe trains on."""
+    fold = plan.folds.fold
+    parts = []
     for f in range(plan.folds.k):
-        rows = x[torch.from_numpy(np.flatnonzero(plan.folds.fold != f)).to(x.device)].to(torch.float64)
-        means.append(rows.mean(dim=0))
-        deviations.append(rows.std(dim=0, correction=0))
-    return torch.stack(means).cpu().numpy(), torch.stack(deviations).cpu().numpy()
+        for other in range(plan.folds.k) if plan.pairs else (f,):
+            rows = x[torch.from_numpy(np.flatnonzero((fold != f) & (fold != other))).to(x.device)].to(torch.float64)
+            parts.append(torch.stack([rows.mean(dim=0), rows.std(dim=0, correction=0)]))
+    mean, deviation = torch.stack(parts, dim=1).unflatten(1, (plan.folds.k, -1)).cpu().numpy()
+    return mean, deviation
 
 
 def apply(
-    x: torch.Tensor,
-    coef: NDArray[np.float32],
-    intercept: NDArray[np.float64],
-    plan: Plan,
-    there: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
-    here: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+    x: torch.Tensor, probes: Directions, plan: Plan, there: Places | None = None, here: Places | None = None
 ) -> NDArray[np.float64]:
-    """Decision values [row, output] of another cell's probes, each row by the probe of the fold that left it out."""
-    out = torch.empty(len(x), coef.shape[2], dtype=torch.float64, device=x.device)
-    for f in range(plan.folds.k):
-        w, b = coef[f].astype(np.float64), intercept[f].copy()
+    """Decision values [row, left out besides, output] of another cell's probes, each row by those of the fold that left
+    it out: where pairs were kept, one for each fold that is left out besides (the row's own: none is)."""
+    coef, intercept = probes.coef[:, None], probes.intercept[:, None]
+    if probes.paired is not None:
+        coef, intercept = probes.paired.coef, probes.paired.intercept
+    out = torch.empty(len(x), *intercept.shape[1:], dtype=torch.float64, device=x.device)
+    for f, rows in enumerate(plan.tensors.tested):
+        w, b = coef[f].astype(np.float64), intercept[f]
         if there is not None and here is not None:
             # w (there.mean + (x - here.mean) there.sd / here.sd) + b
             ratio = np.divide(there[1][f], here[1][f], out=np.zeros_like(here[1][f]), where=here[1][f] > 0)
-            b = b + (there[0][f] - here[0][f] * ratio) @ w
-            w = w * ratio[:, None]
-        rows = plan.tensors.tested[f]
-        out[rows] = x[rows].to(torch.float64) @ torch.from_numpy(w).to(x.device) + torch.from_numpy(b).to(x.device)
+            b = b + np.einsum("sd,sdo->so", there[0][f] - here[0][f] * ratio, w)
+            w = w * ratio[..., None]
+        side = torch.from_numpy(np.concatenate(list(w), axis=1)).to(x.device)
+        found = x[rows].to(torch.float64) @ side
+        out[rows] = found.unflatten(1, intercept.shape[1:]) + torch.from_numpy(b).to(x.device)
     return out.cpu().numpy()
 
 
-def group_sums(decision: NDArray[np.float64], plan: Plan, rows: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
-    """What scores are made of [group, statistic], of all rows or some."""
-    groups = plan.folds.groups
+def score_elsewhere(
+    decision: NDArray[np.float64], plan: Plan, rows: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What the score of `apply`'s decisions is made of [group, statistic], of all rows or some, and what folds do for
+    each other's [fold, fold] (`probes.score.fold_effects`; 0 where no pairs were kept)."""
     keep = np.ones(len(plan.y), dtype=bool) if rows is None else rows
-    group = plan.folds.group[keep]
-    if plan.classification:
-        found = class_sums(predict(decision[keep]), plan.y[keep].astype(np.int64), group, len(plan.classes))
-    else:
-        found = value_sums(decision[keep, 0], plan.y[keep], group)
-    return np.concatenate([found, np.zeros((groups - len(found), found.shape[1]))])
+    fold, k = plan.folds.fold[keep], plan.folds.k
+    values, y = decision[keep], plan.y[keep]
+
+    def sums(of: NDArray[np.float64], by: NDArray[np.int64], count: int) -> NDArray[np.float64]:
+        if plan.classification:
+            found = class_sums(predict(of), y.astype(np.int64), by, len(plan.classes))
+        else:
+            found = value_sums(of[:, 0], y, by)
+        return np.concatenate([found, np.zeros((count - len(found), found.shape[1]))])
+
+    pairs = values.shape[1] > 1
+    own = values[np.arange(len(values)), fold if pairs else 0]
+    of_groups = sums(own, plan.folds.group[keep], plan.folds.groups)
+    if not pairs:
+        return of_groups, np.zeros((k, k))
+    at = slice(0, len(plan.classes)) if plan.classification else slice(-1, None)
+    besides = np.stack([sums(values[:, other], fold, k)[:, at] for other in range(k)], axis=1)
+    return of_groups, fold_effects(sums(own, fold, k), besides, plan.score)
 
 
 def _interval(

@@ -7,6 +7,8 @@ import pytest
 
 from probes import LogisticProbe, ProbeError, fit_grid, fit_transfer, transfer_between
 from probes.folds import draw_folds
+from probes.score import between_folds, class_sums, interval, metric, resample
+from tests.probes.data import reference
 
 
 def cells(seed=0):
@@ -53,6 +55,64 @@ def test_every_row_is_tested_by_the_probe_that_did_not_see_it():
     assert row["low"] <= row["score"] <= row["high"]
     assert row["lost"] == pytest.approx(row["own"] - row["score"])
     assert result.table.height == 64
+
+
+def test_an_interval_elsewhere_knows_what_folds_have_in_common():
+    rng = np.random.default_rng(1)
+    here, there = rng.normal(size=(2, 80, 12))
+    there = here + 0.3 * there
+    y, groups = rng.integers(0, 2, size=80), np.arange(80) % 40
+    result = fit_transfer(
+        {(0, 0): here, (1, 0): there}, y, groups=groups, path=0.1, class_weight=None, folds=4, resamples=50,
+        dtype="float64", tol=1e-9,
+    )  # fmt: skip
+    folds = draw_folds(groups, 4, strata=y, seed=0)
+
+    def right(tested: int, besides: int) -> np.ndarray:
+        rows = folds.fold == tested
+        model = reference(here, y, folds.train(tested, besides), 0.1)
+        return (model.predict(there) == y) & rows
+
+    whole = sum(right(f, f) for f in range(4))
+    effects = np.array(
+        [[whole.mean() - (whole ^ right(a, a) | right(a, b)).mean() for b in range(4)] for a in range(4)]
+    )
+    sums = class_sums(np.where(whole, y, 1 - y), y, folds.group, 2)
+    score = metric("accuracy", classification=True)
+    expected = interval(sums[None], effects[None], resample(40, 50, 2), score, 0.95)
+    alone = interval(sums[None], 0 * effects[None], resample(40, 50, 2), score, 0.95)
+    row = result.table.filter(train_step=0, test_step=1).row(0, named=True)
+    np.testing.assert_allclose([row["score"], row["low"], row["high"]], np.concatenate(expected), atol=1e-9)
+    assert between_folds(effects) > 0  # else nothing was tested
+    assert row["low"] < alone[1][0]
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+@pytest.mark.parametrize(
+    ("model", "classes", "d"),
+    [("logistic", 2, 5), ("logistic", 3, 60), ("ridge", 0, 5), ("ridge", 2, 60), ("lda", 2, 5), ("means", 3, 5)],
+)
+def test_a_copy_of_a_cell_has_the_interval_of_the_cell(model, classes, d, rescale):
+    rng = np.random.default_rng(2)
+    x, groups = rng.normal(size=(60, d)), np.arange(60) % 30
+    y = rng.integers(0, classes, size=60) if classes else x[:, 0] + 3 * rng.normal(size=60)
+    scaled = 3 * x + 1 if rescale else x
+    table = fit_transfer(
+        {(0, 0): x, (1, 0): scaled}, y, groups=groups, model=model, folds=3, resamples=20, rescale=rescale,
+        dtype="float64", tol=1e-8,
+    ).table  # fmt: skip
+    own = table.filter(train_step=1, test_step=1).select("score", "low", "high").row(0)
+    for found in table.select("score", "low", "high").iter_rows():
+        np.testing.assert_allclose(found, own, atol=1e-5)
+
+
+def test_an_estimator_has_intervals_elsewhere_too():
+    from sklearn.svm import LinearSVC
+
+    rng = np.random.default_rng(3)
+    x, y, groups = rng.normal(size=(60, 8)), rng.integers(0, 2, size=60), np.arange(60) % 30
+    table = fit_transfer({(0, 0): x, (1, 0): x}, y, groups=groups, model=LinearSVC(C=0.01), resamples=20).table
+    assert table.select("score", "low", "high").unique().height == 1
 
 
 def test_values_carry_over(tmp_path):
