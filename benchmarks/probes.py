@@ -15,8 +15,10 @@ factor a penalty, and for logistic probes eight steps of two products for all fi
 the speed of large products of matrices (``limit``, seconds a cell). That speed is timed in the same rounds, in turn
 with both sides.
 
-A full run takes long. ``--minutes`` ends it after the case that reaches so many, ``--resume`` goes on with the cases
-that the kept results lack.
+Cases with an aim come first. Each is timed in one round of all sides, and again, up to ``--rounds`` times, as far as
+``--seconds`` go; where that is not once, the first round (no warm-up) is what is kept. ``rounds`` says so in each row.
+``--minutes`` ends a run after the case that reaches so many, ``--resume`` goes on with the cases that the kept results
+lack.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.harness import interleaved, kept_rows, publish, result, row
+from probes.cell import stack_size
 from probes.logistic import Columns, solve_logistic
 from probes.ridge import solve_ridge
 from probes.space import blocks
@@ -58,6 +61,10 @@ class Case:
         return f"{self.model} N={self.n} d={self.d} K={self.classes}"
 
     @property
+    def outputs(self) -> int:
+        return 1 if self.classes == 2 else self.classes
+
+    @property
     def aim(self) -> float | None:
         """How many times faster than the loop we want to be."""
         if self.model == "ridge":
@@ -69,7 +76,7 @@ class Case:
     @property
     def least(self) -> float:
         """Floating-point operations a cell: what no exact batched method does without, about."""
-        size, fits = min(self.n * (FOLDS - 1) / FOLDS, self.d), FOLDS * 5 * (1 if self.classes == 2 else self.classes)
+        size, fits = min(self.n * (FOLDS - 1) / FOLDS, self.d), FOLDS * 5 * self.outputs
         kernel = self.d > size
         products = FOLDS * self.n**2 * self.d if kernel else self.n * self.d**2  # symmetric: half of it
         if self.model == "ridge":
@@ -113,7 +120,7 @@ class Data:
 
 def ours(case: Case, data: Data, tol: float = 1e-4) -> list[Decisions]:
     """Every cell, in batches of what fits into the cache."""
-    size = max(1, min(2**18 // (case.n * FOLDS * 5 * case.classes), 2**22 // (case.n * case.d)))
+    size = stack_size(case.n, case.d, FOLDS * 5 * case.outputs)
     solve = _logistic if case.model == "logistic" else _ridge
     out: list[Decisions] = []
     for start in range(0, len(data.cells), size):
@@ -214,8 +221,8 @@ def differing(a: Decisions, b: Decisions) -> tuple[int, int]:
     return wrong, sum(len(value) for value in a.values())
 
 
-def rows_of(case: Case, rounds: int, budget: int) -> list[dict[str, Any]]:
-    """One row a peer. ``budget``: features times fits that a round may cost; it sets how many cells are timed."""
+def rows_of(case: Case, rounds: int, seconds: float, budget: int) -> list[dict[str, Any]]:
+    """One row a peer. ``budget``: numbers in the features that a round times; it sets how many cells are timed."""
     many = int(np.clip(budget // (case.n * case.d), 1, CELLS))
     few = max(1, many // 12)
     data = Data.of(case, many)
@@ -235,8 +242,9 @@ def rows_of(case: Case, rounds: int, budget: int) -> list[dict[str, Any]]:
     timed["scikit-learn loop"] = kept("loop", lambda: loop(case, part))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # LogisticRegressionCV says what will change; lbfgs stops at its precision
-        # Where a peer takes seconds a cell, once is enough.
-        times = interleaved(timed, rounds if exact else 1, warmup=int(exact))
+        times = interleaved(timed, 1, warmup=0)
+        rounds = min(rounds, int(seconds // sum(one.median for one in times.values())))
+        times = interleaved(timed, rounds, warmup=0) if rounds else times
         if exact:
             answers["loop"] = loop(case, Data(data.cells[:1], data.y, data.fold), tight=True)
     wrong, total = differing(answers["ours"][0], answers["loop"][0])
@@ -244,6 +252,7 @@ def rows_of(case: Case, rounds: int, budget: int) -> list[dict[str, Any]]:
     own, speed, out = times["ours"], TIMES * 2 * SIDE**3 / times["product"].median, []
     for name in peers:
         ratio = times[name].ratio(own) * many / few
+        low, high = times[name].ratio_spread(own)
         aim = case.aim if name == "scikit-learn loop" else None
         out.append(
             row(
@@ -255,6 +264,8 @@ def rows_of(case: Case, rounds: int, budget: int) -> list[dict[str, Any]]:
                 "" if aim is None else f">= {aim:g}x faster",
                 None if aim is None else ratio >= aim,
                 times_faster=ratio,
+                times_faster_quartiles=(low * many / few, high * many / few),
+                rounds=max(rounds, 1),
                 gflop_least=case.least / 1e9,
                 limit=case.least / speed,
                 gflops=speed / 1e9,
@@ -269,12 +280,13 @@ def rows_of(case: Case, rounds: int, budget: int) -> list[dict[str, Any]]:
 
 
 def cases(quick: bool) -> list[Case]:
-    """Every size, small ones first; with ``quick``, small ones only."""
+    """Every size: those with an aim, then the others, small ones first; with ``quick``, small ones only."""
     if quick:
         return [Case(m, n, d, k) for m in PATHS for n, d, k in ((100, 16, 2), (60, 160, 3))]
     sizes = [(n, d, k) for k in (2, 4) for n in (200, 1000, 5000) for d in (128, 512, 1536)]
     return sorted(
-        (Case(m, n, d, k) for m in PATHS for n, d, k in sizes), key=lambda case: case.n * case.d * case.classes
+        (Case(m, n, d, k) for m in PATHS for n, d, k in sizes),
+        key=lambda case: (case.aim is None, case.n * case.d * case.classes),
     )
 
 
@@ -283,7 +295,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print the JSON object instead of a table")
     parser.add_argument("--quick", action="store_true", help="small sizes, one round, nothing kept")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5, help="of a case, at most")
+    parser.add_argument("--seconds", type=float, default=30, help="for the rounds of a case, after its first")
     parser.add_argument("--budget", type=int, default=6_000_000, help="numbers in the features that a round times")
     parser.add_argument("--resume", action="store_true", help="only the cases that the kept results lack")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no further case after so many")
@@ -297,7 +310,8 @@ def main(argv: list[str] | None = None) -> None:
         for case in cases(chosen.quick):
             if case.name in done or time.monotonic() - start > 60 * chosen.minutes:
                 continue
-            found += rows_of(case, 1 if chosen.quick else chosen.rounds, chosen.budget // (100 if chosen.quick else 1))
+            rounds, budget = (0, chosen.budget // 100) if chosen.quick else (chosen.rounds, chosen.budget)
+            found += rows_of(case, rounds, chosen.seconds, budget)
             if not chosen.json:
                 print(f"{found[-1]['case']}: {found[-1]['times_faster']:.1f}x of {found[-1]['peer']}", flush=True)
             if not chosen.quick:

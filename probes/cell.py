@@ -25,8 +25,8 @@ BATCH_BYTES = 256 * 2**20
 BATCH_VALUES = 2**18
 """Decision values worth solving at once: smaller cells are stacked, so that the cost of a call is shared."""
 
-BATCH_FEATURES = 2**22
-"""Features held at once by stacked cells."""
+BATCH_FEATURES = 2**20
+"""Features held at once by stacked cells: more would not stay in the cache from one iteration to the next."""
 
 
 class _Work:
@@ -119,6 +119,11 @@ Fit = tuple[int, int, int]
 """Training set, label and place on the path."""
 
 
+def stack_size(rows: int, features: int, fits: int) -> int:
+    """How many cells share the cost of a call well; every output of a fit counts."""
+    return max(1, min(BATCH_VALUES // (rows * fits), BATCH_FEATURES // (rows * max(features, 1))))
+
+
 def batch_size(plan: Plan, features: int, memory: float | None = None) -> int:
     """How many cells to fit at once: as many as share the cost of a call well, within ``memory`` bytes.
 
@@ -127,7 +132,7 @@ def batch_size(plan: Plan, features: int, memory: float | None = None) -> int:
     """
     rows = len(plan.y)
     fits = max(len(plan.pairs) * len(plan.path), plan.folds.k * plan.tensors.labels.shape[1])
-    best = max(1, min(BATCH_VALUES // (rows * fits * plan.outputs), BATCH_FEATURES // (rows * max(features, 1))))
+    best = stack_size(rows, features, fits * plan.outputs)
     if memory is None:
         return best
     one = needed_bytes(plan, features)
