@@ -22,8 +22,9 @@ from benchmarks.harness import arguments, kept_rows, publish
 from benchmarks.stores.coding import coding_rows
 from benchmarks.stores.common import FULL, QUICK, Scale
 from benchmarks.stores.consolidating import consolidating_rows
+from benchmarks.stores.overlapping import background_rows
 from benchmarks.stores.reading import read_rows
-from benchmarks.stores.writing import background_rows, write_rows
+from benchmarks.stores.writing import write_rows
 
 KINDS = {
     "write": write_rows,

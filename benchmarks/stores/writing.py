@@ -8,7 +8,6 @@ at a time. Peers that make a file for every chunk are given fewer of the small e
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmarks.harness import Times, row
+from benchmarks.harness import row
 from benchmarks.stores.common import Scale, bits, empty, layout_of, numbers, rounds_of, sync
 from interp.store import RunLayout, Store
 
@@ -185,89 +184,5 @@ def write_rows(folder: Path, scale: Scale, rounds: int, only: str = "") -> list[
                     peer_bytes=nbytes,
                 )
             )
-    empty(folder)
-    return rows
-
-
-def spin(seconds: float) -> None:
-    """Keep a core busy."""
-    until = time.perf_counter() + seconds
-    while time.perf_counter() < until:
-        pass
-
-
-def background_rows(folder: Path, scale: Scale, rounds: int, only: str = "") -> list[dict[str, Any]]:
-    """Writing while a producer computes half of the time and is idle the other half (as beside a GPU).
-
-    The producer takes as long as the writing alone did the last time, where overlap has most to gain and is hardest;
-    the speed of a disk drifts. The limit is the longer of the two in the same round.
-    """
-    if not "compute and write".startswith(only):
-        return []
-    tensors = list(numbers(min(scale.middle, 64), 1024, 512))
-    layouts = [layout_of(f"run{i}", len(tensors), 1, 1024, 512) for i in range(scale.background_runs)]
-
-    def produce(writers: Any, pause: float) -> None:
-        for layout in layouts:
-            writer = writers.writer(layout.run, layout) if writers is not None else None
-            for step, tensor in enumerate(tensors):
-                if pause:
-                    spin(pause / 2)
-                    time.sleep(pause / 2)
-                if writer is not None:
-                    writer.write("site0", step, 0, tensor)
-            if writer is not None:
-                writer.finish()
-
-    store: Store | None = None
-
-    def before() -> None:
-        nonlocal store
-        empty(folder)
-        store = Store.create(folder / "store")
-
-    def background(borrow: bool) -> None:
-        assert store is not None
-        with store.background(borrow=borrow) as writers:
-            produce(writers, pause)
-
-    def write() -> None:
-        nonlocal pause
-        start = time.perf_counter()
-        produce(store, 0)
-        pause = (time.perf_counter() - start) / (len(layouts) * len(tensors))
-
-    pause = 0.0
-    before()
-    write()
-    cases: dict[str, Callable[[], None]] = {
-        "one process": lambda: produce(store, pause),
-        "background": lambda: background(False),
-        "write": write,
-        "background, tensors borrowed": lambda: background(True),
-        "compute": lambda: produce(None, pause),
-    }
-    times = rounds_of(cases, rounds, before=before)
-    limit = Times(tuple(map(max, times["compute"].seconds, times["write"].seconds)))
-    nbytes = sum(layout.nbytes for layout in layouts)
-    rows = []
-    for name, aim in (("background, tensors borrowed", 1.10), ("background", 1.10), ("one process", None)):
-        ratio = times[name].ratio(limit)
-        rows.append(
-            row(
-                f"compute and write, {name}",
-                times[name].median,
-                "max(compute, write)",
-                limit.median,
-                "s",
-                "" if aim is None else f"<= {aim}x",
-                None if aim is None else ratio <= aim,
-                paired_ratio=ratio,
-                quartiles=times[name].spread,
-                write_alone=times["write"].median,
-                compute_alone=times["compute"].median,
-                bytes=nbytes,
-            )
-        )
     empty(folder)
     return rows

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:zarr")
 def test_every_case_runs(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, QUICK, rounds=2)
     cases = {row["case"].split(",")[0].split(":")[0] for row in rows}
-    assert len(cases) == 9
+    assert len(cases) == 10
     assert {row["stored"] < 1 for row in rows if row["case"].startswith("codec")} == {True}
     assert all(row["ours"] > 0 and row["peer_value"] > 0 for row in rows)
     assert {row["aim"] for row in rows} == {"", ">= 0.9x", ">= 0.7x", "> 1x", "<= 1.1x", ">= 0.9x speed", "> 1x speed"}

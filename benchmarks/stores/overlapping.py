@@ -1,0 +1,171 @@
+"""Writing beside a producer, by the process that computes and by one that does nothing else."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.harness import Times, row
+from benchmarks.stores.common import Scale, empty, layout_of, numbers, rounds_of
+from interp.store import BackgroundWriter, RunLayout, Store
+
+
+class Producer:
+    """Computes half of the time and is idle the other half, as beside a GPU: for each event a number of small matrix
+    products, which let other threads in as kernels do, then a sleep. It is an amount of work, not of time: whoever
+    slows it pays for that.
+
+    Args:
+        layouts: the runs.
+        tensors: what is written for each step of each of them.
+    """
+
+    def __init__(self, layouts: list[RunLayout], tensors: list[Tensor]) -> None:
+        self.layouts, self.tensors = layouts, tensors
+        self._factor = torch.randn(128, 128, generator=torch.Generator().manual_seed(0))
+        self._product = torch.empty(128, 128)
+        self.compute(200)
+        start = time.perf_counter()
+        self.compute(2000)
+        self._each = (time.perf_counter() - start) / 2000
+
+    def compute(self, count: int) -> None:
+        """That many matrix products."""
+        for _ in range(count):
+            torch.mm(self._factor, self._factor, out=self._product)
+
+    def run(self, writers: Store | BackgroundWriter | None, seconds: float) -> None:
+        """All runs, in about as many seconds where nobody takes their tensors (None); 0 computes nothing."""
+        pause = seconds / (len(self.layouts) * len(self.tensors)) / 2
+        count = round(pause / self._each)
+        for layout in self.layouts:
+            writer = writers.writer(layout.run, layout) if writers is not None else None
+            for step, tensor in enumerate(self.tensors):
+                if seconds:
+                    self.compute(count)
+                    time.sleep(pause)
+                if writer is not None:
+                    writer.write("site0", step, 0, tensor)
+            if writer is not None:
+                writer.finish()
+
+
+def processor_seconds() -> float:
+    """Of this process and of those that it has started and seen end."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
+
+
+class Background:
+    """The ways to write beside a producer, and what each took in processor time.
+
+    Args:
+        folder: where to write; emptied before each case.
+        producer: what gives the tensors.
+    """
+
+    def __init__(self, folder: Path, producer: Producer) -> None:
+        self.folder, self.producer = folder, producer
+        self.spent: dict[str, list[float]] = {}
+        self.seconds = 0.0
+        self._store: Store | None = None
+
+    def before(self) -> None:
+        """An empty folder with an empty store."""
+        empty(self.folder)
+        os.sync()  # what was removed may keep the disk busy
+        self._store = Store.create(self.folder / "store")
+
+    def alone(self) -> None:
+        """One process, nothing computed; the next cases compute for as long as this took."""
+        start = time.perf_counter()
+        self.producer.run(self._store, 0)
+        self.seconds = time.perf_counter() - start
+
+    def background(self, times: float, borrow: bool = False) -> None:
+        """Two processes."""
+        assert self._store is not None
+        with self._store.background(borrow=borrow) as writers:
+            self.producer.run(writers, times * self.seconds)
+
+    def start(self) -> None:
+        """Two processes, and nothing to write."""
+        assert self._store is not None
+        with self._store.background():
+            pass
+
+    def cases(self) -> dict[str, Callable[[], None]]:
+        """By name; each notes its processor time."""
+        cases: dict[str, Callable[[], None]] = {
+            "write": self.alone,
+            "idle": partial(self.background, 0),
+            "start": self.start,
+            "one process": lambda: self.producer.run(self._store, self.seconds),
+        }
+        for times in (1, 2):
+            cases[f"compute {times}"] = partial(self._compute, times)
+            cases[f"background {times}"] = partial(self.background, times)
+            cases[f"borrowed {times}"] = partial(self.background, times, True)
+        return {name: partial(self._noted, name, case) for name, case in cases.items()}
+
+    def _compute(self, times: float) -> None:
+        self.producer.run(None, times * self.seconds)
+
+    def _noted(self, name: str, case: Callable[[], None]) -> None:
+        before = processor_seconds()
+        case()
+        self.spent.setdefault(name, []).append(processor_seconds() - before)
+
+
+def background_rows(folder: Path, scale: Scale, rounds: int, only: str = "") -> list[dict[str, Any]]:
+    """Writing beside a producer that computes half of the time, which is to cost little of max(compute, write).
+
+    The producer takes as long as writing in one process took the last time, where overlap has most to gain and is
+    hardest, or twice as long; the speed of a disk drifts. The limit is the longer of the two in the same round, "write"
+    being whichever is faster, one process or two.
+    """
+    if not any(name.startswith(only) for name in ("compute and write", "write in the background")):
+        return []
+    tensors = list(numbers(min(scale.middle, 64), 1024, 512))
+    layouts = [layout_of(f"run{i}", len(tensors), 1, 1024, 512) for i in range(scale.background_runs)]
+    ways = Background(folder, Producer(layouts, tensors))
+    ways.before()
+    ways.alone()  # says how long to compute, before the first round
+    times = rounds_of(ways.cases(), max(2, rounds - 2), before=ways.before, warmup=0)
+    empty(folder)
+    write = Times(tuple(map(min, times["write"].seconds, times["idle"].seconds)))
+    said = {
+        "bytes": sum(layout.nbytes for layout in layouts),
+        "write_alone": times["write"].median,
+        "background_alone": times["idle"].median,
+        "start_of_the_process": times["start"].median,
+    }
+
+    def one(case: str, name: str, peer: str, limit: Times, aim: float | None, **more: Any) -> dict[str, Any]:
+        ratio = times[name].ratio(limit)
+        more |= {"paired_ratio": ratio, "quartiles": times[name].spread, **said}
+        more["processor_seconds"] = statistics.median(ways.spent[name])
+        met = None if aim is None else ratio <= aim
+        return row(case, times[name].median, peer, limit.median, "s", f"<= {aim}x" if aim else "", met, **more)
+
+    rows = [one("write in the background, nothing computed", "idle", "write in one process", times["write"], None)]
+    for factor, longer in ((1, "compute as long as write"), (2, "compute twice as long")):
+        compute = times[f"compute {factor}"]
+        limit = Times(tuple(map(max, compute.seconds, write.seconds)))
+        names = {"background": f"background {factor}", "background, tensors borrowed": f"borrowed {factor}"}
+        if factor == 1:
+            names["one process"] = "one process"
+        for shown, name in names.items():
+            aim = None if name == "one process" else 1.1
+            alone = statistics.median(ways.spent[f"compute {factor}"])
+            more = {"compute_alone": compute.median, "processor_seconds_of_compute": alone}
+            rows.append(one(f"compute and write, {longer}, {shown}", name, "max(compute, write)", limit, aim, **more))
+    return rows
