@@ -72,7 +72,8 @@ come out. `tests/tracer/test_reconstruction.py` rebuilds the model from captures
 shapes and budgets on the meta device.
 
 VACE's control blocks are Wan blocks that run before the model's own, over a stream of the control video, and each gives
-a hint to one of the model's blocks. Their hook points are read only, in calls that are watched with `lab.observe`.
+a hint to one of the model's blocks. What modules give of them is written like the rest; what takes an instrumented
+block or attention is read only.
 """
 
 

@@ -36,6 +36,8 @@ class Conditioning:
         frame_mask: 0 on latent frames that are given, 1 elsewhere (TI2V: per-token timesteps), else None.
         image: CLIP states of Wan 2.1 image-to-video [batch, picture, image_token, image_dim]: the first frame, and the
             last where it is given; else None.
+        control: what VACE's control blocks are given [batch, channel, latent_frame, row, col], else None.
+        control_scale: by which their hints are multiplied [control_block], else None.
     """
 
     prompt: Tensor
@@ -43,6 +45,8 @@ class Conditioning:
     condition: Tensor | None = None
     frame_mask: Tensor | None = None
     image: Tensor | None = None
+    control: Tensor | None = None
+    control_scale: Tensor | None = None
 
 
 def transformer_input(pipe: Any, given: Conditioning, latents: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,6 +65,9 @@ def velocity_of(model: Any, given: Conditioning, branch: str, x: Tensor, timeste
     """One forward of the transformer: the velocity of a branch, [batch, channel, latent_frame, row, col]."""
     # Diffusers makes a hook registry to hold the context; without one there is nobody to tell, and none is left behind.
     context = model.cache_context(branch) if hasattr(model, "_diffusers_hook") else contextlib.nullcontext()
+    control: dict[str, Any] = {}
+    if given.control is not None:
+        control = {"control_hidden_states": given.control, "control_hidden_states_scale": given.control_scale}
     with context:
         found: Tensor = model(
             hidden_states=x,
@@ -69,6 +76,7 @@ def velocity_of(model: Any, given: Conditioning, branch: str, x: Tensor, timeste
             encoder_hidden_states_image=None if given.image is None else given.image.flatten(0, 1),
             attention_kwargs=None,
             return_dict=False,
+            **control,
         )[0]
     return found
 
@@ -91,6 +99,7 @@ def encode(
     transformer = pipe.transformer if pipe.transformer is not None else pipe.transformer_2
     dtype, guided = transformer.dtype, len(settings.branches) > 1
     texts: dict[str, tuple[Tensor, Tensor | None]] = {}
+    encode_given = _encode_control if type(pipe).__name__ == "WanVACEPipeline" else _encode_image
     images: dict[tuple[str, str, str | None], _ImageRow] = {}
     prompts, negatives, rows, starts = [], [], [], []
     for spec in specs:
@@ -112,11 +121,14 @@ def encode(
         if looks not in images:
             size = (sample.height, sample.width, sample.num_frames)
             of = (spec.model_hash, type(pipe).__name__, str(device), dtype, size, looks)
-            images[looks] = kept_or_made(of, partial(_encode_image, pipe, spec, device, dtype))
+            images[looks] = kept_or_made(of, partial(encode_given, pipe, spec, device, dtype))
         rows.append(images[looks])
-        starts.append(_noise(pipe, spec, device) if sample.video is None else _noised(pipe, spec, scheduler, device))
+        noised = type(pipe).__name__ == "WanVideoToVideoPipeline"
+        starts.append(_noised(pipe, spec, scheduler, device) if noised else _noise(pipe, spec, device))
     conditions = [row.condition for row in rows if row.condition is not None]
     pictures = [row.image for row in rows if row.image is not None]
+    controls = [row.control for row in rows if row.control is not None]
+    scale = torch.tensor(settings.conditioning_scale).to(device, dtype) if controls else None
     return (
         Conditioning(
             prompt=torch.cat(prompts),
@@ -124,6 +136,8 @@ def encode(
             condition=torch.cat(conditions) if conditions else None,
             frame_mask=rows[0].frame_mask,
             image=torch.stack(pictures) if pictures else None,
+            control=torch.cat(controls) if controls else None,
+            control_scale=scale,
         ),
         torch.cat(starts),
     )
@@ -137,17 +151,26 @@ def check_sample(pipe: Any, sample: Sample) -> None:
     """
     kind = type(pipe).__name__
     starts_from_video, takes_image = kind == "WanVideoToVideoPipeline", hasattr(pipe, "image_encoder")
+    controlled = kind == "WanVACEPipeline"
     for name, wanted in (("video", starts_from_video), ("image", takes_image)):
         if wanted and getattr(sample, name) is None:
             raise InterpError(f"{kind} starts from {_NAMES[name]}, and sample {sample.key!r} has none: set {name}=")
-    for name, taken in (("video", starts_from_video), ("image", takes_image), ("last_image", takes_image)):
+    for name, taken in (
+        ("video", starts_from_video or controlled),
+        ("mask", controlled),
+        ("image", takes_image),
+        ("last_image", takes_image),
+    ):
         if not taken and getattr(sample, name) is not None:
             raise InterpError(
                 f"{kind} does not look at {_NAMES[name]}, and sample {sample.key!r} has one; leave it out "
                 "(dataclasses.replace(sample, " + f"{name}=None)), or take a pipeline that is given one"
             )
-    if sample.video is not None and len(sample.video) != sample.num_frames:
-        raise InterpError(f"sample {sample.key!r} has a video of {len(sample.video)} frames, not {sample.num_frames}")
+    for name, frames in (("video", sample.video), ("mask", sample.mask)):
+        if frames is not None and len(frames) != sample.num_frames:
+            raise InterpError(f"sample {sample.key!r} has a {name} of {len(frames)} frames, not {sample.num_frames}")
+    if sample.mask is not None and sample.video is None:
+        raise InterpError(f"sample {sample.key!r} has a mask and no video for it; set video=")
     if not takes_image:
         return
     if sample.last_image is not None and pipe.config.get("expand_timesteps"):
@@ -162,7 +185,7 @@ def check_sample(pipe: Any, sample: Sample) -> None:
             raise InterpError(f"this checkpoint's image embedder takes {needs}")
 
 
-_NAMES = {"video": "a video", "image": "a first frame", "last_image": "a last frame"}
+_NAMES = {"video": "a video", "image": "a first frame", "last_image": "a last frame", "mask": "a mask"}
 
 
 @dataclass(frozen=True)
@@ -170,6 +193,7 @@ class _ImageRow:
     condition: Tensor | None = None
     frame_mask: Tensor | None = None
     image: Tensor | None = None
+    control: Tensor | None = None
 
 
 def _encode_image(pipe: Any, spec: RunSpec, device: Any, dtype: torch.dtype) -> _ImageRow:
@@ -202,6 +226,29 @@ def _encode_image(pipe: Any, spec: RunSpec, device: Any, dtype: torch.dtype) -> 
         clip = pipe.encode_image(both, device).to(dtype)
     frame_mask = outputs[2] if pipe.config.get("expand_timesteps") else None
     return _ImageRow(outputs[1], frame_mask, clip)
+
+
+def _encode_control(pipe: Any, spec: RunSpec, device: Any, dtype: torch.dtype) -> _ImageRow:
+    """What VACE's control blocks are given of a video and a mask: inactive and reactive parts, and the mask."""
+    sample = spec.sample
+    size = (sample.height, sample.width, sample.num_frames)
+    video, mask, references = pipe.preprocess_conditions(
+        None if sample.video is None else list(sample.video),
+        None if sample.mask is None else list(sample.mask),
+        None,
+        1,
+        *size,
+        torch.float32,
+        device,
+    )
+    if video.shape[-2:] != size[:2]:
+        raise InterpError(
+            f"sample {sample.key!r} has a video of {tuple(video.shape[-2:])} pixels (height, width), and it is "
+            f"{size[:2]}; resize the video's frames"
+        )
+    latents = pipe.prepare_video_latents(video, mask, references, None, device)
+    masks = pipe.prepare_masks(mask, references, None)
+    return _ImageRow(control=torch.cat([latents, masks], dim=1).to(dtype))
 
 
 def _noise(pipe: Any, spec: RunSpec, device: Any) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from interp.errors import ModelError, suggest
 
-SUPPORTED = ("WanImageToVideoPipeline", "WanPipeline", "WanVideoToVideoPipeline")
+SUPPORTED = ("WanImageToVideoPipeline", "WanPipeline", "WanVideoToVideoPipeline", "WanVACEPipeline")
 """Run by our own step loop, and observed."""
 _MODULAR = (
     "modular pipelines run their own blocks and guiders; build the ordinary pipeline from its components to run it "
@@ -19,12 +19,11 @@ OBSERVED = {
     "WanImage2VideoModularPipeline": _MODULAR,
     "Wan22ModularPipeline": _MODULAR,
     "Wan22Image2VideoModularPipeline": _MODULAR,
-    "WanVACEPipeline": "its control latents are not prepared by the step loop",
 }
 """Observed only, and why the step loop does not run them."""
 REFUSED = {
     "WanAnimatePipeline": "it copies the Wan block classes and adds segments and face adapters",
-    "Wan22VaceModularPipeline": "diffusers calls it experimental; WanVACEPipeline can be observed",
+    "Wan22VaceModularPipeline": "diffusers calls it experimental; take WanVACEPipeline",
 }
 TRAINED_HERE = {"wan-maze-mini": "make train-mini", "wan-puzzle-mini": "make train-puzzle"}
 

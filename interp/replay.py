@@ -89,6 +89,8 @@ class Recording:
             condition=pick(given.condition),
             frame_mask=mask,
             image=pick(given.image),
+            control=pick(given.control),
+            control_scale=given.control_scale,
         )
         steps = tuple(
             Step(step.index, step.sigma, step.expert, *(pick(getattr(step, name)) for name in _TENSORS))  # type: ignore[arg-type]  # None stays None
@@ -269,6 +271,8 @@ def first_layer(program: Program, step: int) -> int:
     found = last
     for site, at, _ in (*program.actions, *program.closed):
         layer = layer_of(site)
+        if at == step and site.startswith("vace_"):
+            return 0  # hints join the stream from the first layer on
         if at == step and layer is not None:
             found = min(found, layer + site.endswith("hook_resid_post"))  # the block's own work is as it was
         elif at == step and not site.startswith(_AFTER_BLOCKS):

@@ -34,6 +34,8 @@ class SamplerSettings:
         negative_prompt: the prompt of the uncond pass.
         max_sequence_length: text tokens after padding.
         strength: share of the steps that video-to-video runs; None for every other pipeline.
+        conditioning_scale: how strongly VACE's hints count, one number or one a control block; None for every other
+            pipeline.
     """
 
     steps: int = 20
@@ -45,8 +47,11 @@ class SamplerSettings:
     negative_prompt: str = ""
     max_sequence_length: int = 512
     strength: float | None = None
+    conditioning_scale: float | Sequence[float] | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.conditioning_scale, Sequence):
+            object.__setattr__(self, "conditioning_scale", tuple(map(float, self.conditioning_scale)))
         if self.steps < 1:
             raise InterpError(f"steps={self.steps}: a run needs at least one denoising step")
         if self.scheduler is not None and self.scheduler not in SCHEDULERS:
@@ -99,8 +104,9 @@ class RunSpec:
     def provenance(self) -> dict[str, Any]:
         """Everything that determines the run, as JSON-ready data."""
         sample, settings = self.sample, dataclasses.asdict(self.settings)
-        if self.settings.strength is None:  # keys of other pipelines' runs stay what they were
-            del settings["strength"]
+        for name in ("strength", "conditioning_scale"):
+            if settings[name] is None:  # keys of other pipelines' runs stay what they were
+                del settings[name]
         return {
             "model": self.model,
             "model_hash": self.model_hash,

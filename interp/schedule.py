@@ -20,15 +20,32 @@ def settings_for(pipe: Any, settings: SamplerSettings) -> SamplerSettings:
     """The settings with what this kind of pipeline adds, so that provenance has it.
 
     Raises:
-        InterpError: a strength for a pipeline that has none.
+        InterpError: a strength or hints' scales for a pipeline that has none, or not one scale a control block.
     """
-    if type(pipe).__name__ == "WanVideoToVideoPipeline":
+    kind = type(pipe).__name__
+    if kind == "WanVACEPipeline":
+        settings = _with_scales(pipe, settings)
+    elif settings.conditioning_scale is not None:
+        raise InterpError(f"conditioning_scale={settings.conditioning_scale} is for VACE; {kind} has no control blocks")
+    if kind == "WanVideoToVideoPipeline":
         return settings if settings.strength is not None else dataclasses.replace(settings, strength=STRENGTH)
     if settings.strength is not None:
-        raise InterpError(
-            f"strength={settings.strength} is for video-to-video; {type(pipe).__name__} runs every step of its schedule"
-        )
+        raise InterpError(f"strength={settings.strength} is for video-to-video; {kind} runs every step of its schedule")
     return settings
+
+
+def _with_scales(pipe: Any, settings: SamplerSettings) -> SamplerSettings:
+    """One scale for every control block of a VACE pipeline."""
+    transformer = pipe.transformer if pipe.transformer is not None else pipe.transformer_2
+    scales, blocks = settings.conditioning_scale, len(transformer.config.vace_layers)
+    if scales is None or isinstance(scales, int | float):
+        scales = (1.0 if scales is None else float(scales),) * blocks
+    if len(scales) != blocks:
+        raise InterpError(
+            f"conditioning_scale= has {len(scales)} numbers, and the model {blocks} control blocks; give one number "
+            "for all, or one each"
+        )
+    return dataclasses.replace(settings, conditioning_scale=scales)
 
 
 def build_scheduler(pipe: Any, settings: SamplerSettings) -> Any:

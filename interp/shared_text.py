@@ -72,7 +72,7 @@ def keeping_text(pipe: Any, tokens: int) -> Iterator[None]:
             model = transformer_of(pipe, expert)
             if model is None or tokens > 8 * TEXT_TOKENS:
                 continue
-            attention = [block.attn2 for block in model.blocks]
+            attention = [block.attn2 for block in _blocks(model)]
             modules = [model.condition_embedder.text_embedder]
             modules += [module for attn in attention for module in (attn.to_k, attn.to_v, attn.norm_k)]
             for module in modules:
@@ -143,7 +143,7 @@ def sharing_text(
         and type(block.attn2.processor).__name__ == "WanAttnProcessor"
         and source_is_known("processor", type(block.attn2.processor).__call__)
         for model in models
-        for block in model.blocks
+        for block in _blocks(model)
     )
     if len(plan.specs) < least or touched or not same or not plain:
         return plan, no_sharing
@@ -156,11 +156,16 @@ def sharing_text(
         processor = SharedText({branch: logs for branch, (_, logs) in found.items()}, clock)
         with contextlib.ExitStack() as stack:
             for model in models:
-                for block in model.blocks:
+                for block in _blocks(model):
                     stack.enter_context(replaced(block.attn2, "processor", processor))
             yield
 
     return shared, place
+
+
+def _blocks(model: Any) -> list[Any]:
+    """All blocks that attend to the text, VACE's control blocks too."""
+    return [*model.blocks, *getattr(model, "vace_blocks", ())]
 
 
 __all__ = ["SharedText", "distinct", "keeping_text", "no_sharing", "sharing_text"]

@@ -195,7 +195,8 @@ def call_arguments(pipe: Pipeline, *, seed: int = 0, steps: int = 3, guidance: f
         return arguments | {"video": [picture(k, pixels) for k in range(FRAMES)], "strength": 0.75}
     arguments["num_frames"] = FRAMES
     if isinstance(pipe, WanVACEPipeline):
-        return arguments | {"video": [picture(k, pixels) for k in range(FRAMES)]}
+        video, mask = ([picture(first + k, pixels) for k in range(FRAMES)] for first in (0, FRAMES))
+        return arguments | {"video": video, "mask": mask, "conditioning_scale": [0.5, 2.0]}
     if isinstance(pipe, WanImageToVideoPipeline | WanImage2VideoModularPipeline):
         arguments["image"] = picture(0, pixels)
         embedder = pipe.transformer.condition_embedder.image_embedder

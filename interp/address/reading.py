@@ -71,6 +71,8 @@ def raw_of(site: Site, value: Tensor, raw: Any, module: nn.Module) -> Any:
             return changed
         case "rope":
             return tuple(value.unsqueeze(2) if k == int(number) else table for k, table in enumerate(raw))
+        case "pair":
+            return tuple(value if k == int(number) else one for k, one in enumerate(raw))
         case "sample":
             return (value, *raw[1:]) if isinstance(raw, tuple) else type(raw)(sample=value)
         case "image":

@@ -8,6 +8,7 @@ are laid out (patch_t patch_h patch_w channel), as ``proj_out`` lays them out.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from interp.address.site import GUIDED, Site
 
@@ -165,8 +166,8 @@ def _block() -> tuple[Site, ...]:
 def _vace() -> tuple[Site, ...]:
     """VACE: blocks that carry a control stream beside the model's own and run before it.
 
-    Inside they are Wan blocks, and their hook points have the same names. They are read only: VACE pipelines are
-    watched, and edits are made in runs of the step loop.
+    Inside they are Wan blocks, and their hook points have the same names. What modules do not give is read only: blocks
+    are instrumented in the model's own stack alone.
     """
     block = "vace_blocks.{layer}"
     ends = tuple(f"{BLOCK}.hook_resid_{end}" for end in ("pre", "post"))
@@ -178,21 +179,34 @@ def _vace() -> tuple[Site, ...]:
         temb = site.argument[1] == "temb"
         return replace(
             site, name=name, module=module, sources=tuple(sources),
-            aliases=tuple(alias.replace("blocks.", "vace_blocks.", 1) for alias in site.aliases), write="no",
-            family="vace", per_token_time=False, argument=(3, "temb") if temb else site.argument,
+            aliases=tuple(alias.replace("blocks.", "vace_blocks.", 1) for alias in site.aliases), family="vace",
+            per_token_time=False, argument=(3, "temb") if temb else site.argument, **closed(site),
         )  # fmt: skip
+
+    def closed(site: Site) -> dict[str, Any]:
+        if site.write == "module":
+            return {}
+        path = site.name.replace("blocks.", "vace_blocks.", 1)
+        before, _, op = path.rpartition(".hook_")
+        return {"write": "no", "meaning": f"{site.meaning}; to change it write {before}.hook_{_INSTEAD[op]}"}
 
     return (
         Site("vace_embed.hook_out", TOKEN_D, "embedded patches of the control video", "vace_patch_embedding",
-             transform="tokens", write="no", family="vace"),
-        Site(f"{block}.hook_resid_pre", TOKEN_D, "control stream entering the block", block, "input", write="no",
+             transform="tokens", family="vace"),
+        Site(f"{block}.hook_resid_pre", TOKEN_D, "control stream entering the block", block, "input",
              argument=(2, "control_hidden_states"), family="vace"),
         *(inside(site) for site in _block() if site.family == "blocks" and site.name not in ends),
         Site(f"{block}.hook_resid_post", TOKEN_D, "control stream leaving the block", block, transform="pair.1",
-             write="no", family="vace"),
+             family="vace"),
         Site(f"{block}.hook_hint", TOKEN_D, "what, times the conditioning scale, is added to the residual stream "
-             "behind the model's block that this one belongs to", block, transform="pair.0", write="no", family="vace"),
+             "behind the model's block that this one belongs to", block, transform="pair.0", family="vace"),
     )  # fmt: skip
+
+
+_INSTEAD = {
+    "attn_update": "attn_out", "resid_mid": "attn_out", "resid_mid_cross": "cross_attn_out", "mlp_update": "mlp_out",
+    "rot_q": "q", "rot_k": "k", "attn_scores": "z", "pattern": "z", "result": "z",
+}  # fmt: skip
 
 
 def _head() -> tuple[Site, ...]:

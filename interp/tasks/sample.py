@@ -25,7 +25,8 @@ class Sample:
         num_frames: frames of the video, 4k + 1.
         meta: JSON-ready facts, enough for the task to build the sample again (see `MazeTask.restore`).
         last_image: the last frame, for models that are given both ends of the video; else None.
-        video: the source of video-to-video, ``num_frames`` frames; else None.
+        video: the source of video-to-video, or what VACE is controlled by, ``num_frames`` frames; else None.
+        mask: for VACE, white where its video may be changed, a picture a frame; None for everywhere.
     """
 
     task: str
@@ -39,6 +40,7 @@ class Sample:
     meta: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
     last_image: Image.Image | None = field(default=None, compare=False, repr=False)
     video: tuple[Image.Image, ...] | None = field(default=None, compare=False, repr=False)
+    mask: tuple[Image.Image, ...] | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def pictures(self) -> str | None:
@@ -51,7 +53,7 @@ class Sample:
         if not (first or last or self.video):
             return None
         digest = hashlib.sha256(f"{len(first)}{len(last)}".encode())
-        for picture in (*first, *last, *(self.video or ())):
+        for picture in (*first, *last, *(self.video or ()), *(self.mask or ())):
             digest.update(f"{picture.mode}{picture.size}".encode() + picture.tobytes())
         return digest.hexdigest()[:16]
 

@@ -34,6 +34,8 @@ def in_order(addresses: Iterable[Address], space: AddressSpace) -> list[Address]
             number = 0 if name == "latents.hook_in" else passes.get(branch, 1 + len(passes))
             return (step, number, float("inf"), 0, table[name])
         layer = 0 if name == "hook_context" else layer_of(name)  # the context is read off the first block's arguments
+        if name.startswith("vace_blocks."):  # all of them before the model's own
+            return (step, passes[branch], -0.5, layer or 0, 0 if _at_entry(name) else 1, _late(name, table))
         if layer is None:  # before or after all blocks; the head's modulation comes with the time embedding
             before = site.family != "head" or site.module == "condition_embedder"
             return (step, passes[branch], -1 if before else space.layer_counts["blocks"], 0, _late(name, table))
@@ -45,12 +47,14 @@ def in_order(addresses: Iterable[Address], space: AddressSpace) -> list[Address]
 def _at_entry(name: str) -> bool:
     """Whether it is read off a block's arguments, wherever in the block it is used."""
     site = site_named(name)
-    return site.module in ("blocks.{layer}", "blocks.0") and site.port == "input"
+    return site.module in ("blocks.{layer}", "blocks.0", "vace_blocks.{layer}") and site.port == "input"
 
 
 def _late(name: str, table: dict[str, int]) -> float:
     """The place in the table, but for what attention computes earlier: values, and the image's part."""
     stem, _, op = name.rpartition(".hook_")
+    if stem == "vace_embed":
+        return table["patch_embed.hook_out"] + 0.5
     if op == "v":
         return table[f"{stem}.hook_k_pre"] + 0.5
     if op in IMAGE:

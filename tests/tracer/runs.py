@@ -24,7 +24,13 @@ KINDS: dict[str, Any] = {
     "ti2v text": lambda **k: pipelines.tiny_ti2v(image=False, **k),
     "v2v": pipelines.tiny_v2v,
 }
-"""Every pipeline that the step loop runs."""
+"""Every pipeline that the step loop runs, but VACE's."""
+
+CONTROLLED: dict[str, Any] = {
+    "vace": pipelines.tiny_vace,
+    "vace two experts": lambda **k: pipelines.tiny_vace(two_experts=True, **k),
+}
+"""VACE's, which the step loop runs, too."""
 
 
 def _modular(kind: str) -> Any:
@@ -36,8 +42,6 @@ OBSERVED: dict[str, Any] = {
     "modular t2v two experts": _modular("t2v two experts"),
     "modular i2v two experts": _modular("i2v two experts"),
     "modular i2v clip": _modular("i2v clip"),
-    "vace": pipelines.tiny_vace,
-    "vace two experts": lambda **k: pipelines.tiny_vace(two_experts=True, **k),
 }
 """Every pipeline that is observed and not run."""
 
@@ -95,6 +99,7 @@ def sample_of(arguments: dict[str, Any]) -> Sample:
         meta={},
         last_image=arguments.get("last_image"),
         video=tuple(arguments["video"]) if "video" in arguments else None,
+        mask=tuple(arguments["mask"]) if "mask" in arguments else None,
     )
 
 
@@ -107,5 +112,5 @@ def specs_of(lab: Lab, arguments: dict[str, Any], seeds: list[int]) -> list[RunS
         guidance_scale=arguments["guidance_scale"],
         negative_prompt=arguments["negative_prompt"],
         max_sequence_length=arguments.get("max_sequence_length", 512),
-        **({"strength": arguments["strength"]} if "strength" in arguments else {}),
+        **{name: arguments[name] for name in ("strength", "conditioning_scale") if name in arguments},
     )

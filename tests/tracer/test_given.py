@@ -11,11 +11,11 @@ import torch
 from interp.errors import InterpError
 from interp.lab import load
 from tests import pipelines
-from tests.tracer.runs import KINDS, arguments_of, bare_latents, sample_of, specs_of
+from tests.tracer.runs import CONTROLLED, KINDS, arguments_of, bare_latents, sample_of, specs_of
 
 
 def run_of(kind: str, **changes: Any) -> Any:
-    pipe = KINDS[kind]()
+    pipe = (KINDS | CONTROLLED)[kind]()
     arguments = arguments_of(kind, pipe)
     lab = load(pipe)
     (run,) = specs_of(lab, arguments, [3])
@@ -23,6 +23,7 @@ def run_of(kind: str, **changes: Any) -> Any:
 
 
 FRAMES = tuple(pipelines.picture(k) for k in range(pipelines.FRAMES))
+SMALL = tuple(pipelines.picture(k, 16) for k in range(pipelines.FRAMES))
 WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "no first frame": ("i2v", {"image": None}, "starts from a first frame.*set image="),
     "no video": ("v2v", {"video": None}, "starts from a video.*set video="),
@@ -30,6 +31,10 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "a first frame for text": ("t2v", {"image": FRAMES[0]}, "does not look at a first frame"),
     "a last frame for text": ("t2v", {"last_image": FRAMES[0]}, "does not look at a last frame"),
     "a video for an image": ("i2v", {"video": FRAMES}, "does not look at a video"),
+    "a short mask": ("vace", {"mask": FRAMES[:4]}, "mask of 4 frames, not 9"),
+    "a mask of nothing": ("vace", {"video": None}, "mask and no video"),
+    "a mask for a video": ("v2v", {"mask": FRAMES}, "does not look at a mask"),
+    "a video of another size": ("vace", {"video": SMALL, "mask": None}, r"\(16, 16\) pixels.*it is \(32, 32\)"),
     "a last frame for TI2V": ("ti2v image", {"last_image": FRAMES[0]}, "does not look at a last frame"),
     "a last frame for one picture": ("i2v clip", {"last_image": FRAMES[0]}, "leave last_image out"),
     "one picture for two": ("i2v clip, last frame", {"last_image": None}, "set last_image="),
@@ -82,3 +87,21 @@ def test_pictures_that_the_key_does_not_stand_for_make_another_run() -> None:
     results = [r.trajectory.result for r in lab.run([run, other])]
     assert not torch.equal(*results)
     assert torch.equal(lab.run([run, run])[0].trajectory.result, results[0])
+
+
+def test_hints_have_one_scale_each_which_is_part_of_the_run() -> None:
+    lab = load(pipelines.tiny_vace())
+    sample = sample_of(arguments_of("vace", lab.pipe))
+    plain, one, each = (
+        lab.plan(sample, steps=1, max_sequence_length=16, **said)[0]
+        for said in ({}, {"conditioning_scale": 1}, {"conditioning_scale": [1.0, 0.5]})
+    )
+    assert plain.settings.conditioning_scale == (1.0, 1.0)
+    assert plain.key == one.key != each.key
+    arguments = arguments_of("vace", lab.pipe, steps=1) | {"conditioning_scale": 1.0, "mask": None}
+    (unmasked,) = specs_of(lab, {k: v for k, v in arguments.items() if k != "mask"}, [3])
+    assert torch.equal(lab.run(unmasked).trajectory.result, bare_latents(lab.pipe, arguments, [3])[0])
+    with pytest.raises(InterpError, match="has 3 numbers, and the model 2 control blocks"):
+        lab.plan(sample, conditioning_scale=(1, 1, 1))
+    with pytest.raises(InterpError, match="conditioning_scale=1 is for VACE"):
+        load(pipelines.tiny_t2v()).plan(sample, conditioning_scale=1)

@@ -4,7 +4,6 @@ looking changes nothing. The page of hook points names these tests; each test fi
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from functools import cache
 
 import pytest
@@ -16,12 +15,9 @@ from interp import edits
 from interp.errors import SelectionError
 from interp.lab import Lab, load
 from interp.runspec import RunSpec
-from interp.sampler import Call
-from interp.selection import select
 from interp.sites import SITES, Site, site_named
-from interp.views import Viewer
 from tests import pipelines
-from tests.tracer.runs import KINDS, arguments_of, bare_latents, specs_of
+from tests.tracer.runs import CONTROLLED, KINDS, specs_of
 from tests.tracer.walk import everything, walk
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -34,40 +30,13 @@ def on_the_page(site: Site, request: pytest.FixtureRequest) -> bool:
     return f"`{name}`" in row and request.node.nodeid == f"{TESTS}::{name}[{site.name}]"
 
 
-@cache
-def vace_run() -> tuple[list[Call], Counter[tuple[str, str, int, str]]]:
-    """Forwards of a VACE call, which is watched, and how often each of the sites that VACE adds came in each."""
-    pipe, fired = pipelines.tiny_vace(two_experts=True), Counter[tuple[str, str, int, str]]()
-    arguments = arguments_of("vace", pipe, guidance=5.0, steps=3)
-    keep = Viewer.on_site
-
-    def count(viewer: Viewer, site: str, call: Call, tensor: Tensor) -> None:
-        if site in viewer.plan.resolution.sites:
-            fired[site, call.expert, call.step, call.branch] += 1
-        keep(viewer, site, call, tensor)
-
-    with pytest.MonkeyPatch.context() as patch, load(pipe).observe(select(VACE)) as seen:
-        patch.setattr(Viewer, "on_site", count)
-        bare_latents(pipe, arguments, [3])
-    return seen.calls, fired
-
-
-VACE = ["vace_embed.*", "vace_blocks.**", "vace_blocks.**.hook_{attn_scores,pattern,result}"]
-
-
 @pytest.mark.parametrize("site", SITES, ids=lambda site: site.name)
 def test_fires_once(site: Site, request: pytest.FixtureRequest) -> None:
     """In every kind of pipeline, at every layer, step and branch, in the expert of that step."""
-    if site.family == "vace":
-        calls, fired = vace_run()
-        names = [site.at(layer) for layer in range(pipelines.LAYERS if site.layered else 1)]
-        expected = {(name, call.expert, call.step, call.branch): 1 for name in names for call in calls}
-        assert {address: n for address, n in fired.items() if address[0] in names} == expected
-        assert {call.expert for call in calls} == {"high", "low"}
-    for kind in KINDS:
+    for kind in (*KINDS, *CONTROLLED):
         run = walk(kind)
         names = [name for name in run.space.sites if site_named(name) is site]
-        there = site.family != "vace" and (site.family != "image" or "clip" in kind)
+        there = {"vace": "vace" in kind, "image": "clip" in kind}.get(site.family, True)
         assert len(names) == there * (pipelines.LAYERS if site.layered else 1)
         expected = {
             (name, run.space.experts[step], step, branch): 1
@@ -80,7 +49,7 @@ def test_fires_once(site: Site, request: pytest.FixtureRequest) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *CONTROLLED])
 def test_shapes_are_the_declared_ones_and_looking_changes_nothing(kind: str, dtype: str) -> None:
     run = walk(kind, DTYPES[dtype])
     assert run.same
@@ -95,7 +64,7 @@ def test_shapes_are_the_declared_ones_and_looking_changes_nothing(kind: str, dty
 @cache
 def two_steps(kind: str) -> tuple[Lab, RunSpec, dict[str, Tensor], Tensor]:
     """A short run and all its tensors."""
-    lab = load(KINDS[kind](scheduler="euler"))
+    lab = load((KINDS | CONTROLLED)[kind](scheduler="euler"))
     text = {} if "clip" in kind else {"max_sequence_length": 16}
     run = specs_of(lab, pipelines.call_arguments(lab.pipe, guidance=5.0, steps=2) | text, [3])[0]
     result = lab.run(run, everything())
@@ -106,8 +75,10 @@ def two_steps(kind: str) -> tuple[Lab, RunSpec, dict[str, Tensor], Tensor]:
 @pytest.mark.parametrize("site", [site for site in SITES if site.writable], ids=lambda site: site.name)
 def test_is_written(site: Site, request: pytest.FixtureRequest) -> None:
     """What is set is what a capture shows, at that step and branch alone, and the run comes out otherwise."""
-    lab, run, clean, result = two_steps("i2v clip" if site.family == "image" else "i2v two experts")
-    name, branch = site.at(pipelines.LAYERS - 1), site.branch or "uncond"
+    kind = {"image": "i2v clip", "vace": "vace two experts"}.get(site.family, "i2v two experts")
+    lab, run, clean, result = two_steps(kind)
+    last = 0 if site.family == "vace" else pipelines.LAYERS - 1  # of the control stream, nothing reads what is left
+    name, branch = site.at(last), site.branch or "uncond"
     before = clean[name][0, -1]
     noise = torch.randn(before.shape, generator=torch.Generator().manual_seed(1))
     wanted = torch.tensor(437.0) if name == "hook_timestep" else before + noise
@@ -120,12 +91,14 @@ def test_is_written(site: Site, request: pytest.FixtureRequest) -> None:
 
 
 def test_an_edit_of_a_hook_point_without_writing_is_refused() -> None:
-    lab, run, _, _ = two_steps("i2v two experts")
-    closed = [site for site in SITES if not site.writable and site.family != "vace"]  # VACE is watched, not run
-    assert {site.name for site in closed} == {"hook_context", "head.hook_shift", "head.hook_scale"}
+    lab, run, _, _ = two_steps("vace two experts")
+    closed = [site for site in SITES if not site.writable]
+    own = {site.name for site in closed if site.family != "vace"}
+    assert own == {"hook_context", "head.hook_shift", "head.hook_scale"}
     for site in closed:
-        with pytest.raises(SelectionError, match="to change it write"):
-            lab.run(run, edits=edits.scale(site.name, 2.0))
+        with pytest.raises(SelectionError, match="to change it write") as refused:
+            lab.run(run, edits=edits.scale(site.at(1), 2.0))
+        assert site_named(str(refused.value).rsplit(" ", 1)[-1].replace("{layer}", "1")).writable
 
 
 def test_uncond_velocity_does_not_exist_without_guidance() -> None:

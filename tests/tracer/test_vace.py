@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from interp import edits, replay
 from interp.errors import SelectionError
 from interp.lab import load
 from interp.observe import Seen
 from tests import pipelines
-from tests.tracer.runs import arguments_of, bare_latents
+from tests.tracer.runs import CONTROLLED, arguments_of, bare_latents, specs_of
+from tests.tracer.state import state_of
 
 SCALES = [0.5, 2.0]
 
@@ -91,6 +93,48 @@ def test_patterns_of_control_blocks_give_their_z() -> None:
     torch.testing.assert_close(torch.einsum("bhqk,bkhd->bqhd", pattern, v), z)
     bias = pipe.transformer.vace_blocks[1].attn1.to_out[0].bias.detach()
     torch.testing.assert_close(result.sum(2) + bias, seen.tensors["vace_blocks.1.hook_attn_out", 0, "cond"])
+
+
+RUNS = [
+    ("vace", "unipc", 5.0, torch.bfloat16),
+    ("vace", "euler", 1.0, torch.float32),
+    ("vace two experts", "euler", 5.0, torch.float32),
+    ("vace two experts", "unipc", 5.0, torch.bfloat16),
+]
+
+
+@pytest.mark.parametrize(("kind", "scheduler", "guidance", "dtype"), RUNS)
+def test_the_step_loop_gives_the_bits_of_the_stock_call(
+    kind: str, scheduler: str, guidance: float, dtype: torch.dtype
+) -> None:
+    pipe = CONTROLLED[kind](scheduler=scheduler, dtype=dtype)
+    arguments = arguments_of(kind, pipe, guidance=guidance)
+    expected = bare_latents(pipe, arguments, [3])
+    before = state_of(pipe)
+    lab = load(pipe)
+    (run,) = specs_of(lab, arguments, [3])
+    found = lab.run(run, ["blocks.*.hook_resid_post", "vace_blocks.*.hook_hint"])
+    assert torch.equal(found.trajectory.result, expected[0].float())
+    assert state_of(pipe) == before
+    with lab.observe("vace_blocks.*.hook_hint") as seen:
+        bare_latents(pipe, arguments, [3])
+    for (site, step, branch), tensor in seen.tensors.items():
+        at = run.settings.branches.index(branch)
+        assert torch.equal(found.captured[site][step, at], tensor[0].float())
+
+
+@pytest.mark.parametrize("site", ["vace_blocks.1.hook_hint", "blocks.1.hook_mlp_out"])
+def test_an_edited_run_goes_on_from_its_first_edited_step_to_the_bit(site: str) -> None:
+    lab = load(pipelines.tiny_vace(scheduler="unipc"))
+    (run,) = specs_of(lab, arguments_of("vace", lab.pipe, guidance=5.0), [3])
+    edit = edits.scale(site, 0.5, step=1)
+    edited = lab.run(run, edits=edit)
+    (again,) = replay.replay(lab, replay.record(lab, run, keep=[(1, 1)]), edit)
+    assert torch.equal(edited.trajectory.result, again.trajectory.result)
+    clean = edits.run_with(lab, run, (), capture=site)
+    assert not torch.equal(edited.trajectory.result, clean.trajectory.result)
+    itself = lab.run(run, edits=edits.patch(site, source=clean))
+    assert torch.equal(itself.trajectory.result, clean.trajectory.result)
 
 
 @pytest.mark.parametrize(
