@@ -308,7 +308,7 @@ STUDY = Study(
     options=options,
     defaults={"problems": 36, "seeds": 3, "size": 6, "batch_size": 24},
     quick={"problems": 10, "corrupted": 6, "sizes": [0.5, 1.0], "at": [0.2, 0.6]},
-    minutes=(3, 0.4),
+    minutes=(2.5, 0.4),
     work=work,
     real="--problems 12 --seeds 3",
 )

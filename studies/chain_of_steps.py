@@ -191,7 +191,7 @@ STUDY = Study(
     options=options,
     defaults={"problems": 48, "seeds": 2, "size": 6},
     quick={"problems": 10},
-    minutes=(1.5, 0.4),
+    minutes=(1.3, 0.4),
     work=work,
     real="--problems 20 --seeds 2",
 )

@@ -209,7 +209,7 @@ STUDY = Study(
     options=options,
     defaults={"size": 6, "problems": 48, "seeds": 2},
     quick={"problems": 16, "steps": 10, "rows": 600, "shuffles": 4},
-    minutes=(5, 0.9),
+    minutes=(7.5, 0.9),
     work=work,
     real="--task maze --problems 48 --seeds 2 --batch-size 8",
 )

@@ -244,7 +244,7 @@ STUDY = Study(
     options=options,
     defaults={"problems": 24, "seeds": 1, "size": 6},
     quick={"problems": 8, "counts": [1, 4, 20]},
-    minutes=(1.2, 0.2),
+    minutes=(1.4, 0.2),
     work=work,
 )
 

@@ -284,7 +284,7 @@ STUDY = Study(
     hardest=True,
     defaults={"problems": 20, "seeds": 4},
     quick={"problems": 10, "seeds": 3, "steps": 10, "strengths": [0.3], "steered": 1, "size": 6},
-    minutes=(5, 0.7),
+    minutes=(6.1, 0.7),
     work=work,
     real="--problems 20 --seeds 3 --strengths 0.3 --steered 1 --video 49 512 512",
 )

@@ -234,7 +234,7 @@ STUDY = Study(
     hardest=True,
     defaults={"problems": 12, "seeds": 3, "windows": 5, "batch_size": 24},
     quick={"problems": 5, "steps": 10, "windows": 3, "at": [0], "size": 6},
-    minutes=(7, 0.9),
+    minutes=(8.6, 0.9),
     work=work,
     real="--problems 10 --seeds 3 --width 10 --windows 5 --at 0 --batch-size 3 --video 49 512 512",
 )

@@ -150,7 +150,7 @@ STUDY = Study(
     options=options,
     defaults={"problems": 32, "seeds": 1, "size": 5},
     quick={"problems": 8},
-    minutes=(1, 0.2),
+    minutes=(0.7, 0.2),
     work=work,
     real="--problems 20 --seeds 1 --counts 1 5 9 17 81",
 )

@@ -263,7 +263,7 @@ STUDY = Study(
     tasks=("grounding", "maze"),
     defaults={"problems": 32, "seeds": 1, "steps": 8, "size": 5},
     quick={"problems": 10, "places": 2, "tuned": 0},
-    minutes=(1.5, 0.3),
+    minutes=(1, 0.3),
     work=work,
     real="--task grounding --problems 32 --seeds 1 --batch-size 8",
 )

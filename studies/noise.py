@@ -219,7 +219,7 @@ STUDY = Study(
     options=options,
     defaults={"problems": 16, "seeds": 1, "size": 5, "places": 5, "in_frames": 3},
     quick={"problems": 6, "places": 3, "in_frames": 2, "kinds": ["replace", "renoise"]},
-    minutes=(5, 0.6),
+    minutes=(5.4, 0.6),
     work=work,
     real="--problems 10 --kinds replace renoise --places 5 --in-frames 3",
 )

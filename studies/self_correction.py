@@ -235,7 +235,7 @@ STUDY = Study(
     options=options,
     defaults={"problems": 24, "seeds": 1, "size": 5},
     quick={"problems": 6, "places": 4, "sizes": [1.0]},
-    minutes=(2, 0.2),
+    minutes=(1.4, 0.2),
     work=work,
     real="--task maze --problems 24 --seeds 1 --batch-size 8",
 )

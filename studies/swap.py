@@ -282,7 +282,7 @@ STUDY = Study(
     tasks=("grounding", "maze"),
     defaults={"problems": 8, "places": 4, "seeds": 1, "steps": 8, "size": 5, "guidance_scale": 2.0},
     quick={"problems": 3, "places": 2, "every": 4, "ops": ["resid", "cross_attn"], "guidance_scale": 1.0},
-    minutes=(7, 0.7),
+    minutes=(6.5, 0.7),
     work=work,
     real="--task grounding --problems 8 --places 8 --every 4",
 )
