@@ -49,6 +49,10 @@ class Form(ABC):
         """Decision values of unknowns."""
 
     @abstractmethod
+    def lower(self, v: Tensor, z: Tensor) -> Tensor:
+        """What acts on vectors as the inner product with ``v``, whose decision values are ``z``."""
+
+    @abstractmethod
     def pull(self, v: Tensor, z: Tensor) -> Tensor:
         """Slope of the penalty at ``v``: what acts on vectors."""
 
@@ -155,6 +159,9 @@ class Features(Form):
     def decide(self, v: Tensor) -> Float[Tensor, "B Q n"]:
         return v @ self.x.transpose(1, 2)
 
+    def lower(self, v: Tensor, z: Tensor) -> Tensor:
+        return v
+
     def pull(self, v: Tensor, z: Tensor) -> Tensor:
         return self.penalty * v
 
@@ -239,6 +246,9 @@ class Kernels(Form):
 
     def decide(self, v: Tensor) -> Float[Tensor, "B Q n"]:
         return self.times(v[..., :-1]).add_(v[..., -1:])
+
+    def lower(self, v: Tensor, z: Tensor) -> Tensor:
+        return torch.cat([z - v[..., -1:], v[..., -1:]], dim=2)
 
     def pull(self, v: Tensor, z: Tensor) -> Tensor:
         return torch.cat([z - v[..., -1:], torch.zeros_like(v[..., -1:])], dim=2)

@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from probes.forms import Form, take, wide
-from probes.history import History
 
+MEMORY = 10
 REFRESH_AT = (3, 9, 27, 81)
 """Iterations after which the preconditioner is held against the curvature met."""
 
@@ -50,6 +50,23 @@ class Minimum:
     z: Float[Tensor, "B Q n"]
     converged: Bool[Tensor, "B P"]
     iterations: int
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One step and the change of gradient along it, as vectors and as what acts on vectors; ``weight`` [B, P]."""
+
+    s: Tensor
+    s_acts: Tensor
+    y: Tensor
+    y_acts: Tensor
+    weight: Tensor
+
+    def keep(self, b: Tensor | None, p: Tensor | None, q: Tensor | None) -> _Pair:
+        s, y = take(self.s, b, q), take(self.y, b, q)
+        s_acts = s if self.s_acts is self.s else take(self.s_acts, b, q)
+        y_acts = y if self.y_acts is self.y else take(self.y_acts, b, q)
+        return _Pair(s, s_acts, y, y_acts, take(self.weight, b, p))
 
 
 def minimise(form: Form, loss: Loss, *, tol: float = 1e-4, max_iter: int = 300) -> Minimum:
@@ -95,10 +112,10 @@ class _State:
         self.v = torch.zeros(b, p * self.k, d, dtype=self.rows.dtype, device=self.rows.device)
         self.z = torch.zeros(b, p * self.k, n, dtype=self.rows.dtype, device=self.rows.device)
         self.residual = self.residuals(self.z)
-        self.history = History()
+        self.history: list[_Pair] = []
         self.g: Tensor | None = None
         self.g_acts: Tensor | None = None
-        self.step = self.direction = self.v
+        self.step = self.step_acts = self.direction = self.v
         self.done = torch.zeros_like(form.c, dtype=torch.bool)
 
     def spread(self, value: Tensor) -> Tensor:
@@ -150,14 +167,27 @@ class _State:
             y_acts = y if g_acts is g else g_acts - self.g_acts
             bent = self.dot(self.step, y_acts)
             usable = bent > 1e-12 * self.dot(y, y_acts).clamp_min(1e-30)
-            self.history.add(self.step, y, y_acts, torch.where(usable, 1 / bent.clamp_min(1e-30), 0.0))
+            weight = torch.where(usable, 1 / bent.clamp_min(1e-30), 0.0)
+            self.history = [*self.history[-(MEMORY - 1) :], _Pair(self.step, self.step_acts, y, y_acts, weight)]
         self.g, self.g_acts = g, g_acts
-        self.direction = self.history.apply(g, g_acts, self.form.precondition).neg_()
+        self.direction = -self.quasi_newton(g)
         if step >= LEAST_STEPS:
             decrement = -self.dot(g_acts, self.direction).clamp_max(0)
             size = 1 + self.dot(self.form.pull(self.v, self.z), self.v)
             self.done = self.done | (decrement <= tol**2 * size)
         return self.done
+
+    def quasi_newton(self, g: Tensor) -> Tensor:
+        """The L-BFGS estimate of inverse Hessian times gradient (two-loop recursion)."""
+        q, pending = g.clone(), []
+        for pair in reversed(self.history):
+            a = self.spread(self.dot(pair.s_acts, q) * pair.weight)[..., None]
+            pending.append(a)
+            q.addcmul_(a, pair.y, value=-1)
+        q = self.form.precondition(q)
+        for pair, a in zip(self.history, reversed(pending), strict=True):
+            q.addcmul_(a - self.spread(self.dot(pair.y_acts, q) * pair.weight)[..., None], pair.s)
+        return q
 
     def advance(self) -> None:
         """Step along the direction as far as the slope there has mostly gone."""
@@ -184,6 +214,8 @@ class _State:
             residual[:, some] = self.residuals(part, some)
         length = self.spread(t)[..., None]
         self.step = d * length
+        lowered = self.form.lower(d, dz)
+        self.step_acts = self.step if lowered is d else lowered * length
         self.v = self.v + self.step
         self.z, self.residual = z, residual
 
@@ -193,7 +225,7 @@ class _State:
         p = None if bool(fits.all()) else fits.nonzero().flatten()
         q = None if p is None else wide(p, self.k)
         self.form.keep(b, p)
-        self.history.keep(b, p)
+        self.history = [pair.keep(b, p, q) for pair in self.history]
         self.cells = self.cells if b is None else self.cells[b]
         self.fits = self.fits if p is None else self.fits[p]
         for name in ("v", "z", "residual", "direction", "rows", "target", "absent"):
