@@ -145,6 +145,7 @@ class _Job:
                 raise StoreError(
                     f"site {site.site} was read back other than it was written: the disk or memory is faulty"
                 )
+            del wanted, got  # before the next tile is loaded: else three would be held at once
 
     def _load(self, site: SiteLayout, tile: Tile) -> np.ndarray:
         """Bytes [cell, run, byte] of a tile, from the shards."""
