@@ -272,7 +272,7 @@ STUDY = Study(
     options=options,
     defaults={"problems": 12, "seeds": 2, "size": 5},
     quick={"problems": 3, "places": 3, "watch": 5, "boundaries": []},
-    minutes=(2.6, 0.4),
+    minutes=(3.8, 0.4),
     work=work,
     real="--problems 8 --places 6 --kinds renoise --boundaries 0.95 --watch 4",
 )
