@@ -44,7 +44,7 @@ def plain(lab: Any) -> NNsight:
     return NNsight(Both(lab.pipe))
 
 
-def refused(setting: tuple[Any, Any], block: Callable[[Any], None], message: str, **more: Any) -> None:
+def assert_refused(setting: tuple[Any, Any], block: Callable[[Any], None], message: str, **more: Any) -> None:
     """The block, run as the body of a trace, raises an error of ours."""
     lab, run = setting
     before = results(lab.run(run))
@@ -81,9 +81,13 @@ def test_from_cond_to_uncond_within_a_step(setting: tuple[Any, Any], native: dic
         _ = t.model.transformer_2.blocks[1].output
         block.output = torch.zeros(1)
 
-    refused(setting, by_name, r"the run is past blocks\.0\.hook_resid_post\[step=2, branch=cond\] and is at blocks\.1")
-    refused(setting, by_module, r"lab\.transformer_2\.blocks\.0\.output did not come any more in the forward \[step=2")
-    refused(setting, write, "did not come any more")
+    assert_refused(
+        setting, by_name, r"the run is past blocks\.0\.hook_resid_post\[step=2, branch=cond\] and is at blocks\.1"
+    )
+    assert_refused(
+        setting, by_module, r"lab\.transformer_2\.blocks\.0\.output did not come any more in the forward \[step=2"
+    )
+    assert_refused(setting, write, "did not come any more")
 
 
 def test_steps_are_not_counted(setting: tuple[Any, Any], native: dict[str, torch.Tensor]) -> None:
@@ -99,11 +103,11 @@ def test_steps_are_not_counted(setting: tuple[Any, Any], native: dict[str, torch
         for _ in t.iter[1]:
             pass
 
-    refused(setting, counts, "every other time is the uncond pass")
-    refused(setting, lambda t: t.all(), "every other time is the uncond pass")
-    refused(setting, lambda t: t.model.transformer.blocks[0].output, r"say which you mean with t\.goto")
-    refused(setting, lambda t: t[FIRST], "stands for 6 tensors")
-    refused(setting, lambda t: t[FIRST, 1], "stands for 2 tensors")
+    assert_refused(setting, counts, "every other time is the uncond pass")
+    assert_refused(setting, lambda t: t.all(), "every other time is the uncond pass")
+    assert_refused(setting, lambda t: t.model.transformer.blocks[0].output, r"say which you mean with t\.goto")
+    assert_refused(setting, lambda t: t[FIRST], "stands for 6 tensors")
+    assert_refused(setting, lambda t: t[FIRST, 1], "stands for 2 tensors")
 
 
 def test_a_module_that_was_replaced_after_wrapping(setting: tuple[Any, Any]) -> None:
@@ -168,13 +172,15 @@ def test_an_edit_that_never_applies(setting: tuple[Any, Any]) -> None:
     def shape(t: Any) -> None:
         t[FIRST, 0, "cond"] = torch.zeros(3)
 
-    refused(setting, stored, r"would never run")
-    refused(setting, later, r"blocks\.0\.hook_resid_post\[step=0, branch=cond\] was changed in place after the run")
-    refused(setting, read_only, "hook_context cannot be changed")
-    refused(setting, inner, r"lab\.trace\(run, also='blocks\.0\.hook_resid_mid'\)")
-    refused(setting, pattern, r"lab\.trace\(run, also='blocks\.0\.attn\.hook_pattern'\)")
-    refused(setting, kind, "was assigned a float")
-    refused(setting, shape, r"is a tensor of \(1, 12, 24\), and the trace assigned \(3,\)")
+    assert_refused(setting, stored, r"would never run")
+    assert_refused(
+        setting, later, r"blocks\.0\.hook_resid_post\[step=0, branch=cond\] was changed in place after the run"
+    )
+    assert_refused(setting, read_only, "hook_context cannot be changed")
+    assert_refused(setting, inner, r"lab\.trace\(run, also='blocks\.0\.hook_resid_mid'\)")
+    assert_refused(setting, pattern, r"lab\.trace\(run, also='blocks\.0\.attn\.hook_pattern'\)")
+    assert_refused(setting, kind, "was assigned a float")
+    assert_refused(setting, shape, r"is a tensor of \(1, 12, 24\), and the trace assigned \(3,\)")
 
 
 def test_a_late_change_in_place_is_lost_without_a_word_in_nnsight_alone(setting: tuple[Any, Any]) -> None:
@@ -195,13 +201,13 @@ def test_an_address_that_is_not_there(setting: tuple[Any, Any]) -> None:
         empty = tracer.cache(modules=["model.transformer.blocks.0.atn1"])
     assert empty.keys() == []
 
-    refused(setting, lambda t: t["blocks.0.hook_resid_pots", 0, "cond"], "did you mean")
-    refused(setting, lambda t: t["blocks.7.hook_resid_post", 0, "cond"], "layer 7 is out of range")
-    refused(setting, lambda t: t[FIRST, 3, "cond"], "step 3 is out of range")
-    refused(setting, lambda t: t[FIRST, 0, "neg"], "no branch 'neg'")
-    refused(setting, lambda t: t["latents.hook_x0", 0, "cond"], "guided only")
-    refused(setting, lambda t: t[f"{FIRST}[step=0, branch=cond, frames=1]"], "whole tensors")
-    refused(setting, lambda t: t.cache(), "without its step and branch")
+    assert_refused(setting, lambda t: t["blocks.0.hook_resid_pots", 0, "cond"], "did you mean")
+    assert_refused(setting, lambda t: t["blocks.7.hook_resid_post", 0, "cond"], "layer 7 is out of range")
+    assert_refused(setting, lambda t: t[FIRST, 3, "cond"], "step 3 is out of range")
+    assert_refused(setting, lambda t: t[FIRST, 0, "neg"], "no branch 'neg'")
+    assert_refused(setting, lambda t: t["latents.hook_x0", 0, "cond"], "guided only")
+    assert_refused(setting, lambda t: t[f"{FIRST}[step=0, branch=cond, frames=1]"], "whole tensors")
+    assert_refused(setting, lambda t: t.cache(), "without its step and branch")
     with pytest.raises(SelectionError, match="did you mean"):
         lab.trace(run, also="blocks.0.attn.hook_patern")
 
@@ -222,8 +228,8 @@ def test_steps_of_the_other_expert(setting: tuple[Any, Any], native: dict[str, t
         t.goto(1, "cond")
         _ = t.model.transformer.blocks[0].output
 
-    refused(setting, foreign, "is of another nnsight tree")
-    refused(setting, idle, r"did not come any more in the forward \[step=1, branch=cond\]")
+    assert_refused(setting, foreign, "is of another nnsight tree")
+    assert_refused(setting, idle, r"did not come any more in the forward \[step=1, branch=cond\]")
     with lab.trace(run) as t:
         steps = [step for _, step, _ in t.each(FIRST, expert="low", branch="cond")].save()
         right = t[FIRST, 1, "cond"].save()
@@ -244,9 +250,9 @@ def test_values_asked_for_out_of_order(setting: tuple[Any, Any]) -> None:
         _ = t.result
         _ = t["latents.hook_out", 2]
 
-    refused(setting, back_a_step, "ask for values in the order of the computation")
-    refused(setting, back_to_a_forward, "has begun already")
-    refused(setting, after_the_end, "the run is past")
+    assert_refused(setting, back_a_step, "ask for values in the order of the computation")
+    assert_refused(setting, back_to_a_forward, "has begun already")
+    assert_refused(setting, after_the_end, "the run is past")
 
 
 def test_what_is_left_of_a_trace(setting: tuple[Any, Any]) -> None:
@@ -259,4 +265,4 @@ def test_what_is_left_of_a_trace(setting: tuple[Any, Any]) -> None:
         _ = t.model
     with pytest.raises(InterpError, match="no runs"):
         lab.trace([])
-    refused(setting, lambda t: t.invoke(run), "rows of every tensor")
+    assert_refused(setting, lambda t: t.invoke(run), "rows of every tensor")

@@ -19,7 +19,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 pytestmark = [pytest.mark.parametrize("dtype", DTYPES), pytest.mark.parametrize("kind", KINDS)]
 
 
-def close(left: Tensor, right: Tensor, dtype: str) -> None:
+def assert_close(left: Tensor, right: Tensor, dtype: str) -> None:
     """To the rounding of what the model adds in: 8 bits in bf16."""
     tolerance = {"rtol": 1e-4, "atol": 2e-5} if dtype == "fp32" else {"rtol": 2e-2, "atol": 2e-2}
     torch.testing.assert_close(left, right, **tolerance)
@@ -47,13 +47,13 @@ def test_the_residual_stream_is_what_entered_and_the_gated_updates(kind: str, dt
     for layer in range(pipelines.LAYERS):
         at = block(run, layer)
         parts = at["resid_pre"] + at["attn_update"] + at["cross_attn_out"] + at["mlp_update"]
-        close(parts, at["resid_post"], dtype)
-        close(at["resid_pre"] + at["attn_update"], at["resid_mid"], dtype)
-        close(at["resid_mid"] + at["cross_attn_out"], at["resid_mid_cross"], dtype)
+        assert_close(parts, at["resid_post"], dtype)
+        assert_close(at["resid_pre"] + at["attn_update"], at["resid_mid"], dtype)
+        assert_close(at["resid_mid"] + at["cross_attn_out"], at["resid_mid_cross"], dtype)
         for part, update in (("attn", "attn"), ("mlp", "mlp")):
             gate = block(run, layer, f"{part}.")["gate"]
             gate = gate if "ti2v" in kind else gate.unsqueeze(-2)
-            close(at[f"{update}_out"] * gate, at[f"{update}_update"], dtype)
+            assert_close(at[f"{update}_out"] * gate, at[f"{update}_update"], dtype)
 
 
 @pytest.mark.parametrize("part", ["attn", "cross_attn"])
@@ -64,14 +64,14 @@ def test_softmax_of_queries_and_keys_gives_z_and_z_gives_the_output(kind: str, d
         queries, keys = (at["rot_q"], at["rot_k"]) if part == "attn" else (at["q"], at["k"])
         scores = torch.einsum("...qhd,...khd->...hqk", queries, keys) * pipelines.HEAD_DIM**-0.5
         pattern = scores.softmax(-1)
-        close(at["attn_scores"], scores, "fp32")
-        close(at["pattern"], pattern, "fp32")
+        assert_close(at["attn_scores"], scores, "fp32")
+        assert_close(at["pattern"], pattern, "fp32")
         z = torch.einsum("...hqk,...khd->...qhd", pattern, at["v"])
-        close(z + at["z_img"] if "z_img" in at else z, at["z"], dtype)
+        assert_close(z + at["z_img"] if "z_img" in at else z, at["z"], dtype)
         path = f"blocks.{layer}.attn{1 if part == 'attn' else 2}.to_out.0"
-        close(by_expert(run, path, at["z"].flatten(-2)), out, dtype)
+        assert_close(by_expert(run, path, at["z"].flatten(-2)), out, dtype)
         bias = by_expert(run, path, torch.zeros_like(at["z"].flatten(-2)))
-        close(at["result"].sum(-2) + bias, out, dtype)
+        assert_close(at["result"].sum(-2) + bias, out, dtype)
 
 
 def test_the_head_gives_the_velocity_and_the_last_x0_is_the_result(kind: str, dtype: str) -> None:
@@ -82,16 +82,16 @@ def test_the_head_gives_the_velocity_and_the_last_x0_is_the_result(kind: str, dt
     cond, uncond = tokens[:, 0], tokens[:, 1]
     assert torch.equal(cond, latents["velocity_cond"][:, 0])
     assert torch.equal(uncond, latents["velocity_uncond"][:, 0])
-    close(uncond + GUIDANCE * (cond - uncond), latents["velocity_cfg"][:, 0], dtype)
+    assert_close(uncond + GUIDANCE * (cond - uncond), latents["velocity_cfg"][:, 0], dtype)
     sigmas = torch.tensor(run.space.sigmas[: run.space.steps]).view(-1, 1, 1)
     for branch in ("cond", "uncond", "cfg"):
         x0 = latents["x0" if branch == "cfg" else f"x0_{branch}"][:, 0]
-        close(latents["in"][:, 0] - sigmas * latents[f"velocity_{branch}"][:, 0], x0, "fp32")
-    close(latents["x0"][-1], latents["out"][-1], dtype)
+        assert_close(latents["in"][:, 0] - sigmas * latents[f"velocity_{branch}"][:, 0], x0, "fp32")
+    assert_close(latents["x0"][-1], latents["out"][-1], dtype)
     assert torch.equal(latents["in"][1:], latents["out"][:-1])
     result = run.trajectory.result
     later = slice(1, None) if kind == "ti2v image" else slice(None)  # there the first frame is given, not made
-    close(unpatchify(latents["out"][-1, 0], run.space.grid)[:, later], result[:, later], "fp32")
+    assert_close(unpatchify(latents["out"][-1, 0], run.space.grid)[:, later], result[:, later], "fp32")
 
 
 def test_modulation_is_the_table_plus_the_time_embedding(kind: str, dtype: str) -> None:
@@ -102,7 +102,7 @@ def test_modulation_is_the_table_plus_the_time_embedding(kind: str, dtype: str) 
             model: Any = transformer_of(run.lab.pipe, "low" if expert == "low" else "main")
             table = model.blocks[layer].scale_shift_table.detach()[0].float()
             for row, name in enumerate(f"{part}.hook_{op}" for part in ("attn", "mlp") for op in OPS):
-                close(run.got[f"blocks.{layer}.{name}"][step], table[row] + mod[step][..., row, :], "fp32")
+                assert_close(run.got[f"blocks.{layer}.{name}"][step], table[row] + mod[step][..., row, :], "fp32")
 
 
 OPS = ("shift", "scale", "gate")
