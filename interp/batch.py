@@ -54,19 +54,19 @@ def trajectories_of(plan: Plan, steps: Sequence[Step], rows: int) -> list[Trajec
     last = steps[-1].next_latents
     if steps[-1].index == plan.schedule.steps - 1:
         last = finish(plan, last)
-
-    def stacked(tensors: list[Tensor], row: int) -> Tensor:
-        return torch.stack([tensor[row].float().cpu() for tensor in tensors])
-
     return [
         Trajectory(
             plan.schedule,
-            latents=stacked([*(step.latents for step in steps), last], row),
-            velocity=stacked([step.velocity for step in steps], row),
-            x0_hat=stacked([step.x0_hat for step in steps], row),
+            latents=_stacked([*(step.latents for step in steps), last], row),
+            velocity=_stacked([step.velocity for step in steps], row),
+            x0_hat=_stacked([step.x0_hat for step in steps], row),
         )
         for row in range(rows)
     ]
+
+
+def _stacked(tensors: Sequence[Tensor], row: int) -> Tensor:
+    return torch.stack([tensor[row].float().cpu() for tensor in tensors])
 
 
 def _steps(pipe: Any, plan: Plan, recorder: Recorder | None, share_text: bool) -> Iterator[Step]:

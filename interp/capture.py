@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -186,17 +187,17 @@ class Recorder:
             made = made.expand(len(self.sinks), *made.shape[1:])
         if made.shape[0] != len(self.sinks):
             raise InterpError(f"{output.name} fired with {made.shape[0]} rows in a batch of {len(self.sinks)} runs")
-
-        def hand_over(made: Tensor) -> None:
-            for row, sink in zip(made.unbind(), self.sinks, strict=True):
-                sink.write(output.name, steps[step], branches[branch], row)
-
+        hand_over = partial(self._hand_over, output.name, steps[step], branches[branch])
         if self._copies is not None and beside:
             self._copies.put(made, hand_over)
         else:
             hand_over(made.cpu())
         cell = (output.name, step, branch)
         self.fired[cell] = self.fired.get(cell, 0) + 1
+
+    def _hand_over(self, name: str, step_index: int, branch_index: int, made: Tensor) -> None:
+        for row, sink in zip(made.unbind(), self.sinks, strict=True):
+            sink.write(name, step_index, branch_index, row)
 
     def receipt(self) -> Receipt:
         """What fired.
@@ -259,19 +260,19 @@ def dtype_named(name: str) -> torch.dtype:
 
 def of_step(site: str, step: Step) -> Tensor:
     """The sampler's own tensor behind a site: [batch, channel, latent_frame, row, col]."""
-
-    def clean(velocity: Tensor) -> Tensor:
-        return step.latents.float() - step.sigma * velocity.float()
-
     uncond = step.velocity_cond if step.velocity_uncond is None else step.velocity_uncond
     tensors = {
         "latents.hook_in": lambda: step.latents,
         "latents.hook_velocity_cond": lambda: step.velocity_cond,
         "latents.hook_velocity_uncond": lambda: uncond,
         "latents.hook_velocity_cfg": lambda: step.velocity,
-        "latents.hook_x0_cond": lambda: clean(step.velocity_cond),
-        "latents.hook_x0_uncond": lambda: clean(uncond),
+        "latents.hook_x0_cond": lambda: _clean(step, step.velocity_cond),
+        "latents.hook_x0_uncond": lambda: _clean(step, uncond),
         "latents.hook_x0": lambda: step.x0_hat,
         "latents.hook_out": lambda: step.next_latents,
     }
     return tensors[site]()
+
+
+def _clean(step: Step, velocity: Tensor) -> Tensor:
+    return step.latents.float() - step.sigma * velocity.float()

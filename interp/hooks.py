@@ -92,9 +92,11 @@ def tapped(
                 continue
             modules = modules_of(model)
             _check_hookable(model, modules)
-            handles += [_attach(model, modules, name, clock, emit, detached) for name in direct]
+            handles += [_Tap(model, modules, name, clock, emit, detached).attach() for name in direct]
             gatherer = Gatherer(model, derived, emit, wanted=wanted, parts=parts, fed=fed)
-            handles += [_attach(model, modules, name, clock, gatherer.take, detached) for name in gatherer.sources]
+            handles += [
+                _Tap(model, modules, name, clock, gatherer.take, detached).attach() for name in gatherer.sources
+            ]
             gatherers[expert == "low"] = gatherer
             paths = {site_named(name).module_at(name) for name in (*direct, *gatherer.sources)}
             placed.append((model, {path: modules[path] for path in paths}))
@@ -184,39 +186,50 @@ def _check_still_there(model: nn.Module, modules: Mapping[str, nn.Module]) -> No
             )
 
 
-def _attach(
-    model: nn.Module, modules: Mapping[str, nn.Module], name: str, clock: Clock, emit: Emit, detached: bool
-) -> Any:
-    site = site_named(name)
-    module = modules[site.module_at(name)]
+class _Tap:
+    """A hook at one site of one transformer."""
 
-    def report(raw: Any) -> Any:
+    def __init__(
+        self, model: nn.Module, modules: Mapping[str, nn.Module], name: str, clock: Clock, emit: Emit, detached: bool
+    ) -> None:
+        self.name, self.site = name, site_named(name)
+        self.model, self.module = model, modules[self.site.module_at(name)]
+        self.clock, self.emit, self.detached = clock, emit, detached
+
+    def attach(self) -> Any:
+        """Place it; returns the handle that takes it off again."""
+        if self.site.port == "input":
+            return self.module.register_forward_pre_hook(self.before, with_kwargs=True)
+        return self.module.register_forward_hook(self.after)
+
+    def before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The module is called: the call it should have in the place of this one, or None."""
+        new = self.report(pick(self.site, args, kwargs))
+        return None if new is None else put(self.site, new, args, kwargs)
+
+    def after(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """The module returned: what it should have returned, or None."""
+        return self.report(output)
+
+    def report(self, raw: Any) -> Any:
         """The raw tensor's replacement, or None."""
-        if detached and torch.is_grad_enabled():
+        if self.detached and torch.is_grad_enabled():
             with torch.no_grad():
-                return report(raw)
-        if clock.call is None and torch._C._current_graph_task_id() != -1:
-            return None  # gradient checkpointing computes the block again, in the backward pass
-        if clock.call is None:
+                return self.report(raw)
+        call, name = self.clock.call, self.name
+        if call is None:
+            if torch._C._current_graph_task_id() != -1:
+                return None  # gradient checkpointing computes the block again, in the backward pass
             raise InterpError(f"{name} fired outside a traced forward; call the pipeline through the lab")
-        value = value_of(site, raw, module, model)
-        new = emit(name, clock.call, value)
+        value = value_of(self.site, raw, self.module, self.model)
+        new = self.emit(name, call, value)
         if new is None:
             return None
         if new.shape != value.shape or new.dtype != value.dtype:
             raise InterpError(
                 f"{name} is {tuple(value.shape)} of {value.dtype}, but an edit gave {tuple(new.shape)} of {new.dtype}"
             )
-        return raw_of(site, new, raw, module)
-
-    if site.port == "input":
-
-        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            new = report(pick(site, args, kwargs))
-            return None if new is None else put(site, new, args, kwargs)
-
-        return module.register_forward_pre_hook(before, with_kwargs=True)
-    return module.register_forward_hook(lambda _, args, output: report(output))
+        return raw_of(self.site, new, raw, self.module)
 
 
 @contextlib.contextmanager

@@ -168,14 +168,12 @@ def _one_step(pipe: Any, plan: Plan, scheduler: Any, index: int, latents: Tensor
     if editor is not None:
         latents = editor.on_latents("latents.hook_in", index, latents)
     x, timestep = transformer_input(pipe, given, latents, t)
-
-    def velocity(branch: str) -> Tensor:
+    found: list[Tensor] = []
+    for branch in settings.branches:
         with plan.on_call(Call(expert, index, branch, sigma)):
-            found = velocity_of(model, given, branch, x, timestep)
-        return found if editor is None else editor.on_velocity(branch, index, latents, found)
-
-    cond = velocity("cond")
-    uncond = velocity("uncond") if len(settings.branches) > 1 else None
+            velocity = velocity_of(model, given, branch, x, timestep)
+        found.append(velocity if editor is None else editor.on_velocity(branch, index, latents, velocity))
+    cond, uncond = found if len(found) > 1 else (found[0], None)
     guided = cond if uncond is None else uncond + scale * (cond - uncond)
     if editor is not None:
         guided = editor.on_velocity("guided", index, latents, guided)

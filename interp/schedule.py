@@ -86,6 +86,13 @@ def boundary_timestep(pipe: Any) -> float | None:
     return None if ratio is None else ratio * pipe.scheduler.config.num_train_timesteps
 
 
+def experts_of(timesteps: Tensor, boundary: float | None) -> tuple[str, ...]:
+    """Which expert runs each timestep, given the one from which the low-noise expert takes over."""
+    if boundary is None:
+        return ("main",) * len(timesteps)
+    return tuple("high" if high else "low" for high in (timesteps >= boundary).tolist())
+
+
 def schedule_of(pipe: Any, scheduler: Any, settings: SamplerSettings, device: torch.device | str = "cpu") -> Schedule:
     """Set the scheduler's timesteps and say which expert runs each.
 
@@ -110,14 +117,10 @@ def schedule_of(pipe: Any, scheduler: Any, settings: SamplerSettings, device: to
                 f"boundary_ratio={settings.boundary_ratio} was asked for, but the model has a single transformer"
             )
         boundary = settings.boundary_ratio * pipe.scheduler.config.num_train_timesteps
-
-    def expert(t: Tensor) -> str:
-        return "main" if boundary is None else "high" if bool(t >= boundary) else "low"
-
     return Schedule(
         sigmas=tuple(float(s) for s in scheduler.sigmas),
         timesteps=tuple(float(t) for t in scheduler.timesteps),
-        experts=tuple(expert(t) for t in scheduler.timesteps),
+        experts=experts_of(scheduler.timesteps, boundary),
     )
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from interp.errors import InterpError
 from interp.hooks import replaced
 from interp.sampler import Call, transformer_of
-from interp.schedule import boundary_timestep
+from interp.schedule import boundary_timestep, experts_of
 
 Loop = Literal["pipeline", "modular", "own", "none"]
 
@@ -108,7 +108,7 @@ class Whereabouts:
             return [first.sigma], [first.expert]
         scheduler, boundary = self.pipe.scheduler, boundary_timestep(self.pipe)
         timesteps = scheduler.timesteps[self.begin :]
-        experts = ["main" if boundary is None else "high" if t >= boundary else "low" for t in timesteps]
+        experts = list(experts_of(timesteps, boundary))
         return [float(s) for s in scheduler.sigmas[self.begin :]][: len(experts)], experts
 
     def _begin(self, timestep: Tensor) -> None:

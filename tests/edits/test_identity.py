@@ -83,11 +83,12 @@ def test_patching_a_run_with_itself_changes_no_bit(kind: str, scheduler: str, dt
 @pytest.mark.parametrize("scheduler", ["euler", "unipc"])
 @pytest.mark.parametrize("kind", ALL_KINDS)
 def test_a_full_stream_patch_is_running_the_source_from_there_on(kind: str, scheduler: str) -> None:
-    """At equal batch size and in the same row, where equal inputs give equal bits."""
+    """At equal batch size and in the same row, where equal inputs give equal bits. VACE's stream is joined by hints."""
     lab, (target, other, _) = lab_and_runs(kind, scheduler, steps=2)
     whole = select(["blocks.*.hook_resid_post", "latents.hook_velocity_{cond,uncond}"])
-    source = edits.run_with(lab, other, (), whole)
-    patched = edits.run_with(lab, target, edits.patch("blocks.0.hook_resid_post", source), whole)
+    joining = select(["blocks.0.hook_resid_post", *["vace_blocks.*.hook_hint"] * ("vace" in kind)])
+    source = edits.run_with(lab, other, (), whole | joining)
+    patched = edits.run_with(lab, target, edits.patch(joining, source), whole | joining)
     assert set(source.captured) == set(patched.captured)
     for site, values in source.captured.items():  # both experts, both branches
         assert torch.equal(patched.captured[site], values), site

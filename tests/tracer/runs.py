@@ -23,14 +23,10 @@ KINDS: dict[str, Any] = {
     "ti2v image": pipelines.tiny_ti2v,
     "ti2v text": lambda **k: pipelines.tiny_ti2v(image=False, **k),
     "v2v": pipelines.tiny_v2v,
-}
-"""Every pipeline that the step loop runs, but VACE's."""
-
-CONTROLLED: dict[str, Any] = {
     "vace": pipelines.tiny_vace,
     "vace two experts": lambda **k: pipelines.tiny_vace(two_experts=True, **k),
 }
-"""VACE's, which the step loop runs, too."""
+"""Every pipeline that the step loop runs."""
 
 
 def _modular(kind: str) -> Any:

@@ -15,12 +15,11 @@ from interp.errors import ModelError
 from interp.lab import Lab, load
 from interp.sites import DEFAULT_FAMILIES, concrete_sites, site_named
 from tests import pipelines
-from tests.tracer.runs import CONTROLLED, KINDS, OBSERVED, arguments_of, call, seeds_of, specs_of
+from tests.tracer.runs import KINDS, OBSERVED, arguments_of, call, seeds_of, specs_of
 from tests.tracer.state import state_of
 from tests.tracer.walk import everything
 
 EVERYTHING = everything()
-RUN = KINDS | CONTROLLED
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -33,9 +32,9 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(("scheduler", "guidance", "dtype"), SETTINGS)
-@pytest.mark.parametrize("kind", [*RUN, *OBSERVED])
+@pytest.mark.parametrize("kind", [*KINDS, *OBSERVED])
 def test_watching_every_hook_point_of_a_call(kind: str, scheduler: str, guidance: float, dtype: str) -> None:
-    pipe = (RUN | OBSERVED)[kind](scheduler=scheduler, dtype=DTYPES[dtype])
+    pipe = (KINDS | OBSERVED)[kind](scheduler=scheduler, dtype=DTYPES[dtype])
     arguments = arguments_of(kind, pipe, guidance=guidance)
     expected = call(pipe, arguments, seeds_of(kind))
     before = state_of(pipe)
@@ -59,9 +58,9 @@ def test_watching_every_hook_point_of_a_call(kind: str, scheduler: str, guidance
     assert {c.expert for c in seen.calls} == ({"high", "low"} if two else {"main"})
 
 
-@pytest.mark.parametrize("kind", [*RUN, *OBSERVED])
+@pytest.mark.parametrize("kind", [*KINDS, *OBSERVED])
 def test_a_run_that_breaks_off_leaves_nothing_behind(kind: str) -> None:
-    pipe = (RUN | OBSERVED)[kind](scheduler="unipc")
+    pipe = (KINDS | OBSERVED)[kind](scheduler="unipc")
     arguments = arguments_of(kind, pipe, guidance=5.0)
     fired: list[int] = []
 
@@ -84,15 +83,15 @@ def test_a_run_that_breaks_off_leaves_nothing_behind(kind: str) -> None:
     breaks_off(lambda: call(pipe, arguments, [3]))  # diffusers' schedulers remember a call before
     bare = breaks_off(lambda: call(pipe, arguments, [3]))
     assert breaks_off(watched) == bare
-    if kind in RUN:
+    if kind in KINDS:
         lab = load(pipe)
         (run,) = specs_of(lab, arguments, [3])
         assert breaks_off(lambda: lab.run(run, EVERYTHING)) == bare
 
 
-@pytest.mark.parametrize("kind", RUN)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_run_of_the_lab_leaves_a_fresh_pipeline_as_it_was(kind: str) -> None:
-    pipe = RUN[kind]()
+    pipe = KINDS[kind]()
     pipe.vae.clear_cache()  # which it makes at its first call, whoever calls
     if "clip" in kind:  # and its modules note theirs
         pipe.encode_image(pipelines.picture(), "cpu")
@@ -108,7 +107,7 @@ def test_a_modular_call_has_the_tensors_of_the_ordinary_one(kind: str) -> None:
     patterns = ["blocks.*.hook_resid_post", "latents.*", "hook_timestep"]
     seen = []
     for name in (kind, kind.removeprefix("modular ")):
-        pipe = (RUN | OBSERVED)[name](scheduler="unipc")
+        pipe = (KINDS | OBSERVED)[name](scheduler="unipc")
         with load(pipe).observe(patterns) as one:
             call(pipe, arguments_of(name, pipe, guidance=5.0), [3])
         seen.append(one)

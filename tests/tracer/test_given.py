@@ -11,11 +11,11 @@ import torch
 from interp.errors import InterpError
 from interp.lab import load
 from tests import pipelines
-from tests.tracer.runs import CONTROLLED, KINDS, arguments_of, bare_latents, sample_of, specs_of
+from tests.tracer.runs import KINDS, arguments_of, bare_latents, sample_of, specs_of
 
 
 def run_of(kind: str, **changes: Any) -> Any:
-    pipe = (KINDS | CONTROLLED)[kind]()
+    pipe = KINDS[kind]()
     arguments = arguments_of(kind, pipe)
     lab = load(pipe)
     (run,) = specs_of(lab, arguments, [3])

@@ -15,7 +15,7 @@ from interp.errors import SelectionError
 from interp.lab import load
 from interp.observe import Seen
 from tests import pipelines
-from tests.tracer.runs import CONTROLLED, arguments_of, bare_latents, specs_of
+from tests.tracer.runs import KINDS, arguments_of, bare_latents, specs_of
 from tests.tracer.state import state_of
 
 SCALES = [0.5, 2.0]
@@ -107,7 +107,7 @@ RUNS = [
 def test_the_step_loop_gives_the_bits_of_the_stock_call(
     kind: str, scheduler: str, guidance: float, dtype: torch.dtype
 ) -> None:
-    pipe = CONTROLLED[kind](scheduler=scheduler, dtype=dtype)
+    pipe = KINDS[kind](scheduler=scheduler, dtype=dtype)
     arguments = arguments_of(kind, pipe, guidance=guidance)
     expected = bare_latents(pipe, arguments, [3])
     before = state_of(pipe)
