@@ -150,11 +150,11 @@ class _Plan:
                 steps, self.cells = names, np.empty((len(names), view.runs), np.int64)
             if not np.array_equal(names, steps):
                 raise StoreError(f"site {view.site} has other steps in {part.name}; choose with step=")
-            self.cells[:, part.places] = part.cells(found, branches)[:, 0]
-            self.part_of[part.places] = number
+            self.cells[:, part.chosen.places] = part.cells(found, branches[0])
+            self.part_of[part.chosen.places] = number
             places, on_grid = self._tokens(part, tokens)
             key = places.tobytes() + on_grid.tobytes()
-            self.set_of[part.places] = sets.setdefault(key, (len(sets), places, on_grid))[0]
+            self.set_of[part.chosen.places] = sets.setdefault(key, (len(sets), places, on_grid))[0]
         counts = sorted({len(places) for _, places, _ in sets.values()})
         if len(counts) > 1:
             raise StoreError(f"site {view.site} has {counts} tokens in these runs; choose with runs= or tokens=")

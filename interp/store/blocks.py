@@ -85,6 +85,8 @@ class BlockPlan:
 
     def covering(self, start: int, stop: int) -> range:
         """Blocks that hold the bytes from ``start`` to before ``stop``."""
+        if self.per_group == 1:
+            return range(start // self.group_nbytes, (stop - 1) // self.group_nbytes + 1)
         return range(self._block_at(start), self._block_at(stop - 1) + 1)
 
     def whole_until(self, first: int, limit: int) -> int:

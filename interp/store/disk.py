@@ -51,7 +51,8 @@ def pread_into(fd: int, out: memoryview, offset: int) -> None:
     Raises:
         EOFError: the file ends before.
     """
-    scatter_into(fd, [out.cast("B")], offset)
+    if os.preadv(fd, [out], offset) != out.nbytes:  # rare: what is too long for one call, or ends early
+        scatter_into(fd, [out.cast("B")], offset)
 
 
 def scatter_into(fd: int, views: list[memoryview], offset: int) -> None:
@@ -60,16 +61,17 @@ def scatter_into(fd: int, views: list[memoryview], offset: int) -> None:
     Raises:
         EOFError: the file ends before.
     """
-    views = [view for view in views if view.nbytes]
-    while views:
+    lack = sum([view.nbytes for view in views])
+    while lack:
         done = os.preadv(fd, views, offset)
+        if done == lack:
+            return
         if done == 0:
-            raise EOFError(f"file ends {sum(view.nbytes for view in views)} bytes early")
-        offset += done
-        while views and done >= views[0].nbytes:
+            raise EOFError(f"file ends {lack} bytes early")
+        views, offset, lack = list(views), offset + done, lack - done
+        while done >= views[0].nbytes:
             done -= views.pop(0).nbytes
-        if done:
-            views[0] = views[0][done:]
+        views[0] = views[0][done:]
 
 
 def start_writing_back(fd: int, start: int, nbytes: int) -> None:
@@ -151,9 +153,12 @@ def write_whole(path: Path, data: bytes) -> None:
         raise
 
 
-def open_read(path: Path) -> int:
+TO_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def open_read(path: Path | str) -> int:
     """Open a regular file to read it; a symbolic link is not followed."""
-    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    return os.open(path, TO_READ)
 
 
 @contextmanager

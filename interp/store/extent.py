@@ -4,39 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 import numpy as np
 from xxhash import xxh3_64, xxh3_64_intdigest
 
 from interp.errors import StoreError
 from interp.store.blocks import LARGE, BlockPlan
-from interp.store.disk import open_read, read_ahead, scatter_into
+from interp.store.disk import TO_READ, pread_into, read_ahead, scatter_into
 
-AT_ONCE = 1 << 22
-"""Bytes that are read in one go, then checked. Of a longer read, a thread checks one stretch while the next is read."""
+PIECE = LARGE // 4
+"""Bytes of a first read that are fetched, and then checked, at a time: so little is still in the processor's cache."""
 
-LONGEST, SHORTEST = 1 << 26, 1 << 21
-"""Bytes of a stretch. Each is half of what is left: the first is long enough for Linux to begin to read ahead at once
-(4 MiB are not), and the last is short, since nothing is read while it is checked."""
-
-
-class Identity(NamedTuple):
-    """What tells a file from another that took its place."""
-
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-
-    @staticmethod
-    def of(fd: int) -> Identity:
-        """The identity of an open file."""
-        stat = os.fstat(fd)
-        return Identity(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+AHEAD = 64 * LARGE
+"""Bytes that are asked of the disk ahead of what is being checked, so that it has always something to do."""
 
 
 class Source:
@@ -50,7 +33,8 @@ class Source:
 
     def __init__(self, path: Path, name: str, remedy: str) -> None:
         self.path, self.name, self.remedy = path, name, remedy
-        self._identity: Identity | None = None
+        self._path = str(path)
+        self._identity: tuple[int, ...] | None = None
 
     def open(self) -> int:
         """A descriptor to be closed by the caller.
@@ -59,12 +43,13 @@ class Source:
             StoreError: the file is missing, is not a plain file, or is another than at first.
         """
         try:
-            fd = open_read(self.path)
+            fd = os.open(self._path, TO_READ)
         except FileNotFoundError:
             self.refuse("is missing")
         except OSError as error:
             self.refuse(f"cannot be read: {error.strerror}")
-        identity = Identity.of(fd)
+        stat = os.fstat(fd)
+        identity = stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
         if self._identity is None:
             self._identity = identity
         elif self._identity != identity:
@@ -97,22 +82,22 @@ class Row:
             at += view.nbytes
         return out
 
-    def xxh3(self, edges: list[int]) -> np.ndarray:
-        """Checksums uint64 [block] of the blocks between successive edges."""
-        out = np.empty(len(edges) - 1, np.uint64)
+    def xxh3(self, edges: list[int]) -> list[int]:
+        """Checksums of the blocks between successive edges."""
+        out = []
         views = iter(self._views)
         view, low, high = memoryview(b""), 0, 0
-        for i, (a, b) in enumerate(pairwise(edges)):
+        for a, b in pairwise(edges):
             while a >= high:
                 view = next(views)
                 low, high = high, high + view.nbytes
             if b <= high:
-                out[i] = xxh3_64_intdigest(view[a - low : b - low])
+                out.append(xxh3_64_intdigest(view[a - low : b - low]))
             else:
                 hashed = xxh3_64()
                 for piece in self.cut(a, b):
                     hashed.update(piece)
-                out[i] = hashed.intdigest()
+                out.append(hashed.intdigest())
         return out
 
 
@@ -156,29 +141,26 @@ class Extent:
         stop = start + out.nbytes
         blocks = self.plan.covering(start, stop)
         if self._good.find(0, blocks.start, blocks.stop) < 0:
-            self._fill(fd, [out], start)
+            try:
+                pread_into(fd, out, self.offset + start)
+            except (EOFError, OSError) as error:
+                self._ends(start, error)
             return
         begin, end = self.plan.bounds(blocks.start)[0], self.plan.bounds(blocks.stop - 1)[1]
         # Blocks at the ends may be wanted in part; what is not wanted of them goes beside.
         row = Row([memoryview(bytearray(start - begin)), out, memoryview(bytearray(end - stop))])
         if self._sums is None:
-            read_ahead(fd, *self._table)  # on its way while the data are read
-        if end - begin <= AT_ONCE:
-            self._fill(fd, row.cut(0, end - begin), begin)
-            self._compare(fd, blocks.start, begin, row.cut(0, end - begin))
-            return
-        checks = []
-        with ThreadPoolExecutor(1) as checker:
-            at, first = begin, blocks.start
-            while at < end:
-                nbytes = min(max((end - at) // 2, SHORTEST), LONGEST, end - at)
-                until = self.plan.whole_until(first, at + nbytes)
-                views = row.cut(at - begin, until - begin)
-                self._fill(fd, views, at)
-                checks.append(checker.submit(self._compare, fd, first, at, views))
-                at, first = until, self.plan.covering(until - 1, until).stop
-        for check in checks:
-            check.result()
+            read_ahead(fd, *self._table)
+        at, first, asked = begin, blocks.start, begin
+        while at < end:
+            until = self.plan.whole_until(first, min(at + PIECE, end))
+            while until < end and asked < min(at + AHEAD, end):
+                read_ahead(fd, self.offset + asked, min(PIECE, end - asked))
+                asked += PIECE
+            views = row.cut(at - begin, until - begin)
+            self._fill(fd, views, at)
+            first = self._compare(fd, first, at, views)
+            at = until
 
     def check(self, fd: int) -> None:
         """Read and check every block.
@@ -201,9 +183,9 @@ class Extent:
             self._sums = self._load(fd)
         edges = self.plan.edges(first, start + sum(view.nbytes for view in views))
         stop = first + len(edges) - 1
-        found = Row(views).xxh3([edge - start for edge in edges])
-        if not np.array_equal(found, self._sums[first:stop]):
-            bad = int(np.flatnonzero(found != self._sums[first:stop])[0])
+        found, wanted = Row(views).xxh3([edge - start for edge in edges]), self._sums[first:stop].tolist()
+        if found != wanted:
+            bad = next(i for i, (one, other) in enumerate(zip(found, wanted, strict=True)) if one != other)
             at, end = edges[bad], edges[bad + 1]
             self._good[first : first + bad] = b"\1" * bad
             cells = self._describe(at // self.plan.cell_nbytes, (end - 1) // self.plan.cell_nbytes)
@@ -217,4 +199,7 @@ class Extent:
         try:
             scatter_into(fd, views, self.offset + start)
         except (EOFError, OSError) as error:
-            self.source.refuse(f"cannot be read at byte {self.offset + start}: {error}")
+            self._ends(start, error)
+
+    def _ends(self, start: int, error: Exception) -> NoReturn:
+        self.source.refuse(f"cannot be read at byte {self.offset + start}: {error}")

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from interp.store.manifest import Line, Manifest
-from interp.store.part import Part
+from interp.store.part import Chosen, Part
 from interp.store.storefile import Bundle, Shard
 
 
@@ -19,12 +17,12 @@ class Found:
     """Where some runs are.
 
     Attributes:
-        alone: runs that are read from their own files, and their places among those asked for.
-        bundled: by site-major file, numbers int64 [n] of runs in it and their places int64 [n].
+        alone: runs that are read from their own files, one each.
+        bundled: by site-major file, the runs that are read from it.
     """
 
-    alone: tuple[tuple[str, int], ...]
-    bundled: dict[str, tuple[np.ndarray, np.ndarray]]
+    alone: tuple[tuple[str, Chosen], ...]
+    bundled: dict[str, Chosen]
 
 
 class Files:
@@ -65,8 +63,8 @@ class Files:
     def parts(self, site: str, runs: Sequence[str] | None) -> list[Part]:
         """Where runs are read from: site-major files where they are up to date, else the runs' own; None for all."""
         found = self._all() if runs is None else self._find(runs)
-        parts = [self.shard(run).part(site, np.zeros(1, np.int64), np.array([place])) for run, place in found.alone]
-        return parts + [self._bundles[name].part(site, *where) for name, where in found.bundled.items()]
+        parts = [self.shard(run).part(site, chosen) for run, chosen in found.alone]
+        return parts + [self._bundles[name].part(site, chosen) for name, chosen in found.bundled.items()]
 
     def _all(self) -> Found:
         if self._found is None or self._found[0] != self.manifest.changes:  # thousands of runs: once, not for each site
@@ -80,9 +78,8 @@ class Files:
                 name, number = self.in_bundles[run]
                 pairs.setdefault(name, []).append((number, place))
             else:
-                alone.append((run, place))
-        arrays = {name: np.array(found, np.int64).T.copy() for name, found in pairs.items()}
-        return Found(tuple(alone), {name: (which, places) for name, (which, places) in arrays.items()})
+                alone.append((run, Chosen.of([(0, place)])))
+        return Found(tuple(alone), {name: Chosen.of(found) for name, found in pairs.items()})
 
     @cached_property
     def _bundles(self) -> dict[str, Bundle]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,8 @@ import numpy as np
 from interp.errors import StoreError
 from interp.store.codedextent import CodedExtent
 from interp.store.disk import bytes_of
-from interp.store.dtypes import DType
 from interp.store.extent import Extent
+from interp.store.part import Stretch
 
 MERGE = 1 << 16
 """Chosen tokens that are nearer than this many bytes are read in one go."""
@@ -29,22 +28,15 @@ class Cells:
 
     Attributes:
         extent: the bytes they are in.
-        cells: numbers of the cells in the extent, int [n].
-        slots: places in the result, int [n].
+        stretches: numbers of the cells in the extent, and their places in the result.
         cell_shape: sizes of a cell in this file.
         rows: chosen positions along the site's axis "token"; None for all.
     """
 
     extent: Extent | CodedExtent
-    cells: np.ndarray
-    slots: np.ndarray
+    stretches: tuple[Stretch, ...]
     cell_shape: tuple[int, ...]
     rows: np.ndarray | None
-
-    @cached_property
-    def stretches(self) -> tuple[tuple[int, int, int], ...]:
-        """(first cell, first slot, count) of stretches that follow one another in both."""
-        return tuple(_runs(self.cells, self.slots))
 
 
 def gather(requests: Iterable[Cells], out: np.ndarray, slots: int, token_axis: int | None) -> None:
@@ -56,7 +48,7 @@ def gather(requests: Iterable[Cells], out: np.ndarray, slots: int, token_axis: i
         slots: the product of its first three axes.
         token_axis: where "token" is among the cell's axes.
     """
-    flat = bytes_of(out)
+    flat = memoryview(out).cast("B")
     slot_nbytes = flat.nbytes // slots
     for request in requests:
         fd = request.extent.source.open()
@@ -67,8 +59,9 @@ def gather(requests: Iterable[Cells], out: np.ndarray, slots: int, token_axis: i
                     request.extent.read(fd, cell * slot_nbytes, place)
             else:
                 by_slot = out.reshape(slots, *out.shape[3:])
-                for cell, slot in zip(request.cells.tolist(), request.slots.tolist(), strict=True):
-                    _read_rows(fd, request, cell, by_slot[slot], token_axis or 0)
+                for cell, slot, count in request.stretches:
+                    for i in range(count):
+                        _read_rows(fd, request, cell + i, by_slot[slot + i], token_axis or 0)
         finally:
             os.close(fd)
 
@@ -130,18 +123,6 @@ def token_rows(asked: Tokens, kept: np.ndarray | None, grid: Any, what: str) -> 
     if len(lost):
         raise StoreError(f"{what}: token {lost[0]} was not kept; there are tokens {_some(kept.tolist())}")
     return rows
-
-
-def shaped(bits: np.ndarray, dtype: DType, as_: str) -> Any:
-    """Bits as what the caller wants: "numpy" (bfloat16 widened to float32) or "torch" (the stored dtype)."""
-    return dtype.to_torch(bits) if as_ == "torch" else dtype.widen(bits)
-
-
-def _runs(cells: np.ndarray, slots: np.ndarray) -> Iterable[tuple[int, int, int]]:
-    cuts = np.flatnonzero((np.diff(cells) != 1) | (np.diff(slots) != 1)) + 1
-    starts = [0, *cuts.tolist()]
-    for a, b in zip(starts, [*starts[1:], len(cells)], strict=True):
-        yield int(cells[a]), int(slots[a]), b - a
 
 
 def _read_rows(fd: int, request: Cells, cell: int, out: np.ndarray, token_axis: int) -> None:

@@ -308,9 +308,10 @@ class Store:
             return SiteView.of(self._files, site, self._chosen(runs))
         if not self.runs:
             self._chosen(None)  # says so
-        if site not in self._views:
-            self._views[site] = SiteView.of(self._files, site, None)
-        return self._views[site]
+        view = self._views.get(site)
+        if view is None:
+            view = self._views[site] = SiteView.of(self._files, site, None)
+        return view
 
     def labels(self, name: str, runs: Iterable[str] | None = None, site: str | None = None) -> np.ndarray:
         """A label over runs.

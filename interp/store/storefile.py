@@ -17,7 +17,7 @@ from interp.store.extent import Extent, Source
 from interp.store.index import LARGEST_INDEX, Index, Piece
 from interp.store.layout import SiteLayout, find_site
 from interp.store.manifest import Line
-from interp.store.part import Part
+from interp.store.part import Chosen, Part
 
 
 class StoreFile:
@@ -71,17 +71,11 @@ class StoreFile:
                 self._extents[name] = CodedExtent(self.source, entry.chunks, bits, entry.plan, sums, describe)
         return self._extents[name]
 
-    def part(self, name: str, which: np.ndarray, places: np.ndarray) -> Part:
-        """A site of some runs, and their places in a result.
-
-        Args:
-            name: site.
-            which: numbers int64 [n] of runs in this file.
-            places: int64 [n].
-        """
-        run, site = self.index.run, self.site(name)
-        extent = self.extent(name)
-        return Part(self.source.name, run, site, lambda: self.tokens(name), extent, self.total, which, places)
+    def part(self, name: str, chosen: Chosen) -> Part:
+        """A site of some runs."""
+        tokens = lambda: self.tokens(name)  # noqa: E731  one line, used once
+        extent, site = self.extent(name), self.index.sites[name].layout
+        return Part(self.source.name, self.index.run, site, tokens, extent, self.total, chosen)
 
     def numbers(self, fd: int, piece: Piece) -> np.ndarray:
         """Read and check small numbers from ``fd``, a descriptor of `source`."""

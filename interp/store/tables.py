@@ -124,7 +124,7 @@ def _on_grid(view: SiteView, tokens: Tokens) -> np.ndarray:
         rows, kept = view.rows(part, tokens), part.tokens()
         count = part.site.cell_shape[view.token_axis or 0]
         rows = np.arange(count) if rows is None else rows
-        found |= dict.fromkeys(part.places.tolist(), rows if kept is None else kept[rows])
+        found |= dict.fromkeys(part.chosen.places.tolist(), rows if kept is None else kept[rows])
     return np.stack([found[place] for place in range(view.runs)])
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from interp.errors import StoreError
 from interp.store import int8
 from interp.store.files import Files
-from interp.store.gather import Cells, Steps, Tokens, gather, positions, shaped, token_rows
+from interp.store.gather import Cells, Steps, Tokens, gather, positions, token_rows
 from interp.store.part import Part
 
 MANY = 10_000
@@ -67,7 +67,7 @@ class SiteView:
     def __init__(self, parts: Sequence[Part], site: str, scales: SiteView | None = None) -> None:
         self.parts, self.site, self.scales = parts, site, scales
         self._plans: dict[tuple[int | None, str | None], Plan] = {}
-        self.runs = sum(len(part.places) for part in parts)
+        self.runs = sum(len(part.chosen) for part in parts)
         self.layout = parts[0].site
         for name in ("axes", "dtype", "kind"):
             kinds = Counter(getattr(part.site, name) for part in parts)
@@ -86,18 +86,19 @@ class SiteView:
     def read(self, step: Steps, branch: str | Sequence[str] | None, tokens: Tokens, as_: str) -> Any:
         """See `interp.store.Store.read`."""
         key = None
-        if tokens is None and isinstance(step, int | None) and isinstance(branch, str | None):
+        if tokens is None and (step is None or isinstance(step, int)) and (branch is None or isinstance(branch, str)):
             key = (step, branch)
         plan = self._plans.get(key) if key else None
         if plan is None:
             plan = self._plan(step, branch, tokens)
             if key and not plan.run_first and len(self._plans) < MANY:  # of few, large files: small and used again
                 self._plans[key] = plan
-        bits = np.empty(plan.shape, self.layout.kind.bits)
+        kind = self.layout.kind
+        bits = np.empty(plan.shape, kind.bits)
         gather(plan.requests, bits, plan.slots, self.token_axis)
         found = plan.seen(bits)
         if self.scales is None:
-            return shaped(found, self.layout.kind, as_)
+            return kind.to_torch(found) if as_ == "torch" else kind.widen(found)
         return self.restored(found, self.scales.read(step, branch, None, "numpy"), as_)
 
     def restored(self, codes: np.ndarray, scales: np.ndarray, as_: str) -> Any:
@@ -120,17 +121,12 @@ class SiteView:
         # Read in the order in which most of it lies, so that long stretches go straight into the result.
         run_first = all(part.total == 1 for part in self.parts)
         order = (self.runs, steps, branches) if run_first else (steps, branches, self.runs)
-        slots = np.arange(self.runs * steps * branches).reshape(order)
-        slots = slots.transpose(1, 2, 0) if run_first else slots
+        requests = tuple(
+            Cells(part.extent, part.stretches(*where, None if run_first else self.runs), part.site.cell_shape, row)
+            for part, (*where, _, _), row in zip(self.parts, chosen, rows, strict=True)
+        )
         keep = (slice(None), slice(None) if keep_step else 0, slice(None) if keep_branch else 0)
-        return Plan(tuple(self._requests(chosen, rows, slots)), (*order, *cell_shape), run_first, keep)
-
-    def _requests(self, chosen: Sequence[Any], rows: Sequence[np.ndarray | None], slots: np.ndarray) -> Any:
-        for part, (steps, branches, *_), row in zip(self.parts, chosen, rows, strict=True):
-            cells, places = part.cells(steps, branches), slots[..., part.places]
-            if part.total == 1:  # cells of a shard follow one another over steps and branches
-                cells, places = cells.transpose(2, 0, 1), places.transpose(2, 0, 1)
-            yield Cells(part.extent, cells.reshape(-1), places.reshape(-1), part.site.cell_shape, row)
+        return Plan(requests, (*order, *cell_shape), run_first, keep)
 
     def choose(self, part: Part, step: Steps, branch: Any) -> tuple[list[int], list[int], bool, bool]:
         """Positions of the wanted steps and branches, and which axes are kept."""
@@ -165,7 +161,7 @@ class SiteView:
         if len(found) > 1:
             lines = []
             for shape, parts in found.items():
-                grid, count = parts[0].run.grid, sum(len(part.places) for part in parts)
+                grid, count = parts[0].run.grid, sum(len(part.chosen) for part in parts)
                 lines.append(f"{list(shape)} in {count} runs (grid {grid.frames} x {grid.rows} x {grid.cols})")
             raise StoreError(
                 f"site {self.site} has no one shape: {list(self.layout.axes[2:])} is {', '.join(lines)}; choose runs "

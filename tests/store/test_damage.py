@@ -94,7 +94,7 @@ def test_a_flipped_bit_in_data_names_the_block(copy: Path) -> None:
 
 
 def test_damage_anywhere_in_a_long_read(tmp_path: Path) -> None:
-    """9 MB are read in several stretches, which another thread checks."""
+    """9 MB are read and checked in several pieces."""
     shape = (4, 1, 24, 24_000)
     layout = layout_of("run0")
     site = SiteLayout("long", ("step", "branch", "token", "feature"), shape, "float32", branches=("cond",))
