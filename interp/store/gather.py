@@ -48,7 +48,7 @@ def gather(requests: Iterable[Cells], out: np.ndarray, slots: int, token_axis: i
         slots: the product of its first three axes.
         token_axis: where "token" is among the cell's axes.
     """
-    flat = memoryview(out).cast("B")
+    flat = out.data.cast("B")
     slot_nbytes = flat.nbytes // slots
     for request in requests:
         fd = request.extent.source.open()

@@ -121,9 +121,10 @@ class SiteView:
         # Read in the order in which most of it lies, so that long stretches go straight into the result.
         run_first = all(part.total == 1 for part in self.parts)
         order = (self.runs, steps, branches) if run_first else (steps, branches, self.runs)
+        runs = None if run_first else self.runs
         requests = tuple(
-            Cells(part.extent, part.stretches(*where, None if run_first else self.runs), part.site.cell_shape, row)
-            for part, (*where, _, _), row in zip(self.parts, chosen, rows, strict=True)
+            Cells(part.extent, part.stretches(at[0], at[1], runs), part.site.cell_shape, row)
+            for part, at, row in zip(self.parts, chosen, rows, strict=True)
         )
         keep = (slice(None), slice(None) if keep_step else 0, slice(None) if keep_branch else 0)
         return Plan(requests, (*order, *cell_shape), run_first, keep)
