@@ -18,8 +18,8 @@ from torch import Tensor
 
 from interp.errors import InterpError
 from interp.kept_pictures import kept_or_made
+from interp.kinds import check_sample, kind_of, ordinary
 from interp.runspec import RunSpec, SamplerSettings
-from interp.tasks.sample import Sample
 
 IMAGE_TOKENS = 257  # of one picture: CLIP ViT-H's 16 x 16 patches and a class token
 
@@ -38,6 +38,7 @@ class Conditioning:
             last where it is given; else None.
         control: what VACE's control blocks are given [batch, channel, latent_frame, row, col], else None.
         control_scale: by which their hints are multiplied [control_block], else None.
+        modular: timesteps are rounded to the model's dtype, and the solver is given the velocity in fp32.
     """
 
     prompt: Tensor
@@ -47,6 +48,7 @@ class Conditioning:
     image: Tensor | None = None
     control: Tensor | None = None
     control_scale: Tensor | None = None
+    modular: bool = False
 
 
 def transformer_input(pipe: Any, given: Conditioning, latents: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,7 +60,8 @@ def transformer_input(pipe: Any, given: Conditioning, latents: Tensor, t: Tensor
         per_token = (mask[0][0][:, ::2, ::2] * t).flatten()
         return x.to(dtype), per_token.unsqueeze(0).expand(latents.shape[0], -1)
     x = latents if given.condition is None else torch.cat([latents, given.condition], dim=1)
-    return x.to(dtype), t.expand(latents.shape[0])
+    timestep = t.expand(latents.shape[0])
+    return x.to(dtype), timestep.to(dtype) if given.modular else timestep
 
 
 def velocity_of(model: Any, given: Conditioning, branch: str, x: Tensor, timestep: Tensor) -> Tensor:
@@ -96,15 +99,17 @@ def encode(
     Raises:
         InterpError: a sample lacks what the pipeline needs, or has what it would not look at.
     """
+    kind, given_pipe, pipe = kind_of(pipe), pipe, ordinary(pipe)
     transformer = pipe.transformer if pipe.transformer is not None else pipe.transformer_2
-    dtype, guided = transformer.dtype, len(settings.branches) > 1
+    dtype = pipe.text_encoder.dtype if kind.modular else transformer.dtype
+    guided = len(settings.branches) > 1
     texts: dict[str, tuple[Tensor, Tensor | None]] = {}
-    encode_given = _encode_control if type(pipe).__name__ == "WanVACEPipeline" else _encode_image
+    encode_given = _encode_control if kind.control else partial(_encode_image, resized=kind.modular)
     images: dict[tuple[str, str, str | None], _ImageRow] = {}
     prompts, negatives, rows, starts = [], [], [], []
     for spec in specs:
         sample = spec.sample
-        check_sample(pipe, sample)
+        check_sample(given_pipe, sample)
         if sample.prompt not in texts:
             texts[sample.prompt] = pipe.encode_prompt(
                 prompt=sample.prompt,
@@ -120,11 +125,10 @@ def encode(
         looks = (sample.task, sample.key, sample.pictures)
         if looks not in images:
             size = (sample.height, sample.width, sample.num_frames)
-            of = (spec.model_hash, type(pipe).__name__, str(device), dtype, size, looks)
+            of = (spec.model_hash, type(given_pipe).__name__, str(device), dtype, size, looks)
             images[looks] = kept_or_made(of, partial(encode_given, pipe, spec, device, dtype))
         rows.append(images[looks])
-        noised = type(pipe).__name__ == "WanVideoToVideoPipeline"
-        starts.append(_noised(pipe, spec, scheduler, device) if noised else _noise(pipe, spec, device))
+        starts.append(_noised(pipe, spec, scheduler, device) if kind.video else _noise(pipe, spec, device))
     conditions = [row.condition for row in rows if row.condition is not None]
     pictures = [row.image for row in rows if row.image is not None]
     controls = [row.control for row in rows if row.control is not None]
@@ -138,54 +142,10 @@ def encode(
             image=torch.stack(pictures) if pictures else None,
             control=torch.cat(controls) if controls else None,
             control_scale=scale,
+            modular=kind.modular,
         ),
         torch.cat(starts),
     )
-
-
-def check_sample(pipe: Any, sample: Sample) -> None:
-    """Refuse a sample that lacks what the pipeline needs, or has what it would silently not look at.
-
-    Raises:
-        InterpError: see above.
-    """
-    kind = type(pipe).__name__
-    starts_from_video, takes_image = kind == "WanVideoToVideoPipeline", hasattr(pipe, "image_encoder")
-    controlled = kind == "WanVACEPipeline"
-    for name, wanted in (("video", starts_from_video), ("image", takes_image)):
-        if wanted and getattr(sample, name) is None:
-            raise InterpError(f"{kind} starts from {_NAMES[name]}, and sample {sample.key!r} has none: set {name}=")
-    for name, taken in (
-        ("video", starts_from_video or controlled),
-        ("mask", controlled),
-        ("image", takes_image),
-        ("last_image", takes_image),
-    ):
-        if not taken and getattr(sample, name) is not None:
-            raise InterpError(
-                f"{kind} does not look at {_NAMES[name]}, and sample {sample.key!r} has one; leave it out "
-                "(dataclasses.replace(sample, " + f"{name}=None)), or take a pipeline that is given one"
-            )
-    for name, frames in (("video", sample.video), ("mask", sample.mask)):
-        if frames is not None and len(frames) != sample.num_frames:
-            raise InterpError(f"sample {sample.key!r} has a {name} of {len(frames)} frames, not {sample.num_frames}")
-    if sample.mask is not None and sample.video is None:
-        raise InterpError(f"sample {sample.key!r} has a mask and no video for it; set video=")
-    if not takes_image:
-        return
-    if sample.last_image is not None and pipe.config.get("expand_timesteps"):
-        raise InterpError(f"{kind} with a timestep per token does not look at a last frame; leave last_image out")
-    transformer = pipe.transformer
-    if transformer is not None and transformer.config.image_dim is not None:
-        paired = transformer.condition_embedder.image_embedder.pos_embed is not None
-        if paired != (sample.last_image is not None):
-            needs = (
-                "both a first and a last frame: set last_image=" if paired else "no last frame: leave last_image out"
-            )
-            raise InterpError(f"this checkpoint's image embedder takes {needs}")
-
-
-_NAMES = {"video": "a video", "image": "a first frame", "last_image": "a last frame", "mask": "a mask"}
 
 
 @dataclass(frozen=True)
@@ -196,11 +156,15 @@ class _ImageRow:
     control: Tensor | None = None
 
 
-def _encode_image(pipe: Any, spec: RunSpec, device: Any, dtype: torch.dtype) -> _ImageRow:
-    """Condition channels (and CLIP states, for Wan 2.1) of one first frame, and of a last one."""
+def _encode_image(pipe: Any, spec: RunSpec, device: Any, dtype: torch.dtype, *, resized: bool) -> _ImageRow:
+    """Condition channels (and CLIP states, for Wan 2.1) of one first frame, and of a last one.
+
+    Modular pipelines resize a picture first, as Pillow does by itself, and show that to CLIP, too.
+    """
     sample = spec.sample
     if sample.image is None:
         return _ImageRow()
+    image = sample.image.resize((sample.width, sample.height)) if resized else sample.image
 
     def pixels(picture: Any) -> Tensor:
         size = {"height": sample.height, "width": sample.width}
@@ -208,7 +172,7 @@ def _encode_image(pipe: Any, spec: RunSpec, device: Any, dtype: torch.dtype) -> 
         return found
 
     outputs = pipe.prepare_latents(
-        pixels(sample.image),
+        pixels(image),
         1,
         pipe.vae.config.z_dim,
         sample.height,
@@ -222,7 +186,7 @@ def _encode_image(pipe: Any, spec: RunSpec, device: Any, dtype: torch.dtype) -> 
     )
     clip = None
     if pipe.transformer is not None and pipe.transformer.config.image_dim is not None:
-        both = sample.image if sample.last_image is None else [sample.image, sample.last_image]
+        both = image if sample.last_image is None else [image, sample.last_image]
         clip = pipe.encode_image(both, device).to(dtype)
     frame_mask = outputs[2] if pipe.config.get("expand_timesteps") else None
     return _ImageRow(outputs[1], frame_mask, clip)

@@ -7,24 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import ModelError, suggest
+from interp.kinds import check_kind
 
-SUPPORTED = ("WanImageToVideoPipeline", "WanPipeline", "WanVideoToVideoPipeline", "WanVACEPipeline")
-"""Run by our own step loop, and observed."""
-_MODULAR = (
-    "modular pipelines run their own blocks and guiders; build the ordinary pipeline from its components to run it "
-    "step by step"
-)
-OBSERVED = {
-    "WanModularPipeline": _MODULAR,
-    "WanImage2VideoModularPipeline": _MODULAR,
-    "Wan22ModularPipeline": _MODULAR,
-    "Wan22Image2VideoModularPipeline": _MODULAR,
-}
-"""Observed only, and why the step loop does not run them."""
-REFUSED = {
-    "WanAnimatePipeline": "it copies the Wan block classes and adds segments and face adapters",
-    "Wan22VaceModularPipeline": "diffusers calls it experimental; take WanVACEPipeline",
-}
 TRAINED_HERE = {"wan-maze-mini": "make train-mini", "wan-puzzle-mini": "make train-puzzle"}
 
 
@@ -105,26 +89,5 @@ def check_pipeline(pipe: Any) -> Any:
     Raises:
         ModelError: it is another class, or one that is refused by name.
     """
-    kind, known = type(pipe).__name__, ", ".join((*SUPPORTED, *OBSERVED))
-    if kind in REFUSED:
-        raise ModelError(f"{kind} is not supported: {REFUSED[kind]}; supported are {known}")
-    if kind not in SUPPORTED and kind not in OBSERVED:
-        raise ModelError(
-            f"{kind} is not a Wan pipeline this package can trace; supported are {known}; "
-            "give a pipeline object, a diffusers folder, a hub id or a bundled name"
-        )
+    check_kind(pipe)
     return pipe
-
-
-def check_loop(pipe: Any) -> None:
-    """Refuse to run what can only be observed.
-
-    Raises:
-        ModelError: the step loop does not run this pipeline.
-    """
-    kind = type(pipe).__name__
-    if kind in OBSERVED:
-        raise ModelError(
-            f"{kind} can be watched, not run by the lab: {OBSERVED[kind]}; "
-            "or put your own call inside with lab.observe(...)"
-        )

@@ -11,8 +11,8 @@ from interp.conditioning import IMAGE_TOKENS
 from interp.errors import InterpError, suggest
 from interp.fingerprint import fingerprint
 from interp.grid import TokenGrid
+from interp.kinds import check_loop
 from interp.lora import adapters_of
-from interp.model import check_loop
 from interp.presets import preset_named
 from interp.runspec import RunSpec, SamplerSettings
 from interp.sampler import transformer_of
@@ -26,7 +26,6 @@ def planned(
     pipe: Any, name: str, samples: Sequence[Sample], seeds: Sequence[int], preset: str | None, said: Mapping[str, Any]
 ) -> list[RunSpec]:
     """Runs of every sample with every seed; see `interp.Lab.plan`."""
-    check_loop(pipe)
     known = [f.name for f in dataclasses.fields(SamplerSettings)]
     for setting in said:
         if setting not in known:
@@ -34,6 +33,7 @@ def planned(
                 f"{setting} is not a sampler setting{suggest(setting, known)}; there are {', '.join(known)}"
             )
     settings = settings_for(pipe, SamplerSettings(**((preset_named(preset) if preset else {}) | dict(said))))
+    check_loop(pipe, settings)
     config = build_scheduler(pipe, settings).config
     described = json.dumps({k: v for k, v in config.items() if not k.startswith("_")}, sort_keys=True, default=str)
     now, adapters = fingerprint(pipe), adapters_of(pipe)

@@ -175,6 +175,7 @@ def _one_step(pipe: Any, plan: Plan, scheduler: Any, index: int, latents: Tensor
         found.append(velocity if editor is None else editor.on_velocity(branch, index, latents, velocity))
     cond, uncond = found if len(found) > 1 else (found[0], None)
     guided = cond if uncond is None else uncond + scale * (cond - uncond)
+    guided = guided.float() if given.modular else guided
     if editor is not None:
         guided = editor.on_velocity("guided", index, latents, guided)
         editor.on_solver(scheduler, latents, guided)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from interp.errors import InterpError, ModelError
+from interp.kinds import kind_of
 from interp.runspec import SamplerSettings
 from interp.trajectory import Schedule
 
@@ -22,15 +23,15 @@ def settings_for(pipe: Any, settings: SamplerSettings) -> SamplerSettings:
     Raises:
         InterpError: a strength or hints' scales for a pipeline that has none, or not one scale a control block.
     """
-    kind = type(pipe).__name__
-    if kind == "WanVACEPipeline":
+    kind, name = kind_of(pipe), type(pipe).__name__
+    if kind.control:
         settings = _with_scales(pipe, settings)
     elif settings.conditioning_scale is not None:
-        raise InterpError(f"conditioning_scale={settings.conditioning_scale} is for VACE; {kind} has no control blocks")
-    if kind == "WanVideoToVideoPipeline":
+        raise InterpError(f"conditioning_scale={settings.conditioning_scale} is for VACE; {name} has no control blocks")
+    if kind.video:
         return settings if settings.strength is not None else dataclasses.replace(settings, strength=STRENGTH)
     if settings.strength is not None:
-        raise InterpError(f"strength={settings.strength} is for video-to-video; {kind} runs every step of its schedule")
+        raise InterpError(f"strength={settings.strength} is for video-to-video; {name} runs every step of its schedule")
     return settings
 
 

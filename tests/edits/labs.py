@@ -10,9 +10,10 @@ import torch
 import interp
 from interp.runspec import RunSpec
 from tests import pipelines
-from tests.tracer.runs import KINDS as ALL_KINDS
-from tests.tracer.runs import arguments_of, specs_of
+from tests.tracer.runs import KINDS as ORDINARY
+from tests.tracer.runs import MODULAR, arguments_of, specs_of
 
+ALL_KINDS = ORDINARY | {kind: MODULAR[kind] for kind in ("modular i2v two experts",)}
 KINDS: dict[str, Any] = {kind: ALL_KINDS[kind] for kind in ("i2v two experts", "t2v", "ti2v image")}
 
 

@@ -26,20 +26,22 @@ KINDS: dict[str, Any] = {
     "vace": pipelines.tiny_vace,
     "vace two experts": lambda **k: pipelines.tiny_vace(two_experts=True, **k),
 }
-"""Every pipeline that the step loop runs."""
+"""Every ordinary pipeline."""
 
 
 def _modular(kind: str) -> Any:
     return lambda **k: pipelines.tiny_modular(KINDS[kind](**k))
 
 
-OBSERVED: dict[str, Any] = {
+MODULAR: dict[str, Any] = {
     "modular t2v": _modular("t2v"),
     "modular t2v two experts": _modular("t2v two experts"),
     "modular i2v two experts": _modular("i2v two experts"),
     "modular i2v clip": _modular("i2v clip"),
 }
-"""Every pipeline that is observed and not run."""
+"""Modular pipelines, whose hook points are those of their siblings."""
+RUN = KINDS | MODULAR
+"""Every pipeline that the step loop runs."""
 
 
 def arguments_of(kind: str, pipe: Any, **options: Any) -> dict[str, Any]:

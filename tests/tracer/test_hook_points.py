@@ -17,7 +17,7 @@ from interp.lab import Lab, load
 from interp.runspec import RunSpec
 from interp.sites import SITES, Site, site_named
 from tests import pipelines
-from tests.tracer.runs import KINDS, specs_of
+from tests.tracer.runs import KINDS, RUN, specs_of
 from tests.tracer.walk import everything, walk
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -33,7 +33,7 @@ def on_the_page(site: Site, request: pytest.FixtureRequest) -> bool:
 @pytest.mark.parametrize("site", SITES, ids=lambda site: site.name)
 def test_fires_once(site: Site, request: pytest.FixtureRequest) -> None:
     """In every kind of pipeline, at every layer, step and branch, in the expert of that step."""
-    for kind in KINDS:
+    for kind in RUN:
         run = walk(kind)
         names = [name for name in run.space.sites if site_named(name) is site]
         there = {"vace": "vace" in kind, "image": "clip" in kind}.get(site.family, True)
@@ -49,7 +49,7 @@ def test_fires_once(site: Site, request: pytest.FixtureRequest) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", RUN)
 def test_shapes_are_the_declared_ones_and_looking_changes_nothing(kind: str, dtype: str) -> None:
     run = walk(kind, DTYPES[dtype])
     assert run.same

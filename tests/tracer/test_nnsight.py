@@ -19,17 +19,17 @@ from interp.lab import load
 from interp.sites import site_named
 from tests import pipelines
 from tests.edits.labs import lab_and_runs, results, short_call, state
-from tests.tracer.runs import sample_of
-from tests.tracer.test_sampler import KINDS
+from tests.tracer.runs import KINDS, RUN, sample_of
 
-SEEN = [kind for kind in KINDS if "last frame" not in kind]  # whose hook points are those of their siblings
+SEEN = [kind for kind in KINDS if "last frame" not in kind] + ["modular i2v two experts"]
+"""Hook points of the others are those of their siblings."""
 RESID = "blocks.1.hook_resid_post"
 
 
 @functools.cache  # a trace gives the pipeline back as it was, so tests can share it
 def lab_and_run(kind: str, steps: int = 2, guidance: float = 4.0, **more: Any) -> tuple[Any, Any]:
     """Two experts run one step each."""
-    pipe = KINDS[kind](scheduler="unipc", **more)
+    pipe = RUN[kind](scheduler="unipc", **more)
     call = pipelines.call_arguments if "clip" in kind else short_call  # Wan2.1 splits image from text at 512 tokens
     arguments = {"max_sequence_length": 512} | call(pipe, guidance=guidance, steps=steps)
     lab = load(pipe)

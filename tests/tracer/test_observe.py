@@ -8,26 +8,26 @@ import torch
 from interp.errors import InterpError, SelectionError
 from interp.lab import load
 from tests import pipelines
-from tests.tracer.runs import KINDS, arguments_of, bare_latents, specs_of
+from tests.tracer.runs import RUN, arguments_of, bare_latents, call, specs_of
 
 
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", RUN)
 def test_both_ways_in_see_the_same_tensors(kind: str, guidance: float) -> None:
-    pipe = KINDS[kind](scheduler="unipc")
+    pipe = RUN[kind](scheduler="unipc")
     arguments = arguments_of(kind, pipe, guidance=guidance, steps=4)
     lab = load(pipe)
     patterns = ["blocks.*.hook_resid_post", "blocks.1.attn.hook_z", "blocks.0.hook_mlp_out"]
     result = lab.run(specs_of(lab, arguments, [3])[0], patterns)
     with lab.observe(patterns) as seen:
-        latents = bare_latents(pipe, arguments, [3])
+        latents = call(pipe, arguments, [3])
     assert torch.equal(latents[0].float(), result.trajectory.result)
     assert {site for site, _, _ in seen.tensors} == set(result.captured)
     branches = ["cond", "uncond"][: 1 + (guidance > 1)]
     for site, kept in result.captured.items():
         for b, branch in enumerate(branches):
             assert torch.equal(seen.stack(site, branch)[:, 0], kept[:, b]), (site, branch)
-    experts = [call.expert for call in seen.calls if call.branch == "cond"]
+    experts = [forward.expert for forward in seen.calls if forward.branch == "cond"]
     assert experts == list(result.trajectory.schedule.experts)
 
 

@@ -13,19 +13,19 @@ from interp.lab import Lab, load
 from interp.runspec import SamplerSettings
 from interp.sampler import SolverState, prepare, run_steps
 from tests import pipelines
-from tests.tracer.runs import KINDS, arguments_of, bare_latents, sample_of, seeds_of, specs_of
+from tests.tracer.runs import RUN, arguments_of, bare_latents, call, sample_of, seeds_of, specs_of
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
 @pytest.mark.parametrize("scheduler", ["euler", "unipc"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", RUN)
 def test_latents_are_bit_equal_to_the_bare_pipeline(
     kind: str, scheduler: str, guidance: float, dtype: torch.dtype
 ) -> None:
-    pipe = KINDS[kind](scheduler=scheduler, dtype=dtype)
+    pipe = RUN[kind](scheduler=scheduler, dtype=dtype)
     arguments, seeds = arguments_of(kind, pipe, guidance=guidance), seeds_of(kind)
-    expected = bare_latents(pipe, arguments, seeds)
+    expected = call(pipe, arguments, seeds)
     lab = load(pipe)
     got = torch.stack([t.result for t in lab.run_batch(specs_of(lab, arguments, seeds))])
     assert torch.equal(got, expected.float())

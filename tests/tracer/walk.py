@@ -15,7 +15,7 @@ from interp.lab import Lab, load
 from interp.sampler import Call, Step
 from interp.selection import AddressSpace, Selection, select
 from interp.trajectory import Trajectory
-from tests.tracer.runs import KINDS, arguments_of, bare_latents, seeds_of, specs_of
+from tests.tracer.runs import RUN, arguments_of, call, seeds_of, specs_of
 
 GUIDANCE = 5.0
 
@@ -73,9 +73,9 @@ def walk(kind: str, dtype: torch.dtype = torch.float32) -> Walk:
 
 @cache  # which would take an argument that is given and one that is left out for two different ones
 def _walked(kind: str, dtype: torch.dtype) -> Walk:
-    pipe = KINDS[kind](scheduler="unipc", dtype=dtype)
+    pipe = RUN[kind](scheduler="unipc", dtype=dtype)
     arguments, seeds = arguments_of(kind, pipe, guidance=GUIDANCE, steps=3), seeds_of(kind)
-    expected = bare_latents(pipe, arguments, seeds)
+    expected = call(pipe, arguments, seeds)
     lab = load(pipe)
     specs = specs_of(lab, arguments, seeds)
     resolution = everything().resolve(lab.space(specs[0]))
