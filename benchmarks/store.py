@@ -5,10 +5,10 @@
     python -m benchmarks.store --quick 1                  # seconds; figures that mean nothing
 
 Writing: 84 MB, 1 MB and 2 KB events with fsync; background writing beside a producer. Reading: one cell over 300 runs
-and the whole grid. Consolidating, beside a copy of the shards. Codecs, on activations of the bundled model. The limit
-is the disk (or, warm, memory), which the raw cases measure in the same rounds. "Cold" means that this machine's page
-cache was dropped for the files by ``posix_fadvise``, which needs no root; a cache beneath, of a virtual machine's host
-or of the drive, may still hold them.
+(1.2 and 49 MB) and the whole grid. Consolidating, beside a copy of the shards. Codecs, on activations of the bundled
+model. The limit is the disk (or, warm, memory), which the raw cases measure in the same rounds. "Cold" means that this
+machine's page cache was dropped for the files by ``posix_fadvise``, which needs no root; a cache beneath, of a virtual
+machine's host or of the drive, may still hold them.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,9 @@ class Scale:
         large_tokens: tokens of a large event, of 5120 features.
         peers: at most so many small events go to peers that need milliseconds for each; rates are compared.
         background_runs: runs of middle events in the background case.
-        runs, steps, sites, groups: of the store that is read, with 256 features.
+        runs, steps, sites, groups, features: of the store that is read.
+        wide_groups, wide_features: of another one, whose cells are as large as those of a large model; it has two sites
+            and two steps.
         consolidated_tokens: of a cell of the store that is consolidated, in place of ``groups``.
         coded_runs, coded_steps: of the bundled model, whose activations are coded.
     """
@@ -42,9 +44,17 @@ class Scale:
     steps: int = 20
     sites: int = 12
     groups: int = 8
+    features: int = 256
+    wide_groups: int = 16
+    wide_features: int = 5120
     consolidated_tokens: int = 64
     coded_runs: int = 16
     coded_steps: int = 20
+
+    @property
+    def wide(self) -> Scale:
+        """The store with larger cells."""
+        return replace(self, steps=2, sites=2, groups=self.wide_groups, features=self.wide_features)
 
 
 FULL = Scale()
@@ -59,6 +69,9 @@ QUICK = Scale(
     steps=3,
     sites=2,
     groups=2,
+    features=16,
+    wide_groups=2,
+    wide_features=64,
     consolidated_tokens=4,
     coded_runs=1,
     coded_steps=2,

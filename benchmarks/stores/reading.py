@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,32 +34,44 @@ class Reading:
     Args:
         folder: where they are made.
         scale: how large.
+        alone: make no peers.
     """
 
-    def __init__(self, folder: Path, scale: Scale) -> None:
-        self.folder, self.scale = folder, scale
+    def __init__(self, folder: Path, scale: Scale, alone: bool = False) -> None:
+        self.folder, self.scale, self.alone = folder, scale, alone
         self.store = self._write()
         (line,) = self.store.bundle_lines()
         self._file = self.store.path / "consolidated" / f"{line.run}.h5"
         with h5py.File(self._file) as file:
             self._offsets = [file[f"sites/site{i}"].id.get_offset() for i in range(scale.sites)]
-        self.cell_nbytes = scale.runs * scale.groups * 256 * 2
+        self.cell_nbytes = scale.runs * scale.groups * scale.features * 2
         self.nbytes = self.cell_nbytes * scale.steps * scale.sites
 
     def _write(self) -> Store:
         scale = self.scale
         store = Store.create(self.folder / "store")
-        for name in ("h5", "safetensors", "pt"):
-            (self.folder / name).mkdir()
-        arrays = self._zarr_arrays()
+        keep = None if self.alone else self._peers()
         for run in range(scale.runs):
-            layout = layout_of(f"run{run:04}", scale.steps, scale.sites, scale.groups, 256)
-            tensors = {site.site: numbers(scale.steps, scale.groups, 256) for site in layout.sites}
+            layout = layout_of(f"run{run:04}", scale.steps, scale.sites, scale.groups, scale.features)
+            tensors = {site.site: numbers(scale.steps, scale.groups, scale.features) for site in layout.sites}
             with store.writer(layout.run, layout) as writer:
                 for site, tensor in tensors.items():
                     for step in range(scale.steps):
                         writer.write(site, step, 0, tensor[step])
                 writer.finish()
+            if keep is not None:
+                keep(run, tensors)
+        consolidate(store)
+        sync(self.folder)
+        return store
+
+    def _peers(self) -> Callable[[int, dict[str, torch.Tensor]], None]:
+        """What writes a run as each peer does."""
+        for name in ("h5", "safetensors", "pt"):
+            (self.folder / name).mkdir()
+        arrays = self._zarr_arrays()
+
+        def keep(run: int, tensors: dict[str, torch.Tensor]) -> None:
             with h5py.File(self.folder / "h5" / f"{run}.h5", "w") as file:
                 for site, tensor in tensors.items():
                     file[site] = tensor.view(torch.uint16).numpy()
@@ -66,15 +79,14 @@ class Reading:
             torch.save(tensors, self.folder / "pt" / f"{run}.pt")
             for site, tensor in tensors.items():
                 arrays[site][run] = tensor.view(torch.uint16).numpy()
-        consolidate(store)
-        sync(self.folder)
-        return store
+
+        return keep
 
     def _zarr_arrays(self) -> dict[str, Any]:
         import zarr
 
         scale = self.scale
-        whole = (scale.runs, scale.steps, scale.groups, 256)
+        whole = (scale.runs, scale.steps, scale.groups, scale.features)
         group = zarr.create_group(self.folder / "zarr")
         return {
             f"site{i}": group.create_array(f"site{i}", shape=whole, chunks=(1, *whole[1:]), dtype="uint16")
@@ -167,43 +179,52 @@ class Reading:
 
 def read_rows(folder: Path, scale: Scale, rounds: int, only: str = "") -> list[dict[str, Any]]:
     """Milliseconds of every case whose name begins with ``only``."""
-    chosen = {f"one cell over {scale.runs} runs": False, "the whole grid": True}
-    chosen = {what: grid for what, grid in chosen.items() if f"read {what}".startswith(only)}
-    if not chosen:
-        return []
-    reading = Reading(folder, scale)
+    cell, large = f"one cell over {scale.runs} runs", f"{scale.wide_groups} tokens of {scale.wide_features} features"
     rows = []
-    for what, grid in chosen.items():
-        nbytes = reading.nbytes if grid else reading.cell_nbytes
-        for cold in (True, False):
-            for first in (True, False):
-                if not first:
-                    reading.ours(grid)
-                cases: dict[str, Callable[[], Any]] = {"ours": partial(reading.ours, grid)}
-                # A cell takes a millisecond, and some of them go astray: more of them are measured.
-                many = rounds if grid else 10 * rounds
-                before = partial(reading.ready, first, reading.store.path / "consolidated" if cold else None)
-                pairs = [rounds_of(cases | {"raw preadv": partial(reading.raw, grid)}, many, before=before)]
-                if first == cold:  # a cold read is most often a first one, a warm one a later one
-                    cases |= {name: partial(peer, grid) for name, peer in reading.peers().items()}
-                    before = partial(reading.ready, first, folder if cold else None)
-                    pairs.append(rounds_of(cases, rounds, before=before))
-                said = f"{'cold' if cold else 'warm'}, {'first read, all checked' if first else 'read before'}"
-                for ours, name, one in [(times["ours"], *each) for times in pairs for each in list(times.items())[1:]]:
-                    ratio, raw = one.ratio(ours), name.startswith("raw")
-                    wanted = (0.9 if first == cold else None) if raw else 1.0
-                    rows.append(
-                        row(
-                            f"read {what}: {said}",
-                            1000 * ours.median,
-                            name,
-                            1000 * one.median,
-                            "ms",
-                            "" if wanted is None else ">= 0.9x speed" if raw else "> 1x speed",
-                            None if wanted is None else ratio >= wanted,
-                            speed=ratio,
-                            quartiles=[1000 * second for second in ours.spread],
-                            bytes=nbytes,
-                        )
-                    )
+    for chosen, what, alone in (
+        (scale, {cell: False, "the whole grid": True}, False),
+        (scale.wide, {f"{cell}, {large}": False}, True),
+    ):
+        what = {name: grid for name, grid in what.items() if f"read {name}".startswith(only)}
+        if what:
+            place = folder / ("wide" if alone else "narrow")
+            place.mkdir()
+            reading = Reading(place, chosen, alone)
+            rows += [one for name, grid in what.items() for one in _rows(reading, name, grid, rounds)]
+    return rows
+
+
+def _rows(reading: Reading, what: str, grid: bool, rounds: int) -> list[dict[str, Any]]:
+    """Rows of one case: read for the first time and again, from cold and from warm caches."""
+    rows = []
+    for cold, first in product((True, False), repeat=2):
+        if not first:
+            reading.ours(grid)
+        cases: dict[str, Callable[[], Any]] = {"ours": partial(reading.ours, grid)}
+        # A cell takes a millisecond, and some of them go astray: more of them are measured.
+        many = rounds if grid else 10 * rounds
+        before = partial(reading.ready, first, reading.store.path / "consolidated" if cold else None)
+        pairs = [rounds_of(cases | {"raw preadv": partial(reading.raw, grid)}, many, before=before)]
+        if first == cold and not reading.alone:  # a cold read is most often a first one, a warm one a later one
+            cases |= {name: partial(peer, grid) for name, peer in reading.peers().items()}
+            before = partial(reading.ready, first, reading.folder if cold else None)
+            pairs.append(rounds_of(cases, rounds, before=before))
+        said = f"{'cold' if cold else 'warm'}, {'first read, all checked' if first else 'read before'}"
+        for ours, name, one in [(times["ours"], *each) for times in pairs for each in list(times.items())[1:]]:
+            ratio, raw = one.ratio(ours), name.startswith("raw")
+            wanted = (0.9 if first == cold else None) if raw else 1.0
+            rows.append(
+                row(
+                    f"read {what}: {said}",
+                    1000 * ours.median,
+                    name,
+                    1000 * one.median,
+                    "ms",
+                    "" if wanted is None else ">= 0.9x speed" if raw else "> 1x speed",
+                    None if wanted is None else ratio >= wanted,
+                    speed=ratio,
+                    quartiles=[1000 * second for second in ours.spread],
+                    bytes=reading.nbytes if grid else reading.cell_nbytes,
+                )
+            )
     return rows

@@ -18,8 +18,9 @@ from interp.store.disk import TO_READ, pread_into, read_ahead, scatter_into
 PIECE = LARGE // 4
 """Bytes of a first read that are fetched, and then checked, at a time: so little is still in the processor's cache."""
 
-AHEAD = 64 * LARGE
-"""Bytes that are asked of the disk ahead of what is being checked, so that it has always something to do."""
+SHORT = 8 * LARGE
+"""Bytes up to which all pieces of a first read are asked of the disk before the first is fetched. Of a longer read the
+system fetches ahead by itself, as soon as it has seen two pieces; asking would take longer than that."""
 
 
 class Source:
@@ -151,12 +152,12 @@ class Extent:
         row = Row([memoryview(bytearray(start - begin)), out, memoryview(bytearray(end - stop))])
         if self._sums is None:
             read_ahead(fd, *self._table)
-        at, first, asked = begin, blocks.start, begin
+        if PIECE < end - begin <= SHORT:
+            for at in range(begin, end, PIECE):
+                read_ahead(fd, self.offset + at, min(PIECE, end - at))
+        at, first = begin, blocks.start
         while at < end:
             until = self.plan.whole_until(first, min(at + PIECE, end))
-            while until < end and asked < min(at + AHEAD, end):
-                read_ahead(fd, self.offset + asked, min(PIECE, end - asked))
-                asked += PIECE
             views = row.cut(at - begin, until - begin)
             self._fill(fd, views, at)
             first = self._compare(fd, first, at, views)

@@ -44,8 +44,8 @@ def gather(requests: Iterable[Cells], out: np.ndarray, slots: int, token_axis: i
 
     Args:
         requests: what goes where.
-        out: bits [<three axes>, <cell axes, chosen tokens>], contiguous.
-        slots: the product of its first three axes.
+        out: bits [<some axes>, <cell axes, chosen tokens>], contiguous.
+        slots: cells in it.
         token_axis: where "token" is among the cell's axes.
     """
     flat = out.data.cast("B")
@@ -58,7 +58,7 @@ def gather(requests: Iterable[Cells], out: np.ndarray, slots: int, token_axis: i
                     place = flat[slot * slot_nbytes : (slot + count) * slot_nbytes]
                     request.extent.read(fd, cell * slot_nbytes, place)
             else:
-                by_slot = out.reshape(slots, *out.shape[3:])
+                by_slot = out.reshape(slots, *out.shape[out.ndim - len(request.cell_shape) :])
                 for cell, slot, count in request.stretches:
                     for i in range(count):
                         _read_rows(fd, request, cell + i, by_slot[slot + i], token_axis or 0)

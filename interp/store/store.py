@@ -47,7 +47,7 @@ class Store:
         self.path = path
         self.provenance = dict(provenance)
         self.manifest = Manifest(path / "manifest.jsonl")
-        self._views: dict[str, SiteView] = {}
+        self._views: dict[tuple[str, int], SiteView] = {}
         self._runs: tuple[int, tuple[str, ...]] = (-1, ())
         self.refresh()
 
@@ -306,11 +306,12 @@ class Store:
         """
         if runs is not None:
             return SiteView.of(self._files, site, self._chosen(runs))
-        if not self.runs:
-            self._chosen(None)  # says so
-        view = self._views.get(site)
+        key = site, self.manifest.changes
+        view = self._views.get(key)
         if view is None:
-            view = self._views[site] = SiteView.of(self._files, site, None)
+            if not self.runs:
+                self._chosen(None)  # says so
+            view = self._views[key] = SiteView.of(self._files, site, None)
         return view
 
     def labels(self, name: str, runs: Iterable[str] | None = None, site: str | None = None) -> np.ndarray:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,29 +25,15 @@ class Plan:
 
     Attributes:
         requests: cells and where they go.
-        shape: sizes of the array that is read: run, step and branch, or step, branch and run, then the cell's axes.
-        run_first: which of the two orders.
-        keep: what of the axes run, step and branch the caller sees.
+        slots: cells that are read.
+        shape: sizes of the array that is read.
+        axes: the order of its axes in which the caller sees them, [run, step?, branch?, <cell axes>]; None: as it is.
     """
 
     requests: tuple[Cells, ...]
+    slots: int
     shape: tuple[int, ...]
-    run_first: bool
-    keep: tuple[Any, Any, Any]
-
-    @cached_property
-    def slots(self) -> int:
-        """Cells that are read."""
-        return math.prod(self.shape[:3])
-
-    def seen(self, bits: np.ndarray) -> np.ndarray:
-        """What was read [<shape>] as the caller sees it: [run, step?, branch?, <cell axes>]."""
-        run, step, branch = self.keep
-        if self.run_first:
-            return bits[run, step, branch]
-        if step == branch == 0:
-            return bits[0, 0]
-        return bits.transpose(2, 0, 1, *range(3, bits.ndim))[run, step, branch]
+    axes: tuple[int, ...] | None
 
 
 class SiteView:
@@ -60,13 +44,21 @@ class SiteView:
         site: hook point.
         scales: what codec "int8" keeps beside it; None without.
 
+    Attributes:
+        runs: how many.
+        layout: of the site in a run.
+        token_axis: where "token" is among the cell's axes; None without.
+        apart: each run lies in a file of its own.
+
     Raises:
         StoreError: the runs keep the site with different axes or dtypes.
     """
 
     def __init__(self, parts: Sequence[Part], site: str, scales: SiteView | None = None) -> None:
         self.parts, self.site, self.scales = parts, site, scales
+        self.apart = all(part.total == 1 for part in parts)
         self._plans: dict[tuple[int | None, str | None], Plan] = {}
+        self._most = 0 if self.apart else MANY  # of few, large files they are small and used again
         self.runs = sum(len(part.chosen) for part in parts)
         self.layout = parts[0].site
         for name in ("axes", "dtype", "kind"):
@@ -91,15 +83,16 @@ class SiteView:
         plan = self._plans.get(key) if key else None
         if plan is None:
             plan = self._plan(step, branch, tokens)
-            if key and not plan.run_first and len(self._plans) < MANY:  # of few, large files: small and used again
+            if key and len(self._plans) < self._most:
                 self._plans[key] = plan
         kind = self.layout.kind
         bits = np.empty(plan.shape, kind.bits)
         gather(plan.requests, bits, plan.slots, self.token_axis)
-        found = plan.seen(bits)
+        if plan.axes is not None:
+            bits = bits.transpose(plan.axes)
         if self.scales is None:
-            return kind.to_torch(found) if as_ == "torch" else kind.widen(found)
-        return self.restored(found, self.scales.read(step, branch, None, "numpy"), as_)
+            return kind.to_torch(bits) if as_ == "torch" else kind.widen(bits)
+        return self.restored(bits, self.scales.read(step, branch, None, "numpy"), as_)
 
     def restored(self, codes: np.ndarray, scales: np.ndarray, as_: str) -> Any:
         """Values [..., <site axes>] of codes int8 and their scales [..., channel]: float32, or a tensor as given."""
@@ -118,16 +111,19 @@ class SiteView:
         if len(sizes) > 1:
             raise StoreError(f"site {self.site} has (steps, branches) {sorted(sizes)} in these runs; choose with step=")
         (steps, branches), keep_step, keep_branch = sizes.pop(), *chosen[0][2:]
-        # Read in the order in which most of it lies, so that long stretches go straight into the result.
-        run_first = all(part.total == 1 for part in self.parts)
-        order = (self.runs, steps, branches) if run_first else (steps, branches, self.runs)
-        runs = None if run_first else self.runs
+        runs = None if self.apart else self.runs
         requests = tuple(
             Cells(part.extent, part.stretches(at[0], at[1], runs), part.site.cell_shape, row)
             for part, at, row in zip(self.parts, chosen, rows, strict=True)
         )
-        keep = (slice(None), slice(None) if keep_step else 0, slice(None) if keep_branch else 0)
-        return Plan(requests, (*order, *cell_shape), run_first, keep)
+        pairs = (steps,) * keep_step + (branches,) * keep_branch
+        slots = self.runs * steps * branches
+        if self.apart or not pairs:
+            return Plan(requests, slots, (self.runs, *pairs, *cell_shape), None)
+        # Read in the order in which it lies, so that long stretches go straight into the result.
+        shape = (*pairs, self.runs, *cell_shape)
+        run = len(pairs)
+        return Plan(requests, slots, shape, (run, *range(run), *range(run + 1, len(shape))))
 
     def choose(self, part: Part, step: Steps, branch: Any) -> tuple[list[int], list[int], bool, bool]:
         """Positions of the wanted steps and branches, and which axes are kept."""
