@@ -9,7 +9,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,9 +20,10 @@ from interp.budget import within
 from interp.capture import NoSink, Recorder, dtype_named
 from interp.errors import InterpError
 from interp.hostcopy import HostCopies
+from interp.planning import space_of
 from interp.runspec import RunSpec
 from interp.sampler import check_model
-from interp.selection import AddressSpace, Selection
+from interp.selection import Selection
 from interp.store import BackgroundShard, BackgroundWriter, RunLayout, ShardWriter, SiteLayout, Store
 from interp.tasks import get as get_task
 from interp.trajectory import Schedule, Trajectory
@@ -69,8 +69,13 @@ def capture_runs(
     kinds: dict[tuple[Any, ...], list[RunSpec]] = {}
     for run in unique:
         kinds.setdefault(_kind(run), []).append(run)
+    schedules = {
+        kind: lab.schedule(same[0].settings) if edited is None else edited.schedule(lab, same[0])
+        for kind, same in kinds.items()
+    }
     plans = {
-        kind: ViewPlan.of(selection.resolve(_space(lab, same, edited)), views, dtype) for kind, same in kinds.items()
+        kind: ViewPlan.of(selection.resolve(space_of(lab.pipe, same, schedules[kind])), views, dtype)
+        for kind, same in kinds.items()
     }
     common = {"model": lab.name, "model_hash": runs[0].model_hash, "versions": versions()}
     if not all(plan.plain for plan in plans.values()):
@@ -89,9 +94,9 @@ def capture_runs(
         for batch in _batches(unique, batch_size):
             missing = [run for run in batch if run.key not in store]
             if missing:
-                _one_batch(
-                    lab, batch, missing, plans[_kind(batch[0])], target, dtype, labels, codec, share_text, edited
-                )
+                kind = _kind(batch[0])
+                plan, schedule = plans[kind], schedules[kind]
+                _one_batch(lab, batch, missing, plan, schedule, target, dtype, labels, codec, share_text, edited)
                 bar.advance(len(missing))
     return store
 
@@ -105,6 +110,7 @@ def _one_batch(
     batch: Sequence[RunSpec],
     missing: Sequence[RunSpec],
     plan: ViewPlan,
+    schedule: Schedule,
     to: Store | BackgroundWriter,
     dtype: str,
     labels: bool,
@@ -117,7 +123,6 @@ def _one_batch(
     Finished runs of a batch that was broken off are run once more and not written: rounding depends on the size of a
     batch, and a capture that went on is to hold the same bits as one that was never stopped.
     """
-    schedule = lab.schedule(batch[0].settings) if edited is None else edited.schedule(lab, batch[0])
     writers: dict[str, ShardWriter | BackgroundShard] = {}
     try:
         for run in missing:
@@ -142,14 +147,6 @@ def _one_batch(
         for writer in writers.values():
             writer.abort()
         raise
-
-
-def _space(lab: Lab, runs: Sequence[RunSpec], edited: Edited | None) -> AddressSpace:
-    """Addresses of runs of one kind."""
-    space = lab.space(runs)
-    if edited is None:
-        return space
-    return replace(space, experts=edited.schedule(lab, runs[0]).experts)
 
 
 def _layout(run: RunSpec, plan: ViewPlan, schedule: Schedule, codec: str | None) -> RunLayout:

@@ -26,10 +26,11 @@ def modules_of(model: nn.Module) -> dict[str, nn.Module]:
 def execution_device(pipe: Any) -> torch.device:
     """Where a pipeline computes: its ``_execution_device``, in a tenth of the time if nothing is offloaded or split."""
     parts = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
-    for part in parts:
-        for module in modules_of(part).values():
-            registry = vars(module).get("_diffusers_hook")
-            if "_hf_hook" in vars(module) or (registry is not None and registry.hooks):
-                return torch.device(pipe._execution_device)
+    queue = list(parts)
+    for module in queue:  # which grows meanwhile
+        queue += [child for child in module._modules.values() if child is not None]
+        own = vars(module)
+        if "_hf_hook" in own or ("_diffusers_hook" in own and own["_diffusers_hook"].hooks):
+            return torch.device(pipe._execution_device)
     devices = {weight.device for part in parts for weight in islice(part.parameters(), 1)}
     return devices.pop() if len(devices) == 1 else torch.device(pipe._execution_device)

@@ -5,7 +5,6 @@ One class serves both kinds of file: a shard holds one run, a site-major file ma
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,9 +15,9 @@ from xxhash import xxh3_64_hexdigest
 
 from interp.store.blocks import BlockPlan
 from interp.store.h5 import ALIGNMENT, new_dataset, new_file, put_array, put_attribute, put_text, texts
-from interp.store.index import MANY, SHARD, Index, Piece, SiteEntry, grid_fields, version_of
+from interp.store.index import Index, Piece, SiteEntry
 from interp.store.layout import RunLayout, SiteLayout, to_json
-from interp.store.sparse import SparseFile
+from interp.store.skeleton import plan_of, put_piece, skeleton_of
 
 SHOWN = ("model", "model_hash", "task", "sample", "seed")
 """What of the provenance is shown as attributes, too."""
@@ -49,16 +48,14 @@ class DataFile:
 
     def __init__(self, layout: RunLayout, members: Members | None = None) -> None:
         self.layout, self.members = layout, members
-        self.offsets: dict[str, int] = {}
-        self._bytes = SparseFile()
-        self._h5 = new_file(self._bytes)
+        self._runs = None if members is None else len(members.runs)
+        self._skeleton = skeleton_of(layout, self._runs)
+        self.offsets = self._skeleton.offsets
+        self._bytes = self._skeleton.content.copy()
+        self._h5 = new_file(self._bytes, "r+")
         self._open = True
-        self._token_sets: dict[tuple[int, ...], int] = {}
-        self._pieces: list[Piece] = []
         self._chunks: dict[str, dict[int, tuple[int, int]]] = {}
         self._head()
-        for site in layout.sites:
-            self._site(site)
 
     @property
     def size(self) -> int:
@@ -71,11 +68,7 @@ class DataFile:
 
     def plan(self, site: SiteLayout) -> BlockPlan:
         """How a site's bytes are cut into blocks."""
-        if site.chunk is not None:
-            return BlockPlan.coded(site.cells, site.cell_nbytes, math.prod(site.chunk) * site.kind.itemsize)
-        if self.members is None:
-            return BlockPlan.of(site.cells, site.cell_nbytes)
-        return BlockPlan.of(site.cells * len(self.members.runs), site.cell_nbytes, least=1 << 16)
+        return plan_of(site, self._runs)
 
     def place(self, site: SiteLayout, block: int, stored: bytes) -> int:
         """Have HDF5 give a coded block its place; gives the first byte. The bytes themselves are not kept."""
@@ -103,22 +96,22 @@ class DataFile:
         Returns:
             Where the index lies, and the index.
         """
-        group = self._h5.create_group("checksums")
-        entries = {}
+        entries, sums, skeleton = {}, {}, self._skeleton
         for site in self.layout.sites:
-            sums = _put(group, site.site, checksums[site.site].astype("<u8"))
-            tokens = None if site.tokens is None else self._token_sets[site.tokens]
+            numbers = sums[site.site] = checksums[site.site].astype("<u8")
+            where = Piece(skeleton.checksums[site.site], numbers.shape, "uint64", xxh3_64_hexdigest(numbers.data))
+            tokens = None if site.tokens is None else skeleton.token_sets[site.tokens]
             bare = replace(site, tokens=None)
             found = self._chunks.get(site.site, {})
             chunks = tuple(found[block] for block in sorted(found))
-            entries[site.site] = SiteEntry(bare, self.offsets[site.site], self.plan(site), sums, tokens, chunks)
-        group = self._h5.create_group("labels")
+            entries[site.site] = SiteEntry(bare, self.offsets[site.site], self.plan(site), where, tokens, chunks)
+        group = self._h5["labels"]
         places = {name: self._label(group, name, value) for name, value in labels.items()}
         members = self.members
         index = Index(
             run=self.layout,
             sites=entries,
-            token_sets=tuple(self._pieces),
+            token_sets=skeleton.pieces,
             labels={name: place for name, place in places.items() if place is not None},
             runs=members.runs if members else (),
             sums=members.sums if members else (),
@@ -127,6 +120,9 @@ class DataFile:
         start, nbytes = room.id.get_offset(), room.id.get_storage_size()
         self._h5.close()
         self._open = False
+        for name, numbers in sums.items():  # into the room that the skeleton has for them
+            self._bytes.seek(skeleton.checksums[name])
+            self._bytes.write(numbers)
         gaps = sorted([*index.data(), (start, start + nbytes)])
         text = replace(index, rest=self._bytes.digest(gaps)).to_json().encode()
         if len(text) != nbytes:
@@ -146,8 +142,6 @@ class DataFile:
 
     def _head(self) -> None:
         layout, h5, members = self.layout, self._h5, self.members
-        put_attribute(h5, "format", MANY if members else SHARD)
-        put_attribute(h5, "version", version_of(layout))
         put_attribute(h5, "run", layout.run)
         for name in SHOWN:
             value = layout.provenance.get(name)
@@ -160,34 +154,6 @@ class DataFile:
             put_array(h5, "provenance", texts([to_json(p, "provenance") for p in members.provenance]))
             put_array(h5, "prompt", texts([str(p.get("prompt", "")) for p in members.provenance]))
             put_array(h5, "runs", texts(members.runs))
-        put_array(h5, "steps", np.array(layout.steps, "<i8"))
-        put_array(h5, "sigmas", np.array(layout.sigmas, "<f8"))
-        put_array(h5, "timesteps", np.array(layout.timesteps, "<f8"))
-        put_array(h5, "experts", texts(layout.experts))
-        put_array(h5, "branches", texts(layout.branches))
-        grid = h5.create_group("grid")
-        for name, value in grid_fields(layout.grid).items():
-            put_attribute(grid, name, value)
-        h5.create_group("tokens")
-        h5.create_group("sites")
-
-    def _site(self, site: SiteLayout) -> None:
-        axes, shape = site.axes, site.shape
-        if self.members is not None:
-            axes, shape = (*axes[:2], "run", *axes[2:]), (*shape[:2], len(self.members.runs), *shape[2:])
-        dataset = new_dataset(self._h5["sites"], site.site, site.kind.h5(), shape, site.chunk)
-        put_attribute(dataset, "axes", axes)
-        put_attribute(dataset, "branches", self.layout.branches_of(site))
-        if site.tokens is not None:
-            if site.tokens not in self._token_sets:
-                number = self._token_sets[site.tokens] = len(self._token_sets)
-                self._pieces.append(_put(self._h5["tokens"], str(number), np.array(site.tokens, "<i8")))
-            put_attribute(dataset, "tokens", f"/tokens/{self._token_sets[site.tokens]}")
-        put_attribute(dataset, "cells_per_group", self.plan(site).together)
-        put_attribute(dataset, "block_bytes", self.plan(site).block_nbytes)
-        if site.codec:
-            put_attribute(dataset, "codec", site.codec)
-        self.offsets[site.site] = dataset.id.get_offset() if site.chunk is None else 0
 
     def _label(self, group: h5py.Group, name: str, value: Any) -> Any:
         """Write a label; gives what the index says of it (None for text of several runs, which it leaves out)."""
@@ -201,14 +167,8 @@ class DataFile:
         if value.dtype.kind == "S":
             put_array(group, name, value)
             return None
-        piece = _put(group, name, value)
+        piece = put_piece(group, name, value)
         grid = self.layout.grid
         if value.shape[len(axes) :] == (grid.frames, grid.rows, grid.cols):
             put_attribute(group[name], "axes", (*axes, "frame", "row", "col"))
         return piece
-
-
-def _put(group: h5py.Group, name: str, array: np.ndarray) -> Piece:
-    dataset = put_array(group, name, array)
-    kind = array.dtype.newbyteorder("=").name
-    return Piece(dataset.id.get_offset() or 0, array.shape, kind, xxh3_64_hexdigest(np.ascontiguousarray(array).data))

@@ -17,9 +17,12 @@ ALIGNED, ALIGNMENT = 1 << 16, 4096
 """Objects of this many bytes or more begin on a page."""
 
 
-def new_file(into: SparseFile) -> h5py.File:
-    """An empty HDF5 file in memory, of the oldest format that holds it (newer ones survive a crash less well)."""
-    return h5py.File(into, "w", alignment_threshold=ALIGNED, alignment_interval=ALIGNMENT)
+def new_file(into: SparseFile, mode: str = "w") -> h5py.File:
+    """An HDF5 file in memory, of the oldest format that holds it (newer ones survive a crash less well).
+
+    Empty, or with ``mode="r+"`` what is in it.
+    """
+    return h5py.File(into, mode, alignment_threshold=ALIGNED, alignment_interval=ALIGNMENT)
 
 
 def new_dataset(

@@ -29,6 +29,12 @@ class SparseFile(io.RawIOBase):
         self._pages: dict[int, bytearray] = {}
         self._at = 0
 
+    def copy(self) -> SparseFile:
+        """Another file of the same bytes."""
+        same = SparseFile(self.size)
+        same._pages = {page: bytearray(have) for page, have in self._pages.items()}
+        return same
+
     def readable(self) -> bool:
         """True."""
         return True

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from interp.errors import StoreError
-from interp.store import Store, disk
+from interp.store import RunLayout, Store, disk, skeleton
 from tests.store.making import (
     HEADS,
     NORM,
@@ -291,6 +291,21 @@ def test_runs_can_be_dropped_and_repeated(tmp_path: Path) -> None:
     assert_sound(store.path, ("run0", "run1", "run2"))
     with pytest.raises(StoreError, match="run 'run7' is not among the 3"):
         store.drop(["run7"])
+
+
+def test_a_file_is_the_same_whatever_was_written_before(tmp_path: Path) -> None:
+    """Runs of one layout begin as copies of one skeleton: what a run adds stays its own."""
+    first, second = layout_of("a", seed=1, tokens=(1, 5)), layout_of("b", seed=2, tokens=(1, 5))
+
+    def written(folder: str, layouts: list[RunLayout]) -> bytes:
+        skeleton._made.cache_clear()
+        store = Store.create(tmp_path / folder, PROVENANCE)
+        for layout in layouts:
+            write_run(store, layout)
+        return (tmp_path / folder / "runs" / "b.h5").read_bytes()
+
+    assert written("one", [second]) == written("two", [first, second])
+    assert_sound(tmp_path / "two", ("a", "b"))
 
 
 def test_runs_of_different_sizes_share_a_store(tmp_path: Path) -> None:
