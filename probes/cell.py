@@ -182,6 +182,7 @@ def fit_cells(
             weights=plan.tensors.weights,
             kernel=kernel,
             dual=plan.model in ("logistic", "ridge"),
+            sums=plan.model in ("ridge", "lda"),
         )
         for x in xs
     ]
@@ -269,9 +270,14 @@ def _closed_form(work: _Work, block: Block, *, inner: bool) -> None:
             equal_priors=plan.balanced or plan.model == "means",
             weights=t.weights,
         )
-    decision = fitted.decision.unflatten(3, (count, plan.outputs))  # [row, set, alpha, label, output]
-    coef, intercept = (v.unflatten(-1, (count, plan.outputs)) for v in (fitted.coef, fitted.intercept))
+    # Where thresholds are read off the training rows, decisions on all rows are wanted; else on those left out.
+    everywhere, real = plan.model == "ridge" and plan.balanced, slice(plan.outputs)
     if inner:
+        decision = torch.zeros(len(plan.y), *fitted.intercept.shape, dtype=plan.dtype, device=plan.device)
+        decision = decision.unflatten(3, (count, plan.outputs))  # [row, set, alpha, label, output]
+        for i, s in enumerate(block.sets):
+            rows = None if everywhere else torch.cat([t.tested[f] for f in plan.pairs[s]])
+            decision[slice(None) if rows is None else rows, i] = fitted.decide(i, rows).unflatten(2, decision.shape[3:])
         todo = [(s, lab, c) for s in block.sets for c in range(len(plan.path)) for lab in range(count)]
         work.validate(todo, decision.flatten(1, 3))
         for i, s in enumerate(block.sets):
@@ -279,17 +285,20 @@ def _closed_form(work: _Work, block: Block, *, inner: bool) -> None:
             work.pair([(s, 0, c) for c in range(len(plan.path))], decision[:, i, :, 0] + shift)
             if work.apart is not None:
                 for c in range(len(plan.path)):
-                    work.apart[s, c] = block.raw(coef[:, i, c, 0], intercept[i, c, 0] + shift[c], of=s)
+                    coef, intercept = fitted.raw(i, c, real)
+                    work.apart[s, c] = coef, intercept + shift[c]
         return
     chosen = work.choice()  # [label, fold]
     for i, s in enumerate(block.sets):
         f = s - pairs
         pick, every = chosen[:, f], torch.arange(count, device=plan.device)
-        out = decision[:, i, pick, every]  # [row, label, output]
+        rows = None if everywhere else t.tested[f]
+        out = fitted.decide(i, rows).unflatten(2, (count, plan.outputs))[:, pick, every]  # [row, label, output]
         shift = _shift(work, out, s)
-        work.keep([f], slice(0, count), (out + shift)[:, None])
+        work.decision[t.tested[f], :count] = (out[t.tested[f]] if everywhere else out) + shift
         if work.directions is not None:
-            work.directions[f] = block.raw(coef[:, i, pick[0], 0], intercept[i, pick[0], 0] + shift[0], of=s)
+            coef, intercept = fitted.raw(i, int(pick[0]), real)
+            work.directions[f] = coef, intercept + shift[0]
 
 
 def _shift(

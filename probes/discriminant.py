@@ -70,6 +70,4 @@ def solve_discriminant(
     intercept = -torch.einsum("sdlk,dsalk->salk", half, coef) + log_prior[:, None].clamp_min(-30.0).to(dtype)
     if classes == 2:
         coef, intercept = coef[..., 1:] - coef[..., :1], intercept[..., 1:] - intercept[..., :1]
-    coef, intercept = coef.flatten(3), intercept.flatten(2)
-    decision = (block.x @ coef.flatten(1)).view(len(block.x), *coef.shape[1:]) + intercept
-    return RidgeFit(decision, coef, intercept)
+    return RidgeFit(block, coef.flatten(3).permute(1, 2, 3, 0), intercept.flatten(2))

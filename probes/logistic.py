@@ -17,7 +17,8 @@ from torch import Tensor
 from probes.factor import products
 from probes.forms import Features, Form, Kernels
 from probes.minimise import Loss, minimise
-from probes.space import Block, shares
+from probes.shares import shares
+from probes.space import Block
 
 UNEVEN = 2.0  # training sets whose variances differ by more from the whole get a Gram matrix of their own
 

@@ -6,24 +6,39 @@ almost nothing. Minimises scikit-learn's objective ``|y - Xw - b|^2 + alpha |w|^
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probes.factor import mirrored, products, solve_shifted
-from probes.space import Block, shares
+from probes.factor import mirrored, solve_shifted
+from probes.shares import Sums
+from probes.space import Block
 
 
 @dataclass(frozen=True)
 class RidgeFit:
-    """``decision`` [row, set, alpha, target] on all rows; ``coef`` [coordinate, set, alpha, target]; ``intercept``
-    [set, alpha, target]. Sets in the order of ``block.sets``. Where the block holds kernels, coordinates are rows."""
+    """``coef`` [set, alpha, target, coordinate] and ``intercept`` [set, alpha, target] for the coordinates of
+    ``block``, sets in the order of ``block.sets``. Where the block holds kernels, coordinates are rows."""
 
-    decision: Float[Tensor, "row set alpha target"]
-    coef: Float[Tensor, "coordinate set alpha target"]
+    block: Block
+    coef: Float[Tensor, "set alpha target coordinate"]
     intercept: Float[Tensor, "set alpha target"]
+
+    def decide(self, place: int, rows: Int[Tensor, " row"] | None = None) -> Float[Tensor, "row alpha target"]:
+        """Decision values of some rows (None: all) by the probes of the set at a place in ``block.sets``."""
+        x = self.block.x if self.block.kernels is None else self.block.kernels[place]
+        x = x if rows is None else x.index_select(0, rows)
+        coef, intercept = self.coef[place], self.intercept[place]
+        found = (coef.flatten(0, 1) @ x.T).view(*intercept.shape, len(x))
+        return found.add_(intercept[..., None]).movedim(2, 0)
+
+    def raw(self, place: int, alpha: int, targets: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Coefficients [feature, target] and intercepts [target] for raw features, of one set and penalty."""
+        coef, intercept = self.coef[place, alpha, targets], self.intercept[place, alpha, targets]
+        return self.block.raw(coef.T, intercept, of=self.block.sets[place])
 
 
 def solve_ridge(
@@ -50,12 +65,7 @@ def solve_ridge(
     cross = m.cross - (x_mean[:, :, None] * m.y_sum[:, None]).to(dtype)
     solved = solve_sets(m, block, alphas.expand(len(m.mass), -1), cross)
     intercept = y_mean[:, None] - torch.einsum("sd,satd->sat", x_mean, solved.to(torch.float64))
-    return _fit(block.x, solved, intercept.to(dtype))
-
-
-def _fit(x: Tensor, solved: Float[Tensor, "set alpha target coordinate"], intercept: Tensor) -> RidgeFit:
-    decision = (solved.flatten(0, 2) @ x.T).view(*intercept.shape, len(x)).add_(intercept[..., None])
-    return RidgeFit(decision.movedim(3, 0), solved.movedim(3, 0), intercept)
+    return RidgeFit(block, solved, intercept.to(dtype))
 
 
 def _solve_rows(
@@ -65,12 +75,12 @@ def _solve_rows(
     ``a = W^1/2 (W^1/2 K W^1/2 + alpha)^-1 W^1/2 (y - mean)``. They sum to 0, so centring is left out of decisions."""
     root = torch.ones(len(targets), dtype=targets.dtype, device=targets.device)
     root = root if weights is None else weights.to(targets.dtype).sqrt()
-    coefs, decisions, intercepts = [], [], []
+    coefs, intercepts = [], []
     for s, kernel in zip(block.sets, kernels, strict=True):
         rows = train[:, s].nonzero().flatten()
-        own, y, across = root[rows], targets[rows], kernel.index_select(0, rows)
+        own, y = root[rows], targets[rows]
         share = own.square() / own.square().sum()
-        y_mean, inside = share @ y, across.index_select(1, rows)
+        y_mean, inside = share @ y, kernel.index_select(0, rows).index_select(1, rows)
         middle = inside @ share
         inside = (inside - middle).sub_((middle - share @ middle)[:, None])
         if weights is not None:
@@ -78,27 +88,41 @@ def _solve_rows(
         shift = alphas[:, None].expand(-1, len(rows))
         found = _solve(inside[None], shift[None], ((y - y_mean) * own[:, None]).T[None])[0] * own
         found = found - found.sum(dim=-1, keepdim=True) * share  # 0 but for rounding, which decisions would magnify
-        reached = found @ across  # [alpha, target, row]
-        intercept = y_mean - reached.index_select(2, rows) @ share
-        coef = reached.new_zeros(reached.shape)
+        coef = found.new_zeros(*found.shape[:2], len(kernel))
         coef[..., rows] = found
         coefs.append(coef)
-        decisions.append(reached + intercept[..., None])
-        intercepts.append(intercept)
-    coef, decision = (torch.stack(part).movedim(3, 0) for part in (coefs, decisions))
-    return RidgeFit(decision, coef, torch.stack(intercepts))
+        intercepts.append(y_mean - found @ middle)
+    return RidgeFit(block, torch.stack(coefs), torch.stack(intercepts))
+
+
+GRAM_VALUES = 2**18
+"""Values of Gram matrices made at once on a CPU; more would not stay in the cache while all penalties are solved."""
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over each training set: weights, features, targets, products. ``gram`` is centred at the set's mean and
-    filled from the diagonal up, ``cross`` is not centred; both are 0 where a feature is constant in the set."""
+    """Sums over each training set: weights, features, targets, and products of features with targets, not centred. What
+    belongs to a feature that is constant in a set is 0."""
 
     mass: Float[Tensor, " set"]
     x_sum: Float[Tensor, "set coordinate"]
     y_sum: Float[Tensor, "set target"]
     cross: Float[Tensor, "set coordinate target"]
-    gram: Float[Tensor, "set coordinate coordinate"] | None
+    sums: Sums
+    takes: Float[Tensor, "set share"]
+
+    def grams(self) -> Iterator[tuple[slice, Float[Tensor, "set coordinate coordinate"]]]:
+        """Products of features, centred at each set's mean and filled from the diagonal up; of some sets at a time."""
+        assert self.sums.gram is not None
+        shares, size, _ = self.sums.gram.shape
+        step = max(1, GRAM_VALUES // size**2) if self.takes.device.type == "cpu" else len(self.takes)
+        for some in (slice(start, start + step) for start in range(0, len(self.takes), step)):
+            if step == 1:
+                out = self.sums.gram_of(self.takes[some.start] > 0)[None]
+            else:
+                out = (self.takes[some] @ self.sums.gram.view(shares, -1)).view(-1, size, size)
+            mean = (self.x_sum[some] / self.mass[some, None].sqrt()).to(out.dtype)
+            yield some, out.baddbmm_(mean[:, :, None], mean[:, None, :], alpha=-1)
 
 
 def set_moments(
@@ -111,41 +135,44 @@ def set_moments(
 ) -> Moments:
     """Moments of every training set of the block, each fold summed once."""
     dtype = block.x.dtype
-    held = shares(train[:, list(block.sets)])
-    d, sets = block.x.shape[1], len(block.sets)
-    root = None if weights is None else weights.to(dtype).sqrt()[:, None]
-    y = torch.cat([targets, torch.ones_like(targets[:, :1])], dim=1)  # the last: sums of rows themselves
-    xs, crosses, sums = [], [], []
-    for rows in held.rows:
-        x, yp = block.x.index_select(0, rows), y.index_select(0, rows)
-        if root is not None:
-            x, yp = x * root[rows], yp * root[rows]
-        xs.append(x)
-        crosses.append(yp.T @ x)  # the few first: the other way round takes six times as long
-        sums.append((yp * yp[:, -1:]).sum(dim=0, dtype=torch.float64))
+    own = block.sums
+    if own is None or (gram and own.gram is None):
+        own = Sums.of(block.x, train[:, list(block.sets)], weights, gram=gram)
+        member = own.held.member
+    else:
+        member = own.held.member[:, list(block.sets)]
+    crosses, sums = [], []
+    for rows, x in zip(own.held.rows, own.parts, strict=True):
+        y = targets.index_select(0, rows)
+        if weights is not None:
+            root = weights.index_select(0, rows).to(dtype).sqrt()[:, None]
+            y = y * root
+            sums.append((y * root).sum(dim=0, dtype=torch.float64))
+        else:
+            sums.append(y.sum(dim=0, dtype=torch.float64))
+        crosses.append(y.T @ x)  # the few first: the other way round takes six times as long
     # Every training set that holds these rows takes their share.
-    takes = held.member.T.to(dtype)
-    grams = (takes @ products(xs).flatten(1)).view(sets, d, d) if gram else None
-    cross = (takes @ torch.stack(crosses).flatten(1)).view(sets, -1, d)
-    y_sum = takes.to(torch.float64) @ torch.stack(sums)
-    mass, y_sum, x_sum, cross = y_sum[:, -1], y_sum[:, :-1], cross[:, -1].to(torch.float64), cross[:, :-1].mT
-    if grams is not None:
-        mean = (x_sum / mass.sqrt()[:, None]).to(dtype)
-        grams = grams.baddbmm_(mean[:, :, None], mean[:, None, :], alpha=-1)
+    takes, precise = member.T.to(dtype), member.T.to(torch.float64)
+    cross = (takes @ torch.stack(crosses).flatten(1)).view(len(takes), -1, block.x.shape[1]).mT
+    mass, x_sum, y_sum = precise @ own.mass, precise @ own.total.to(torch.float64), precise @ torch.stack(sums)
     if block.alive is not None:
         alive = block.alive.T.to(dtype)
         cross, x_sum = cross * alive[:, :, None], x_sum * alive
-        if grams is not None:
-            grams *= alive[:, :, None] * alive[:, None, :]
-    return Moments(mass, x_sum, y_sum, cross, grams)
+    return Moments(mass, x_sum, y_sum, cross, own, takes)
 
 
 def solve_sets(
     m: Moments, block: Block, alphas: Float[Tensor, "set alpha"], cross: Float[Tensor, "set coordinate target"]
 ) -> Float[Tensor, "set alpha target coordinate"]:
     """``(gram + alpha penalty)^-1 cross`` of every set and alpha."""
-    assert m.gram is not None
-    return _solve(m.gram, alphas.to(cross.dtype)[:, :, None] * block.penalty.T[:, None], cross.mT)
+    shift = alphas.to(cross.dtype)[:, :, None] * block.penalty.T[:, None]
+    out = []
+    for some, gram in m.grams():
+        if block.alive is not None:
+            alive = block.alive.T[some].to(gram.dtype)
+            gram *= alive[:, :, None] * alive[:, None, :]
+        out.append(_solve(gram, shift[some], cross[some].mT))
+    return torch.cat(out)
 
 
 def _solve(
@@ -154,9 +181,11 @@ def _solve(
     rows: Float[Tensor, "set target size"],
 ) -> Float[Tensor, "set alpha target size"]:
     out, failed = solve_shifted(matrix, shift, rows)
-    for s, a in failed.nonzero().tolist():  # rounding made the sum indefinite: by eigenvalues
-        values, vectors = torch.linalg.eigh(mirrored(matrix[s]) + torch.diag(shift[s, a]))
+    for s, a in failed.nonzero().tolist():  # rounding made the sum indefinite: by eigenvalues, of features on one scale
+        whole = mirrored(matrix[s]) + torch.diag(shift[s, a])
+        scale = whole.diagonal().clamp_min(torch.finfo(whole.dtype).tiny).rsqrt()
+        values, vectors = torch.linalg.eigh(whole * scale * scale[:, None])
         keep = values > len(values) * torch.finfo(values.dtype).eps * values[-1]
-        turned = vectors[:, keep]
+        turned = vectors[:, keep] * scale[:, None]
         out[s, a] = (rows[s] @ turned / values[keep]) @ turned.T
     return out

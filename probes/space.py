@@ -13,15 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probes.errors import ProbeError
 from probes.factor import mirrored, products
+from probes.shares import Sums, shares
 
 KERNEL_FROM = 1.25
 """Features per row from which on coordinates in the row space are cheaper than the features themselves."""
@@ -39,6 +38,7 @@ class Block:
 
     ``x`` [row, coordinate] without intercept; ``penalty`` [coordinate, set] multiplies squared coefficients; ``sets``
     says which training sets (columns of the mask) these are; ``alive`` marks features that are not constant in the set.
+    ``sums`` of coordinates, where they were asked for, over the shares of all columns of the mask.
     Coefficients of raw features are ``scale^-1 * coef``, or, for coordinates in the span of rows, ``scale^-1 * rows'
     turn coef``. With ``kernels``, coefficients are of rows, and those of raw features ``(scale penalty)^-1 * x' coef``.
     """
@@ -52,6 +52,7 @@ class Block:
     turn: Float[Tensor, "train coordinate"] | None = None
     alive: Bool[Tensor, "coordinate set"] | None = None
     kernels: Float[Tensor, "set row row"] | None = None
+    sums: Sums | None = None
 
     def only(self, sets: tuple[int, ...]) -> Block:
         """The same coordinates for some of the training sets."""
@@ -84,31 +85,6 @@ class Block:
         return out, intercept - self.center @ out
 
 
-@dataclass(frozen=True)
-class Shares:
-    """Rows that lie in the same training sets: ``rows``, the numbers of those of each share; ``onehot`` [share, row];
-    ``member``, which sets each share lies in."""
-
-    rows: tuple[Tensor, ...]
-    onehot: Bool[Tensor, "share row"]
-    member: Bool[Tensor, "share set"]
-
-
-def shares(train: Bool[Tensor, "row set"]) -> Shares:
-    """Training sets are unions of folds, so there are few shares, and sums over sets are sums over shares. The cells of
-    a grid have their training sets in common, so the last answers are kept."""
-    held = train.cpu().numpy()
-    return _shares(held.tobytes(), held.shape, train.device)
-
-
-@lru_cache(maxsize=16)
-def _shares(held: bytes, shape: tuple[int, int], device: torch.device) -> Shares:
-    member, code = np.unique(np.frombuffer(held, dtype=bool).reshape(shape), axis=0, return_inverse=True)
-    onehot = code.reshape(-1) == np.arange(len(member))[:, None]
-    rows = tuple(torch.from_numpy(np.flatnonzero(own)).to(device) for own in onehot)
-    return Shares(rows, torch.from_numpy(onehot).to(device), torch.from_numpy(member).to(device))
-
-
 def moments(
     x: Float[Tensor, "row feature"], train: Bool[Tensor, "row set"], weights: Float[Tensor, " row"] | None = None
 ) -> Float[Tensor, "feature set"]:
@@ -129,29 +105,38 @@ def moments(
 
 
 def deviations(
-    x: Float[Tensor, "row feature"], train: Bool[Tensor, "row set"], weights: Float[Tensor, " row"] | None = None
+    x: Float[Tensor, "row feature"],
+    train: Bool[Tensor, "row set"],
+    weights: Float[Tensor, " row"] | None = None,
+    sums: Sums | None = None,
 ) -> tuple[Float[Tensor, " feature"], Float[Tensor, "feature set"]]:
     """`moments` of all rows (unweighted) and of each training set, for features that are near 0 on average.
 
-    By products in the features' own precision; where a set's mean lies so far off that digits would cancel, in float64.
+    By products in the features' own precision, or from ``sums`` that are there already; where a set's mean lies so far
+    off that digits would cancel, in float64.
     """
     held = shares(train)
-    onehot = held.onehot.to(x.dtype)
-    squared = x.square()
-    squares = (onehot @ squared).to(torch.float64)
-    spread = squares.sum(dim=0).div(len(x)).sqrt()
-    if weights is not None:
-        onehot = onehot * weights.to(x.dtype)
+    if sums is not None and sums.gram is not None:
+        total, mass = sums.total.to(torch.float64), sums.mass
+        squares = sums.gram.diagonal(dim1=1, dim2=2).to(torch.float64)
+        whole = squares.sum(dim=0) if weights is None else x.square().sum(dim=0, dtype=torch.float64)
+    else:
+        onehot, squared = held.onehot.to(x.dtype), x.square()
         squares = (onehot @ squared).to(torch.float64)
+        whole = squares.sum(dim=0)
+        if weights is not None:
+            onehot = onehot * weights.to(x.dtype)
+            squares = (onehot @ squared).to(torch.float64)
+        total, mass = (onehot @ x).to(torch.float64), onehot.sum(dim=1, dtype=torch.float64)
     member = held.member.T.to(torch.float64)
-    mass = (member @ onehot.sum(dim=1, dtype=torch.float64))[:, None]
-    mean = member @ (onehot @ x).to(torch.float64) / mass
-    variance = (member @ squares / mass - mean**2).clamp_min(0)
+    masses = (member @ mass)[:, None]
+    mean = member @ total / masses
+    variance = (member @ squares / masses - mean**2).clamp_min(0)
     deviation = variance.sqrt().T
     off = (variance < mean**2).any(dim=0).nonzero().flatten()
     if len(off):
         deviation[off] = moments(x[:, off].to(torch.float64), train, weights)
-    return spread, deviation
+    return whole.div(len(x)).sqrt(), deviation
 
 
 def extents(x: Float[Tensor, "row feature"], train: Bool[Tensor, "row set"]) -> Float[Tensor, "feature set"]:
@@ -182,10 +167,12 @@ def blocks(
     weights: Float[Tensor, " row"] | None = None,
     kernel: bool | None = None,
     dual: bool = False,
+    sums: bool = False,
 ) -> Iterator[Block]:
     """Coordinates for every training set: one block for all of them, or (kernel form) several.
 
-    Features constant in a training set keep coefficient 0 there, as with scikit-learn's StandardScaler.
+    Features constant in a training set keep coefficient 0 there, as with scikit-learn's StandardScaler. All are centred
+    and, for the sake of iterative solvers, on one scale.
 
     Args:
         x: raw features; float32 or float64, which is also the precision of the result.
@@ -194,6 +181,8 @@ def blocks(
         weights: rows count so many times in what "unit variance" means.
         kernel: force (True) or forbid (False) the kernel form; by default it is used where it is cheaper.
         dual: in the kernel form, give kernels instead of coordinates in the span of rows.
+        sums: also give sums of products, where features are coordinates. These say how features are scaled, and closed
+            forms do not care for scale, so features are left on theirs.
 
     Raises:
         ProbeError: values that are not finite.
@@ -204,7 +193,9 @@ def blocks(
         check_finite(x)
         center = x.mean(dim=0, dtype=torch.float64).to(x.dtype)  # only their sum was too large
     centred = x - center
-    spread, deviation = deviations(centred, train, weights)
+    use_kernel = d > KERNEL_FROM * int(train.sum(dim=0).max()) if kernel is None else kernel
+    found = Sums.of(centred, train, weights) if sums and not use_kernel else None
+    spread, deviation = deviations(centred, train, weights, found)
     constant, flat = (torch.zeros(shape, dtype=torch.bool, device=x.device) for shape in (d, deviation.shape))
     # What is left of a constant after rounding is no variance: compare with the precision of the values themselves.
     precision = 8 * torch.finfo(x.dtype).eps
@@ -215,17 +206,20 @@ def blocks(
         floor = precision * torch.maximum(some.abs().amax(dim=0), center[at].abs()).to(torch.float64)
         constant[at] = spread[at] <= floor
         flat[at] = (extents(some, train) <= floor[:, None]) | constant[at, None]
-    scale = torch.where(constant | torch.tensor(not standardise, device=x.device), 1.0, spread)
-    centred *= torch.where(constant, 0.0, 1 / scale).to(x.dtype)
+    scale = torch.ones_like(spread) if found is not None or not standardise else torch.where(constant, 1.0, spread)
+    if found is None:
+        centred *= torch.where(constant, 0.0, 1 / scale).to(x.dtype)
+    elif len(at) and bool(constant.any()):
+        centred *= (~constant).to(x.dtype)
+        found = Sums.of(centred, train, weights)
     if standardise:
         deviation = torch.where(flat, 1.0, deviation / scale[:, None])
     else:
         deviation, flat = torch.ones_like(deviation), torch.zeros_like(flat)
-    use_kernel = d > KERNEL_FROM * int(train.sum(dim=0).max()) if kernel is None else kernel
     alive = ~flat if bool(flat.any()) else None
     penalty = (deviation**2).to(x.dtype)
     if not use_kernel:
-        yield Block(centred, penalty, tuple(range(train.shape[1])), center, scale.to(x.dtype), alive=alive)
+        yield Block(centred, penalty, tuple(range(train.shape[1])), center, scale.to(x.dtype), alive=alive, sums=found)
     elif dual:
         whole = Block(centred, penalty, tuple(range(train.shape[1])), center, scale.to(x.dtype), alive=alive)
         size = max(1, KERNEL_BYTES // (n * n * x.element_size()))

@@ -148,7 +148,8 @@ class RidgeProbe(RegressorMixin, Saved):
         (block,) = blocks(_features(x), train, standardise=self.standardise, weights=weights, dual=True)
         mean = values.mean(dim=0)
         fitted = solve_ridge(block, values - mean, train, torch.tensor([float(self.alpha)]), weights=weights)
-        coef, intercept = block.raw(fitted.coef[:, 0, 0], fitted.intercept[0, 0] + mean.to(block.x.dtype))
+        coef, intercept = fitted.raw(0, 0)
+        intercept = intercept + mean.to(block.x.dtype)
         single = target.ndim == 1
         self.coef_ = coef[:, 0].numpy().copy() if single else coef.T.numpy().copy()
         self.intercept_ = float(intercept[0]) if single else intercept.numpy()

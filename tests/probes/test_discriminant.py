@@ -26,9 +26,10 @@ def decisions(x, y, train, alpha, *, classes, whiten=True, equal=False):
         whiten=whiten,
         equal_priors=equal,
     )
-    coef, intercept = block.raw(fitted.coef[:, 0, 0], fitted.intercept[0, 0])
-    np.testing.assert_allclose(x @ coef.numpy() + intercept.numpy(), fitted.decision[:, 0, 0].numpy(), atol=1e-6)
-    return fitted.decision[:, 0, 0].numpy()
+    coef, intercept = fitted.raw(0, 0)
+    decision = fitted.decide(0)[:, 0].numpy()
+    np.testing.assert_allclose(x @ coef.numpy() + intercept.numpy(), decision, atol=1e-6)
+    return decision
 
 
 def naive(x, y, train, alpha, *, classes, equal):

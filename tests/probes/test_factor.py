@@ -31,9 +31,10 @@ def test_products(layout):
     torch.testing.assert_close(second, x[:4].T @ x[:4])
 
 
-def test_solutions_for_every_shift():
-    whole, half = systems()
-    shift, rows = torch.rand(3, 2, 7, dtype=torch.float64), torch.randn(3, 4, 7, dtype=torch.float64)
+@pytest.mark.parametrize(("size", "columns"), [(7, 4), (256, 1), (256, 3), (256, 70)])  # few are factored with a matrix
+def test_solutions_for_every_shift(size, columns):
+    whole, half = systems(size=size)
+    shift, rows = torch.rand(3, 2, size, dtype=torch.float64), torch.randn(3, columns, size, dtype=torch.float64)
     found, failed = solve_shifted(half, shift, rows)
     expected = torch.linalg.solve(whole[:, None] + torch.diag_embed(shift), rows.mT[:, None]).mT
     torch.testing.assert_close(found, expected)

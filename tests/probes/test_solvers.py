@@ -165,22 +165,26 @@ def test_a_class_missing_from_training_is_never_predicted():
     assert not coef[0, PATH[1]][2].any()
 
 
-@pytest.mark.parametrize(("n", "d"), [(200, 15), (40, 90)])
+@pytest.mark.parametrize(
+    ("n", "d", "sums", "at_once"), [(200, 15, True, 9), (200, 15, True, 1), (200, 15, False, 9), (40, 90, True, 9)]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_ridge_agrees_with_scikit_learn(n, d, dtype):
+def test_ridge_agrees_with_scikit_learn(n, d, sums, at_once, dtype, monkeypatch):
+    monkeypatch.setattr("probes.ridge.GRAM_VALUES", at_once * d * d)  # training sets solved at once
     x, _, _ = rows(n, d)
+    x *= np.logspace(-4, 4, d)  # sums leave features on their own scales
     rng = np.random.default_rng(3)
     y = np.stack([x[:, 0] / x[:, 0].std() + rng.normal(size=n), rng.normal(size=n)], axis=1)
     train = masks(n)
     alphas = (0.5, 20.0, 800.0)
-    for block in blocks(torch.from_numpy(x).to(dtype), torch.from_numpy(train), dual=True):
+    for block in blocks(torch.from_numpy(x).to(dtype), torch.from_numpy(train), dual=True, sums=sums):
         fitted = solve_ridge(block, torch.from_numpy(y), torch.from_numpy(train), torch.tensor(alphas))
         for i, f in enumerate(block.sets):
             for a, alpha in enumerate(alphas):
                 model = ridge_reference(x, y, train[:, f], alpha)
                 tolerance = 2e-3 if dtype == torch.float32 else 1e-7
-                np.testing.assert_allclose(fitted.decision[:, i, a], model.predict(x), atol=tolerance)
-                raw, _ = block.raw(fitted.coef[:, i, a], fitted.intercept[i, a], of=f)
+                np.testing.assert_allclose(fitted.decide(i)[:, a], model.predict(x), atol=tolerance)
+                raw, _ = fitted.raw(i, a)
                 scale = model[0].scale_
                 np.testing.assert_allclose(raw.numpy().T * scale, coefficients(model) * scale, atol=tolerance)
 
@@ -197,7 +201,7 @@ def test_ridge_in_float32_where_features_outnumber_rows_and_the_penalty_is_weak(
             scaler = StandardScaler().fit(x[train[:, f]])
             plain = Ridge(alpha=1.0).fit(scaler.transform(x[train[:, f]]), y[train[:, f]].astype(np.float32))
             allowed = 5 * np.abs(plain.predict(scaler.transform(x)).reshape(-1, 1) - exact).max()
-            assert np.abs(fitted.decision[:, i, 0].numpy() - exact).max() < allowed < 0.01
+            assert np.abs(fitted.decide(i)[:, 0].numpy() - exact).max() < allowed < 0.01
 
 
 def test_values_that_are_not_finite_are_refused_with_the_row():

@@ -1,0 +1,97 @@
+"""Training sets are unions of folds, so there are few kinds of rows: those that lie in the same sets. Sums over a set
+are sums over its shares, and each is taken once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from probes.factor import products
+
+FAR = 8
+"""How many times larger squares may be in what is left out of a sum than in the sum, if the one is to be subtracted."""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Rows that lie in the same training sets: ``rows``, the numbers of those of each share; ``onehot`` [share, row];
+    ``member``, which sets each share lies in."""
+
+    rows: tuple[Tensor, ...]
+    onehot: Bool[Tensor, "share row"]
+    member: Bool[Tensor, "share set"]
+
+
+def shares(train: Bool[Tensor, "row set"]) -> Shares:
+    """The shares of some training sets. The cells of a grid have theirs in common, so the last answers are kept."""
+    held = train.cpu().numpy()
+    return _shares(held.tobytes(), held.shape, train.device)
+
+
+@lru_cache(maxsize=16)
+def _shares(held: bytes, shape: tuple[int, int], device: torch.device) -> Shares:
+    member, code = np.unique(np.frombuffer(held, dtype=bool).reshape(shape), axis=0, return_inverse=True)
+    onehot = code.reshape(-1) == np.arange(len(member))[:, None]
+    rows = tuple(torch.from_numpy(np.flatnonzero(own)).to(device) for own in onehot)
+    return Shares(rows, torch.from_numpy(onehot).to(device), torch.from_numpy(member).to(device))
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums of features over the rows of each share of ``held``, rows counted by their weight: ``mass``; ``total``;
+    ``gram`` of products, of which nothing is said below the diagonal. ``parts`` are the features of each share, times
+    the root of the weight."""
+
+    held: Shares
+    parts: tuple[Float[Tensor, "_ feature"], ...]
+    mass: Float[Tensor, " share"]
+    total: Float[Tensor, "share feature"]
+    gram: Float[Tensor, "share feature feature"] | None
+
+    @staticmethod
+    def of(
+        x: Float[Tensor, "row feature"],
+        train: Bool[Tensor, "row set"],
+        weights: Float[Tensor, " row"] | None = None,
+        *,
+        gram: bool = True,
+    ) -> Sums:
+        """Sums of features over the shares of some training sets; ``mass`` is float64, the rest as precise as ``x``."""
+        held = shares(train)
+        parts = tuple(x.index_select(0, rows) for rows in held.rows)
+        if weights is None:
+            mass = held.onehot.sum(dim=1, dtype=torch.float64)
+            total = torch.stack([part.sum(dim=0) for part in parts])
+        else:
+            roots = [weights[rows].to(x.dtype).sqrt() for rows in held.rows]
+            mass = held.onehot.to(torch.float64) @ weights.to(torch.float64)
+            parts = tuple(part * root[:, None] for part, root in zip(parts, roots, strict=True))
+            total = torch.stack([root @ part for part, root in zip(parts, roots, strict=True)])
+        return Sums(held, parts, mass, total, products(parts) if gram else None)
+
+    @cached_property
+    def whole(self) -> Float[Tensor, "feature feature"]:
+        """Products over all rows."""
+        assert self.gram is not None
+        return self.gram.sum(dim=0)
+
+    def gram_of(self, member: Bool[Tensor, " share"]) -> Float[Tensor, "feature feature"]:
+        """Products over the shares of one set: their sum, or the whole less what the set lacks, where that is less to
+        read and costs no digits."""
+        assert self.gram is not None
+        held, lacking = member.nonzero().flatten().tolist(), (~member).nonzero().flatten().tolist()
+        squares = self.gram.diagonal(dim1=1, dim2=2)
+        if len(lacking) < len(held) and bool((squares[held].sum(0) * FAR >= squares[lacking].sum(0)).all()):
+            out = self.whole - self.gram[lacking[0]] if lacking else self.whole.clone()
+            for share in lacking[1:]:
+                out -= self.gram[share]
+            return out
+        out = self.gram[held[0]].clone()
+        for share in held[1:]:
+            out += self.gram[share]
+        return out
