@@ -170,6 +170,8 @@ def _fitted(
         raise InterpError(f"{len(left)} of {len(tensors)} keys of {name} fit no layer of the model: {left[0]} ...")
     if not found:
         raise InterpError(f"{name} changes no layer of the model")
+    if not any(bool(t.any()) for ends in found.values() for end, t in ends.items() if end != "A.weight"):
+        raise InterpError(f"{name} changes nothing: all of its B are zero, as before training")
     updates = {}
     for path, ends in found.items():
         a, b, bias = (ends.get(end) for end in ("A.weight", "B.weight", "B.bias"))

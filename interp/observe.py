@@ -176,6 +176,7 @@ class _Watcher:
             text_tokens=_argument(args, kwargs, 2, "encoder_hidden_states").shape[1],
             image_tokens=0 if image is None else image.shape[1] * (1 + paired),
             per_token_time=_argument(args, kwargs, 1, "timestep").ndim == 2,
+            sample=self.samples[0] if len(self.samples) == 1 else None,
         )
         plan = ViewPlan.of(self.selection.resolve(space), self.views, self.dtype)
         self.viewer = viewer = Viewer(plan, self.samples, self.keep)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from interp.lora import adapters_of
 from interp.presets import preset_named
 from interp.runspec import RunSpec, SamplerSettings
 from interp.sampler import transformer_of
-from interp.schedule import build_scheduler, settings_for
+from interp.schedule import build_scheduler, described, settings_for
 from interp.selection import AddressSpace
 from interp.tasks.sample import Sample
 from interp.trajectory import Schedule
@@ -34,10 +33,9 @@ def planned(
             )
     settings = settings_for(pipe, SamplerSettings(**((preset_named(preset) if preset else {}) | dict(said))))
     check_loop(pipe, settings)
-    config = build_scheduler(pipe, settings).config
-    described = json.dumps({k: v for k, v in config.items() if not k.startswith("_")}, sort_keys=True, default=str)
+    config = described(build_scheduler(pipe, settings))
     now, adapters = fingerprint(pipe), adapters_of(pipe)
-    return [RunSpec(name, now, sample, seed, settings, described, adapters) for sample in samples for seed in seeds]
+    return [RunSpec(name, now, sample, seed, settings, config, adapters) for sample in samples for seed in seeds]
 
 
 def grid_of(pipe: Any, sample: Sample) -> TokenGrid:

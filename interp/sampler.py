@@ -22,7 +22,7 @@ from interp.errors import InterpError
 from interp.fingerprint import fingerprint_now
 from interp.modules import execution_device
 from interp.runspec import RunSpec, SamplerSettings
-from interp.schedule import build_scheduler, schedule_of
+from interp.schedule import build_scheduler, described, schedule_of
 from interp.trajectory import Schedule, SolverState
 
 
@@ -113,7 +113,7 @@ def prepare(pipe: Any, specs: Sequence[RunSpec], *, checked: bool = False) -> Pl
 
     Raises:
         InterpError: no runs, runs that cannot share a batch (other settings, size or number of frames), or a sample
-            that lacks what the pipeline needs, or a model that has changed since the runs were planned.
+            that lacks what the pipeline needs, or a model or scheduler that has changed since the runs were planned.
     """
     if not specs:
         raise InterpError("no runs were given")
@@ -132,6 +132,11 @@ def prepare(pipe: Any, specs: Sequence[RunSpec], *, checked: bool = False) -> Pl
         check_model(pipe, specs)
     device = execution_device(pipe)
     scheduler = build_scheduler(pipe, settings)
+    if any(spec.scheduler_config not in ("{}", described(scheduler)) for spec in specs):
+        raise InterpError(
+            "the pipeline's scheduler is not the one these runs were planned with; plan the runs again with "
+            "lab.plan(...), or say which they should have with scheduler= and shift="
+        )
     schedule = schedule_of(pipe, scheduler, settings, device)
     conditioning, latents = encode(pipe, specs, settings, scheduler, device)
     return Plan(tuple(specs), settings, conditioning, schedule, SolverState(0, latents, scheduler))

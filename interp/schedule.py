@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ def settings_for(pipe: Any, settings: SamplerSettings) -> SamplerSettings:
     """The settings with what this kind of pipeline adds, so that provenance has it.
 
     Raises:
-        InterpError: a strength or hints' scales for a pipeline that has none, or not one scale a control block.
+        InterpError: a strength, hints' scales, or a setting of two experts for a pipeline that has none; not one scale
+            a control block; guidance of one expert alone.
     """
     kind, name = kind_of(pipe), type(pipe).__name__
     if kind.control:
@@ -29,10 +31,30 @@ def settings_for(pipe: Any, settings: SamplerSettings) -> SamplerSettings:
     elif settings.conditioning_scale is not None:
         raise InterpError(f"conditioning_scale={settings.conditioning_scale} is for VACE; {name} has no control blocks")
     if kind.video:
-        return settings if settings.strength is not None else dataclasses.replace(settings, strength=STRENGTH)
-    if settings.strength is not None:
+        settings = settings if settings.strength is not None else dataclasses.replace(settings, strength=STRENGTH)
+    elif settings.strength is not None:
         raise InterpError(f"strength={settings.strength} is for video-to-video; {name} runs every step of its schedule")
-    return settings
+    return _with_boundary(pipe, settings)
+
+
+def _with_boundary(pipe: Any, settings: SamplerSettings) -> SamplerSettings:
+    """Where the experts change, which is the pipeline's to say if nobody did."""
+    own = pipe.config.get("boundary_ratio")
+    if own is None:
+        for setting in ("boundary_ratio", "guidance_scale_2"):
+            said = getattr(settings, setting)
+            if said is not None:
+                raise InterpError(
+                    f"{setting}={said} is for two experts, but the model has a single transformer; leave it out "
+                    f"({setting}=None takes it out of a preset)"
+                )
+        return settings
+    if settings.guidance_scale <= 1 < (settings.guidance_scale_2 or 0):
+        raise InterpError(
+            f"guidance_scale_2={settings.guidance_scale_2} would do nothing: with guidance_scale="
+            f"{settings.guidance_scale} no step has an uncond pass, as in diffusers; set both above 1"
+        )
+    return settings if settings.boundary_ratio is not None else dataclasses.replace(settings, boundary_ratio=own)
 
 
 def _with_scales(pipe: Any, settings: SamplerSettings) -> SamplerSettings:
@@ -71,6 +93,12 @@ def build_scheduler(pipe: Any, settings: SamplerSettings) -> Any:
         if name in own.config:
             return type(own).from_config(own.config, **{name: settings.shift})
     raise ModelError(f"{type(own).__name__} has no shift to set; choose scheduler='euler' or 'unipc' with shift=")
+
+
+def described(scheduler: Any) -> str:
+    """A scheduler's configuration as canonical JSON."""
+    config = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
+    return json.dumps(config, sort_keys=True, default=str)
 
 
 def _shift_of(scheduler: Any) -> float | None:

@@ -183,7 +183,8 @@ class Whereabouts:
                 )
             out = original(*args, **kwargs)
             if self._last is not None and not self._pending:
-                given = inspect.signature(original).bind(*args, **kwargs).arguments
+                scheduler = self.pipe.scheduler  # its class says what arguments mean, whoever wraps the method
+                given = inspect.signature(type(scheduler).step).bind(scheduler, *args, **kwargs).arguments
                 after = out[0] if isinstance(out, tuple) else out.prev_sample
                 self.on_step(self._last, given["sample"], given["model_output"], after)
             self._pending = True

@@ -113,7 +113,7 @@ class Pattern:
         if wider != self.text and any(Pattern("", _split_parsed(wider)).fits_template(site.name) for site in SITES):
             return f"no hook point matches {self.text!r}: `*` stands for one part between dots; write {wider!r}"
         layer = str(self.parts[1]) if len(self.parts) > 1 else "*"
-        known = [site.name.replace("{layer}", layer) for site in SITES]
+        known = [s.name.replace("{layer}", layer) for s in SITES if s.family != "vace" or "vace" in self.text]
         return f"no hook point matches {self.text!r}{suggest(self.text, known)}"
 
 

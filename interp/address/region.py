@@ -112,17 +112,17 @@ class PixelMask:
     @classmethod
     def of(cls, said: Any) -> PixelMask:
         """From a `PixelMask`, its text, an array (not zero is inside), an image (brighter than the middle is inside) or
-        the `pathlib.Path` of one.
+        the path of one.
 
         Raises:
             SelectionError: not a mask, or one with nothing inside.
         """
         if isinstance(said, PixelMask):
             return said
-        if isinstance(said, Path):
-            return cls.of(_image_at(said))
-        if isinstance(said, str):
+        if isinstance(said, str) and _MASK.fullmatch(said.strip()):
             return cls.parse(said)
+        if isinstance(said, Path | str):
+            return cls.of(_image_at(Path(said)))
         if hasattr(said, "convert") and hasattr(said, "getbands"):
             array = np.asarray(said.convert("L")) >= 128
         else:

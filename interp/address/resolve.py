@@ -179,10 +179,12 @@ def _tokens(term: Term, space: AddressSpace) -> dict[int, None] | None:
 def _region(name: str, space: AddressSpace) -> tuple[int, ...]:
     """Tokens of a part of the sample's problem."""
     if space.sample is None or not space.sample.task:
-        why = "runs of several samples have no region in common" if space.sample is None else "its sample is of no task"
+        why = "no sample is known, or several are, which have none in common"
+        if space.sample is not None:
+            why = "its sample is of no task"
         raise SelectionError(
-            f"region={name} cannot be found: {why}; run one sample at a time, take a region_mean view, or say where it "
-            "is with tokens=, box= or mask="
+            f"region={name} cannot be found: {why}; run one sample at a time (lab.observe takes "
+            "it as samples=), take a region_mean view, or say where it is with tokens=, box= or mask="
         )
     from interp.tasks import get
 

@@ -76,6 +76,10 @@ class Site:
         layer = layer_of(name)
         return self.module if layer is None else self.module.replace("{layer}", str(layer))
 
+    def meaning_at(self, name: str) -> str:
+        """``meaning`` for a concrete name: what else to write is said with its layer."""
+        return self.meaning.replace("{layer}", str(layer_of(name)))
+
     def sources_at(self, name: str) -> tuple[str, ...]:
         """The concrete names of ``sources`` for a concrete name."""
         layer = layer_of(name)

@@ -194,7 +194,7 @@ def _check(number: int, edit: Edit, resolution: Resolution, worlds: int, asked: 
     for name in resolution.sites:
         site = site_named(name)
         if not site.writable:
-            raise SelectionError(f"edit {number} cannot write {name}: it is {site.meaning}")
+            raise SelectionError(f"edit {number} cannot write {name}: it is {site.meaning_at(name)}")
         if edit.op.sites and name not in edit.op.sites:
             raise SelectionError(f"edit {number}: {edit.op.name} is at {' or '.join(edit.op.sites)}, not at {name}")
         if isinstance(edit.op, Picture):

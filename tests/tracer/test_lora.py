@@ -126,6 +126,10 @@ WRONG: dict[str, tuple[Callable[[Any], Any], str]] = {
     "no such file": (lambda pipe: "nowhere.safetensors", "does not exist"),
     "full weights": (lambda pipe: pipe.transformer.state_dict(), "holds no LoRA"),
     "nothing": (lambda pipe: {}, "holds no LoRA"),
+    "zeros": (
+        spoilt(lambda tensors: {k: t * 0 if "lora_B" in k else t for k, t in tensors.items()}),
+        "changes nothing: all of its B are zero",
+    ),
     "another key": (spoilt(lambda t: t.update({"blocks.0.norm3.diff": torch.zeros(1)})), "left over: blocks.0.norm3"),
     "another layer": (
         spoilt(lambda t: t.update({"blocks.9.self_attn.q.lora_A.weight": torch.zeros(RANK, 24)})),

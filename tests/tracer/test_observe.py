@@ -7,6 +7,7 @@ import torch
 
 from interp.errors import InterpError, SelectionError
 from interp.lab import load
+from interp.selection import select
 from tests import pipelines
 from tests.tracer.runs import RUN, arguments_of, bare_latents, call, specs_of
 
@@ -63,6 +64,36 @@ def test_a_second_call_does_not_overwrite_the_first() -> None:
 
     with pytest.raises(InterpError, match="one pipeline call"):
         twice()
+
+
+def test_calls_can_be_watched_by_two_at_once() -> None:
+    """And by whoever else wraps the scheduler's step and takes any arguments."""
+    lab = load(pipelines.tiny_t2v())
+    arguments = pipelines.call_arguments(lab.pipe)
+    with lab.observe(["blocks.0.hook_resid_post", "latents.hook_x0"]) as outer, lab.observe("latents.*") as inner:
+        bare_latents(lab.pipe, arguments, [3])
+    assert outer.calls == inner.calls
+    assert torch.equal(outer.stack("latents.hook_x0", "guided"), inner.stack("latents.hook_x0", "guided"))
+
+
+def test_regions_are_those_of_the_sample_that_is_named() -> None:
+    from interp.tasks import get
+
+    lab = load("wan-maze-mini")
+    sample = get("maze", size=4).sample(1, seed=0)[0]
+    run = lab.plan(sample, [3], steps=1)[0]
+    size = {"height": sample.height, "width": sample.width, "num_frames": sample.num_frames}
+    seed = torch.Generator().manual_seed(3)
+    given = {"image": sample.image, "prompt": sample.prompt, "num_inference_steps": 1, "guidance_scale": 1.0} | size
+    with lab.observe("blocks.1.hook_resid_post", samples=sample, region="goal") as seen:
+        lab.pipe(**given, generator=seed, output_type="latent")
+    expected = lab.run(run, select("blocks.1.hook_resid_post", region="goal")).captured["blocks.1.hook_resid_post"]
+    assert torch.equal(seen.stack("blocks.1.hook_resid_post")[:, 0], expected[:, 0])
+    with (
+        pytest.raises(SelectionError, match=r"lab\.observe takes it as samples="),
+        lab.observe("blocks.1.hook_resid_post", region="goal"),
+    ):
+        lab.pipe(**given, output_type="latent")
 
 
 def test_facts_that_disagree_are_an_error() -> None:

@@ -8,6 +8,7 @@ import torch
 from interp.errors import InterpError, ModelError
 from interp.lab import load
 from interp.presets import PRESETS
+from interp.runspec import SamplerSettings
 from tests import pipelines
 from tests.tracer.runs import sample_of
 
@@ -63,5 +64,27 @@ def test_mistakes_are_named() -> None:
         lab.plan(sample, preset="vbvr-difsynth")
     with pytest.raises(InterpError, match="did you mean guidance_scale"):
         lab.plan(sample, guidance=3.0)
+    for setting in ({"boundary_ratio": 0.5}, {"guidance_scale": 3.0, "guidance_scale_2": 3.0}):
+        with pytest.raises(InterpError, match="for two experts, but the model has a single transformer"):
+            lab.plan(sample, **setting)
     with pytest.raises(ModelError, match="single transformer"):
-        lab.run(lab.plan(sample, boundary_ratio=0.5)[0])
+        lab.schedule(SamplerSettings(boundary_ratio=0.5))
+    assert lab.plan(sample, preset="vbvr-diffsynth", boundary_ratio=None)
+    with pytest.raises(InterpError, match=r"guidance_scale_2=3\.0 would do nothing"):
+        load(pipelines.tiny_i2v(two_experts=True)).plan(sample, guidance_scale_2=3.0)
+
+
+def test_what_was_planned_is_what_runs_whatever_is_set_on_the_pipeline_later() -> None:
+    pipe = pipelines.tiny_i2v(two_experts=True, scheduler="unipc")
+    lab = load(pipe)
+    run = lab.plan(sample_of(pipelines.call_arguments(pipe)), [3], steps=6)[0]
+    assert run.provenance()["settings"]["boundary_ratio"] == 0.9
+    expected = lab.run(run).trajectory
+    pipe.register_to_config(boundary_ratio=0.1)
+    got = lab.run(run).trajectory
+    assert got.schedule == expected.schedule
+    assert torch.equal(got.result, expected.result)
+    assert lab.plan(run.sample, [3], steps=6)[0].key != run.key
+    pipe.scheduler = pipelines.tiny_scheduler("unipc", shift=3.0)
+    with pytest.raises(InterpError, match="scheduler is not the one these runs were planned with; plan the runs again"):
+        lab.run(run)
