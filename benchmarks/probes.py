@@ -147,14 +147,13 @@ def _ridge(case: Case, data: Data, cells: tuple[NDArray[np.float32], ...], tol: 
     train, alphas = data.train(), torch.tensor(PATHS["ridge"])
     targets = 2.0 * np.eye(case.classes)[data.y] - 1
     targets = torch.from_numpy(targets[:, 1:] if case.classes == 2 else targets)
-    tested = [torch.from_numpy(np.flatnonzero(data.fold == f)) for f in range(FOLDS)]
     out = []
     for x in cells:
         found: Decisions = {}
         for block in blocks(torch.from_numpy(x), train, dual=True, sums=True):
             fit = solve_ridge(block, targets, train, alphas)
             for i, f in enumerate(block.sets):
-                left = fit.decide(i, tested[f]).numpy()
+                left = fit.left_out(i, train)[1].numpy()
                 found |= {(f, a): left[:, a] for a in range(len(alphas))}
         out.append(found)
     return out

@@ -275,9 +275,9 @@ def _closed_form(work: _Work, block: Block, *, inner: bool) -> None:
     if inner:
         decision = torch.zeros(len(plan.y), *fitted.intercept.shape, dtype=plan.dtype, device=plan.device)
         decision = decision.unflatten(3, (count, plan.outputs))  # [row, set, alpha, label, output]
-        for i, s in enumerate(block.sets):
-            rows = None if everywhere else torch.cat([t.tested[f] for f in plan.pairs[s]])
-            decision[slice(None) if rows is None else rows, i] = fitted.decide(i, rows).unflatten(2, decision.shape[3:])
+        for i in range(len(block.sets)):
+            rows, own = (slice(None), fitted.decide(i)) if everywhere else fitted.left_out(i, t.train)
+            decision[rows, i] = own.unflatten(2, decision.shape[3:])
         todo = [(s, lab, c) for s in block.sets for c in range(len(plan.path)) for lab in range(count)]
         work.validate(todo, decision.flatten(1, 3))
         for i, s in enumerate(block.sets):
@@ -292,10 +292,10 @@ def _closed_form(work: _Work, block: Block, *, inner: bool) -> None:
     for i, s in enumerate(block.sets):
         f = s - pairs
         pick, every = chosen[:, f], torch.arange(count, device=plan.device)
-        rows = None if everywhere else t.tested[f]
-        out = fitted.decide(i, rows).unflatten(2, (count, plan.outputs))[:, pick, every]  # [row, label, output]
+        rows, own = (t.tested[f], fitted.decide(i)) if everywhere else fitted.left_out(i, t.train)
+        out = own.unflatten(2, (count, plan.outputs))[:, pick, every]  # [row, label, output]
         shift = _shift(work, out, s)
-        work.decision[t.tested[f], :count] = (out[t.tested[f]] if everywhere else out) + shift
+        work.decision[rows, :count] = (out[rows] if everywhere else out) + shift
         if work.directions is not None:
             coef, intercept = fitted.raw(i, int(pick[0]), real)
             work.directions[f] = coef, intercept + shift[0]

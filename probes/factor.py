@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,7 @@ def solve_shifted(
     failed = np.zeros(shift.shape[:2], dtype=bool)
     own = torch.empty(size + further, size + further, dtype=matrix.dtype).numpy()
     inside, border, corner = own[:size, :size], own[:size, size:], own[size:, size:]
-    diagonal = own.reshape(-1)[:: len(own) + 1]
+    diagonal, by_columns = own.reshape(-1)[:: len(own) + 1], own.T  # as LAPACK counts
     given = zip(matrix.numpy(), shift.numpy(), rows.numpy(), out.numpy(), strict=True)
     for m, (one, shifts, wanted, solutions) in enumerate(given):
         for a, (by, solution) in enumerate(zip(shifts, solutions, strict=True)):
@@ -119,12 +120,12 @@ def solve_shifted(
             diagonal[:size] += by
             if further:
                 border[:], corner[:], diagonal[size:] = wanted.T, 0, ENDLESS
-                info = potrf(own.T, lower=1, clean=0, overwrite_a=1)[1]
+                info = potrf(by_columns, lower=1, clean=0, overwrite_a=1)[1]
                 solution[:] = border.T
-                trtrs(own.T[:, :size], solution.T, lower=1, trans=1, overwrite_b=1)
+                trtrs(by_columns[:, :size], solution.T, lower=1, trans=1, overwrite_b=1)
             else:
                 solution[:] = wanted
-                info = posv(own.T, solution.T, lower=1, overwrite_a=1, overwrite_b=1)[2]
+                info = posv(by_columns, solution.T, lower=1, overwrite_a=1, overwrite_b=1)[2]
             failed[m, a] = 0 < info <= size
     return out, torch.from_numpy(failed)
 
@@ -134,5 +135,10 @@ def _on_cpu(value: Tensor) -> bool:
 
 
 def _lapack(name: str, like: Tensor) -> Any:
-    (found,) = get_lapack_funcs((name,), dtype=like.numpy().dtype)
+    return _routine(name, like.numpy().dtype)
+
+
+@cache
+def _routine(name: str, dtype: np.dtype[Any]) -> Any:
+    (found,) = get_lapack_funcs((name,), dtype=dtype)
     return found

@@ -6,15 +6,15 @@ almost nothing. Minimises scikit-learn's objective ``|y - Xw - b|^2 + alpha |w|^
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from probes.factor import mirrored, solve_shifted
-from probes.shares import Sums
+from probes.shares import Sums, shares
 from probes.space import Block
 
 
@@ -27,18 +27,33 @@ class RidgeFit:
     coef: Float[Tensor, "set alpha target coordinate"]
     intercept: Float[Tensor, "set alpha target"]
 
-    def decide(self, place: int, rows: Int[Tensor, " row"] | None = None) -> Float[Tensor, "row alpha target"]:
-        """Decision values of some rows (None: all) by the probes of the set at a place in ``block.sets``."""
-        x = self.block.x if self.block.kernels is None else self.block.kernels[place]
-        x = x if rows is None else x.index_select(0, rows)
+    def decide(self, place: int, x: Tensor | None = None) -> Float[Tensor, "row alpha target"]:
+        """Decision values by the probes of the set at a place in ``block.sets``, on all rows of the block or on ``x``:
+        coordinates of some rows, or their kernels with all."""
+        if x is None:
+            x = self.block.x if self.block.kernels is None else self.block.kernels[place]
         coef, intercept = self.coef[place], self.intercept[place]
-        found = (coef.flatten(0, 1) @ x.T).view(*intercept.shape, len(x))
-        return found.add_(intercept[..., None]).movedim(2, 0)
+        found = torch.addmm(intercept.flatten()[:, None], coef.flatten(0, 1), x.T)
+        return found.view(*intercept.shape, len(x)).movedim(2, 0)
+
+    def left_out(self, place: int, train: Bool[Tensor, "row set"]) -> tuple[Tensor, Tensor]:
+        """Numbers of the rows that a set leaves out, and decision values on these [row, alpha, target]. ``train`` is
+        the mask that the block was made with."""
+        held, block = shares(train), self.block
+        out = (~held.member[:, block.sets[place]]).nonzero().flatten().tolist()
+        rows = _joined([held.rows[share] for share in out])
+        if block.sums is not None:
+            return rows, self.decide(place, _joined([block.sums.parts[share] for share in out]))
+        return rows, self.decide(place, (block.x if block.kernels is None else block.kernels[place])[rows])
 
     def raw(self, place: int, alpha: int, targets: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Coefficients [feature, target] and intercepts [target] for raw features, of one set and penalty."""
         coef, intercept = self.coef[place, alpha, targets], self.intercept[place, alpha, targets]
         return self.block.raw(coef.T, intercept, of=self.block.sets[place])
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def solve_ridge(
@@ -64,7 +79,7 @@ def solve_ridge(
     x_mean, y_mean = m.x_sum / m.mass[:, None], m.y_sum / m.mass[:, None]
     cross = m.cross - (x_mean[:, :, None] * m.y_sum[:, None]).to(dtype)
     solved = solve_sets(m, block, alphas.expand(len(m.mass), -1), cross)
-    intercept = y_mean[:, None] - torch.einsum("sd,satd->sat", x_mean, solved.to(torch.float64))
+    intercept = y_mean[:, None] - (solved.to(torch.float64) @ x_mean[:, None, :, None])[..., 0]
     return RidgeFit(block, solved, intercept.to(dtype))
 
 
@@ -135,26 +150,18 @@ def set_moments(
 ) -> Moments:
     """Moments of every training set of the block, each fold summed once."""
     dtype = block.x.dtype
-    own = block.sums
-    if own is None or (gram and own.gram is None):
-        own = Sums.of(block.x, train[:, list(block.sets)], weights, gram=gram)
-        member = own.held.member
-    else:
-        member = own.held.member[:, list(block.sets)]
-    crosses, sums = [], []
-    for rows, x in zip(own.held.rows, own.parts, strict=True):
-        y = targets.index_select(0, rows)
-        if weights is not None:
-            root = weights.index_select(0, rows).to(dtype).sqrt()[:, None]
-            y = y * root
-            sums.append((y * root).sum(dim=0, dtype=torch.float64))
-        else:
-            sums.append(y.sum(dim=0, dtype=torch.float64))
-        crosses.append(y.T @ x)  # the few first: the other way round takes six times as long
-    # Every training set that holds these rows takes their share.
-    takes, precise = member.T.to(dtype), member.T.to(torch.float64)
-    cross = (takes @ torch.stack(crosses).flatten(1)).view(len(takes), -1, block.x.shape[1]).mT
-    mass, x_sum, y_sum = precise @ own.mass, precise @ own.total.to(torch.float64), precise @ torch.stack(sums)
+    own, places = block.sums, list(block.sets)
+    if own is None:
+        own, places = Sums.of(block.x, shares(train[:, places]), weights, gram=gram), list(range(len(places)))
+    ys = own.held.split(targets if weights is None else targets * weights.to(dtype)[:, None])
+    # The few first: the other way round takes six times as long.
+    crosses = torch.stack([y.T @ x for y, x in zip(ys, own.parts, strict=True)])
+    # Every training set that holds a share's rows takes its sums.
+    precise = own.held.takes[places]
+    takes = precise.to(dtype)
+    cross = (takes @ crosses.flatten(1)).view(len(takes), -1, block.x.shape[1]).mT
+    mass, x_sum = precise @ own.mass, precise @ own.total.to(torch.float64)
+    y_sum = precise @ torch.stack([y.sum(dim=0, dtype=torch.float64) for y in ys])
     if block.alive is not None:
         alive = block.alive.T.to(dtype)
         cross, x_sum = cross * alive[:, :, None], x_sum * alive

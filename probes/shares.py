@@ -8,7 +8,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probes.factor import products
@@ -19,12 +19,23 @@ FAR = 8
 
 @dataclass(frozen=True)
 class Shares:
-    """Rows that lie in the same training sets: ``rows``, the numbers of those of each share; ``onehot`` [share, row];
-    ``member``, which sets each share lies in."""
+    """Rows that lie in the same training sets: ``rows``, the numbers of those of each share; ``order``, the same in one
+    piece; ``onehot`` [share, row]; ``member``, which sets each share lies in; ``most``, rows of the largest set."""
 
     rows: tuple[Tensor, ...]
+    order: Int[Tensor, " row"]
     onehot: Bool[Tensor, "share row"]
     member: Bool[Tensor, "share set"]
+    most: int
+
+    @cached_property
+    def takes(self) -> Float[Tensor, "set share"]:
+        """What turns sums over shares to sums over sets, in float64."""
+        return self.member.T.to(torch.float64)
+
+    def split(self, x: Float[Tensor, row * axes]) -> tuple[Tensor, ...]:
+        """The rows of each share."""
+        return x.index_select(0, self.order).split([len(rows) for rows in self.rows])
 
 
 def shares(train: Bool[Tensor, "row set"]) -> Shares:
@@ -35,17 +46,18 @@ def shares(train: Bool[Tensor, "row set"]) -> Shares:
 
 @lru_cache(maxsize=16)
 def _shares(held: bytes, shape: tuple[int, int], device: torch.device) -> Shares:
-    member, code = np.unique(np.frombuffer(held, dtype=bool).reshape(shape), axis=0, return_inverse=True)
+    train = np.frombuffer(held, dtype=bool).reshape(shape)
+    member, code = np.unique(train, axis=0, return_inverse=True)
     onehot = code.reshape(-1) == np.arange(len(member))[:, None]
     rows = tuple(torch.from_numpy(np.flatnonzero(own)).to(device) for own in onehot)
-    return Shares(rows, torch.from_numpy(onehot).to(device), torch.from_numpy(member).to(device))
+    most = int(train.sum(axis=0).max())
+    return Shares(rows, torch.cat(rows), torch.from_numpy(onehot).to(device), torch.from_numpy(member).to(device), most)
 
 
 @dataclass(frozen=True)
 class Sums:
     """Sums of features over the rows of each share of ``held``, rows counted by their weight: ``mass``; ``total``;
-    ``gram`` of products, of which nothing is said below the diagonal. ``parts`` are the features of each share, times
-    the root of the weight."""
+    ``gram`` of products, of which nothing is said below the diagonal. ``parts`` are the features of each share."""
 
     held: Shares
     parts: tuple[Float[Tensor, "_ feature"], ...]
@@ -56,23 +68,23 @@ class Sums:
     @staticmethod
     def of(
         x: Float[Tensor, "row feature"],
-        train: Bool[Tensor, "row set"],
+        held: Shares,
         weights: Float[Tensor, " row"] | None = None,
         *,
         gram: bool = True,
     ) -> Sums:
-        """Sums of features over the shares of some training sets; ``mass`` is float64, the rest as precise as ``x``."""
-        held = shares(train)
-        parts = tuple(x.index_select(0, rows) for rows in held.rows)
+        """Sums of features over some shares; ``mass`` is float64, the rest as precise as ``x``."""
+        parts = weighed = held.split(x)
         if weights is None:
             mass = held.onehot.sum(dim=1, dtype=torch.float64)
             total = torch.stack([part.sum(dim=0) for part in parts])
         else:
-            roots = [weights[rows].to(x.dtype).sqrt() for rows in held.rows]
-            mass = held.onehot.to(torch.float64) @ weights.to(torch.float64)
-            parts = tuple(part * root[:, None] for part, root in zip(parts, roots, strict=True))
-            total = torch.stack([root @ part for part, root in zip(parts, roots, strict=True)])
-        return Sums(held, parts, mass, total, products(parts) if gram else None)
+            each = held.split(weights.to(x.dtype))
+            mass = torch.stack([weight.sum(dtype=torch.float64) for weight in each])
+            total = torch.stack([weight @ part for part, weight in zip(parts, each, strict=True)])
+            if gram:
+                weighed = tuple(part * weight.sqrt()[:, None] for part, weight in zip(parts, each, strict=True))
+        return Sums(held, parts, mass, total, products(weighed) if gram else None)
 
     @cached_property
     def whole(self) -> Float[Tensor, "feature feature"]:

@@ -115,7 +115,7 @@ def deviations(
     By products in the features' own precision, or from ``sums`` that are there already; where a set's mean lies so far
     off that digits would cancel, in float64.
     """
-    held = shares(train)
+    held = shares(train) if sums is None else sums.held
     if sums is not None and sums.gram is not None:
         total, mass = sums.total.to(torch.float64), sums.mass
         squares = sums.gram.diagonal(dim1=1, dim2=2).to(torch.float64)
@@ -128,12 +128,11 @@ def deviations(
             onehot = onehot * weights.to(x.dtype)
             squares = (onehot @ squared).to(torch.float64)
         total, mass = (onehot @ x).to(torch.float64), onehot.sum(dim=1, dtype=torch.float64)
-    member = held.member.T.to(torch.float64)
-    masses = (member @ mass)[:, None]
-    mean = member @ total / masses
-    variance = (member @ squares / masses - mean**2).clamp_min(0)
+    masses = (held.takes @ mass)[:, None]
+    squared_mean = (held.takes @ total / masses).square()
+    variance = (held.takes @ squares / masses - squared_mean).clamp_min(0)
     deviation = variance.sqrt().T
-    off = (variance < mean**2).any(dim=0).nonzero().flatten()
+    off = (variance < squared_mean).any(dim=0).nonzero().flatten()
     if len(off):
         deviation[off] = moments(x[:, off].to(torch.float64), train, weights)
     return whole.div(len(x)).sqrt(), deviation
@@ -189,35 +188,29 @@ def blocks(
     """
     n, d = x.shape
     center = x.mean(dim=0)
-    if not bool(torch.isfinite(center).all()):
+    if not bool(torch.isfinite(center.sum())):
         check_finite(x)
         center = x.mean(dim=0, dtype=torch.float64).to(x.dtype)  # only their sum was too large
     centred = x - center
-    use_kernel = d > KERNEL_FROM * int(train.sum(dim=0).max()) if kernel is None else kernel
-    found = Sums.of(centred, train, weights) if sums and not use_kernel else None
+    held = shares(train)
+    use_kernel = d > KERNEL_FROM * held.most if kernel is None else kernel
+    found = Sums.of(centred, held, weights) if sums and not use_kernel else None
     spread, deviation = deviations(centred, train, weights, found)
-    constant, flat = (torch.zeros(shape, dtype=torch.bool, device=x.device) for shape in (d, deviation.shape))
-    # What is left of a constant after rounding is no variance: compare with the precision of the values themselves.
-    precision = 8 * torch.finfo(x.dtype).eps
-    doubtful = (spread <= precision * center.abs()) | (deviation < DOUBTFUL * spread[:, None]).any(dim=1)
-    at = doubtful.nonzero().flatten()
-    if len(at):
-        some = centred[:, at]
-        floor = precision * torch.maximum(some.abs().amax(dim=0), center[at].abs()).to(torch.float64)
-        constant[at] = spread[at] <= floor
-        flat[at] = (extents(some, train) <= floor[:, None]) | constant[at, None]
-    scale = torch.ones_like(spread) if found is not None or not standardise else torch.where(constant, 1.0, spread)
-    if found is None:
-        centred *= torch.where(constant, 0.0, 1 / scale).to(x.dtype)
-    elif len(at) and bool(constant.any()):
+    constant, flat = _constants(centred, center, spread, deviation, train)
+    scale = spread if standardise and found is None else torch.ones_like(spread)
+    if constant is not None:
+        scale = torch.where(constant, 1.0, scale)
         centred *= (~constant).to(x.dtype)
-        found = Sums.of(centred, train, weights)
-    if standardise:
-        deviation = torch.where(flat, 1.0, deviation / scale[:, None])
-    else:
-        deviation, flat = torch.ones_like(deviation), torch.zeros_like(flat)
-    alive = ~flat if bool(flat.any()) else None
-    penalty = (deviation**2).to(x.dtype)
+        found = None if found is None else Sums.of(centred, held, weights)
+    if found is None:
+        centred *= (1 / scale).to(x.dtype)
+        deviation /= scale[:, None]
+    if not standardise:
+        deviation, flat = torch.ones_like(deviation), None
+    elif flat is not None:
+        deviation = torch.where(flat, 1.0, deviation)
+    alive = None if flat is None else ~flat
+    penalty = deviation.square().to(x.dtype)
     if not use_kernel:
         yield Block(centred, penalty, tuple(range(train.shape[1])), center, scale.to(x.dtype), alive=alive, sums=found)
     elif dual:
@@ -230,8 +223,32 @@ def blocks(
     else:
         for t in range(train.shape[1]):
             own = deviation[:, t]
-            scaled = torch.where(flat[:, t], torch.zeros_like(centred), centred / own.to(x.dtype))
+            scaled = centred / own.to(x.dtype)
+            if alive is not None:
+                scaled = scaled * alive[:, t].to(x.dtype)
             yield _kernel_block(scaled, train[:, t], t, center, (own * scale).to(x.dtype))
+
+
+def _constants(
+    centred: Float[Tensor, "row feature"],
+    center: Float[Tensor, " feature"],
+    spread: Float[Tensor, " feature"],
+    deviation: Float[Tensor, "feature set"],
+    train: Bool[Tensor, "row set"],
+) -> tuple[Bool[Tensor, " feature"] | None, Bool[Tensor, "feature set"] | None]:
+    """Which features are constant, and in which sets; None where none is."""
+    # What is left of a constant after rounding is no variance: compare with the precision of the values themselves.
+    precision = 8 * torch.finfo(centred.dtype).eps
+    doubtful = (spread <= precision * center.abs()) | (deviation < DOUBTFUL * spread[:, None]).any(dim=1)
+    at = doubtful.nonzero().flatten()
+    if not len(at):
+        return None, None
+    constant, flat = torch.zeros_like(spread, dtype=torch.bool), torch.zeros_like(deviation, dtype=torch.bool)
+    some = centred[:, at]
+    floor = precision * torch.maximum(some.abs().amax(dim=0), center[at].abs()).to(torch.float64)
+    constant[at] = spread[at] <= floor
+    flat[at] = (extents(some, train) <= floor[:, None]) | constant[at, None]
+    return (constant if bool(constant.any()) else None), (flat if bool(flat.any()) else None)
 
 
 def _kernels(block: Block, *, shared: bool) -> Float[Tensor, "set row row"]:

@@ -180,6 +180,9 @@ def test_ridge_agrees_with_scikit_learn(n, d, sums, at_once, dtype, monkeypatch)
     for block in blocks(torch.from_numpy(x).to(dtype), torch.from_numpy(train), dual=True, sums=sums):
         fitted = solve_ridge(block, torch.from_numpy(y), torch.from_numpy(train), torch.tensor(alphas))
         for i, f in enumerate(block.sets):
+            left, decided = fitted.left_out(i, torch.from_numpy(train))
+            assert sorted(left.tolist()) == np.flatnonzero(~train[:, f]).tolist()
+            torch.testing.assert_close(decided, fitted.decide(i)[left])
             for a, alpha in enumerate(alphas):
                 model = ridge_reference(x, y, train[:, f], alpha)
                 tolerance = 2e-3 if dtype == torch.float32 else 1e-7
