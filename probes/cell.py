@@ -26,7 +26,10 @@ BATCH_VALUES = 2**18
 """Decision values worth solving at once: smaller cells are stacked, so that the cost of a call is shared."""
 
 BATCH_FEATURES = 2**20
-"""Features held at once by stacked cells: more would not stay in the cache from one iteration to the next."""
+"""Features held at once by stacked cells: more would not stay in the cache from one iteration to the next. What the
+kernel form holds instead counts as ``KERNEL_WIDTH`` features per row, at most."""
+
+KERNEL_WIDTH = 4
 
 
 class _Work:
@@ -121,7 +124,8 @@ Fit = tuple[int, int, int]
 
 def stack_size(rows: int, features: int, fits: int) -> int:
     """How many cells share the cost of a call well; every output of a fit counts."""
-    return max(1, min(BATCH_VALUES // (rows * fits), BATCH_FEATURES // (rows * max(features, 1))))
+    width = min(max(features, 1), KERNEL_WIDTH * rows)
+    return max(1, min(BATCH_VALUES // (rows * fits), BATCH_FEATURES // (rows * width)))
 
 
 def batch_size(plan: Plan, features: int, memory: float | None = None) -> int:

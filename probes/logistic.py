@@ -15,7 +15,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probes.factor import products
-from probes.forms import Features, Form, Kernels
+from probes.features import Features
+from probes.forms import Form
+from probes.kernels import Kernels
 from probes.minimise import Loss, minimise
 from probes.shares import shares
 from probes.space import Block

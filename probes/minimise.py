@@ -11,7 +11,7 @@ unknowns: a product of few fits with a large matrix is up to four times faster t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from probes.forms import Form, take, wide
 
-MEMORY = 10
+MEMORY = 3
+"""Steps remembered. More cost more and hardly save an iteration: what is left is the change of curvature on the way."""
 REFRESH_AT = (3, 9, 27, 81)
 """Iterations after which the preconditioner is held against the curvature met."""
 
@@ -54,19 +55,17 @@ class Minimum:
 
 @dataclass(frozen=True)
 class _Pair:
-    """One step and the change of gradient along it, as vectors and as what acts on vectors; ``weight`` [B, P]."""
+    """One step, as a vector and as what acts on vectors, and the change of gradient along it; ``weight`` [B, P]."""
 
     s: Tensor
     s_acts: Tensor
     y: Tensor
-    y_acts: Tensor
     weight: Tensor
 
     def keep(self, b: Tensor | None, p: Tensor | None, q: Tensor | None) -> _Pair:
-        s, y = take(self.s, b, q), take(self.y, b, q)
+        s = take(self.s, b, q)
         s_acts = s if self.s_acts is self.s else take(self.s_acts, b, q)
-        y_acts = y if self.y_acts is self.y else take(self.y_acts, b, q)
-        return _Pair(s, s_acts, y, y_acts, take(self.weight, b, p))
+        return _Pair(s, s_acts, take(self.y, b, q), take(self.weight, b, p))
 
 
 def minimise(form: Form, loss: Loss, *, tol: float = 1e-4, max_iter: int = 300) -> Minimum:
@@ -114,8 +113,8 @@ class _State:
         self.residual = self.residuals(self.z)
         self.history: list[_Pair] = []
         self.g: Tensor | None = None
-        self.g_acts: Tensor | None = None
-        self.step = self.step_acts = self.direction = self.v
+        self.step = self.step_acts = self.direction = self.acts = self.v
+        self.slope = self.size = torch.zeros_like(form.c)
         self.done = torch.zeros_like(form.c, dtype=torch.bool)
 
     def spread(self, value: Tensor) -> Tensor:
@@ -154,7 +153,7 @@ class _State:
 
     def look(self, step: int, tol: float) -> Tensor:
         """Gradient and direction at the present point; mask [cell, fit] of what has converged."""
-        g, g_acts = self.form.gradient(self.v, self.z, self.residual)
+        g = self.form.gradient(self.v, self.residual)
         if step == 0 or step in REFRESH_AT:
             p = self.probabilities(self.z, self.absent)
             bend = p.sub_(p * p).mul_(self.rows)
@@ -162,60 +161,75 @@ class _State:
                 # Slopes of outputs sum to 0, so the curvature met is that of the other k - 1 directions.
                 bend = bend.unflatten(1, (-1, self.k)).sum(dim=2).div_(self.k - 1)
             self.form.prepare(bend)
-        if self.g is not None and self.g_acts is not None:
+        if self.g is not None:
             y = g - self.g
-            y_acts = y if g_acts is g else g_acts - self.g_acts
-            bent = self.dot(self.step, y_acts)
-            usable = bent > 1e-12 * self.dot(y, y_acts).clamp_min(1e-30)
-            weight = torch.where(usable, 1 / bent.clamp_min(1e-30), 0.0)
-            self.history = [*self.history[-(MEMORY - 1) :], _Pair(self.step, self.step_acts, y, y_acts, weight)]
-        self.g, self.g_acts = g, g_acts
-        self.direction = -self.quasi_newton(g)
+            bent = self.dot(self.step_acts, y)
+            least = 1e-12 * (self.dot(self.step_acts, self.step_acts) * self.dot(y, y)).sqrt()
+            weight = torch.where(bent > least, 1 / bent.clamp_min(1e-30), 0.0)
+            self.history = [*self.history[-(MEMORY - 1) :], _Pair(self.step, self.step_acts, y, weight)]
+        self.g = g
+        self.direction, self.acts = self.quasi_newton(g)
+        self.slope = self.dot(g, self.acts)
+        self.descend()
         if step >= LEAST_STEPS:
-            decrement = -self.dot(g_acts, self.direction).clamp_max(0)
-            size = 1 + self.dot(self.form.pull(self.v, self.z), self.v)
-            self.done = self.done | (decrement <= tol**2 * size)
+            self.done = self.done | (-self.slope <= tol**2 * (1 + self.size))
         return self.done
 
-    def quasi_newton(self, g: Tensor) -> Tensor:
-        """The L-BFGS estimate of inverse Hessian times gradient (two-loop recursion)."""
-        q, pending = g.clone(), []
+    def quasi_newton(self, g: Tensor) -> tuple[Tensor, Tensor]:
+        """Minus the L-BFGS estimate of inverse Hessian times gradient (two-loop recursion), and what acts on vectors as
+        the inner product with it: which is carried along, so that it costs one product a step."""
+        q, pending = -g, []
         for pair in reversed(self.history):
             a = self.spread(self.dot(pair.s_acts, q) * pair.weight)[..., None]
             pending.append(a)
             q.addcmul_(a, pair.y, value=-1)
         q = self.form.precondition(q)
+        acts = self.form.lower(q)
         for pair, a in zip(self.history, reversed(pending), strict=True):
-            q.addcmul_(a - self.spread(self.dot(pair.y_acts, q) * pair.weight)[..., None], pair.s)
-        return q
+            more = a - self.spread(self.dot(pair.y, acts) * pair.weight)[..., None]
+            q.addcmul_(more, pair.s)
+            if acts is not q:
+                acts.addcmul_(more, pair.s_acts)
+        return q, acts
+
+    def descend(self) -> None:
+        """Fall back on the gradient where the direction leads up. The preconditioner takes other training sets for a
+        fit's own, which may be too coarse where rows differ vastly in curvature."""
+        assert self.g is not None
+        up = ~(self.slope <= 0) & ~self.done
+        if bool(up.any()):
+            where = self.spread(up)[..., None]
+            plain = self.acts is self.direction
+            self.direction = torch.where(where, -self.g, self.direction)
+            self.acts = self.direction if plain else torch.where(where, -self.form.lower(self.g), self.acts)
+            self.history = [replace(pair, weight=pair.weight.masked_fill(up, 0.0)) for pair in self.history]
+            self.slope = self.dot(self.g, self.acts)
 
     def advance(self) -> None:
-        """Step along the direction as far as the slope there has mostly gone."""
-        d = self.direction * self.spread((~self.done).to(self.v.dtype))[..., None]
-        dz = self.form.decide(d)
-        pull = self.form.pull(d, dz)
-        assert self.g_acts is not None
-        start, bent, base = self.dot(self.g_acts, d), self.dot(pull, d), self.dot(pull, self.v)
-        t = torch.ones_like(start)
-        z = self.z + dz
+        """Step along the direction to where the slope there has mostly gone."""
+        d, dz = self.direction, self.form.decide(self.direction, self.acts)
+        pull = self.form.pull(d, self.acts)
+        bent, base = self.dot(pull, d), self.dot(pull, self.v)
+        down = -self.slope
+        t = (~self.done).to(d.dtype)
+        z = torch.addcmul(self.z, self.spread(t)[..., None], dz)
         residual = self.residuals(z)
         for _ in range(20):
             # Monotone in t, as the objective is convex.
             slope = self.dot(residual, dz) + base + t * bent
-            over = slope > CURVATURE * start.abs()
+            over = (slope > CURVATURE * down) & ~self.done
             if not bool(over.any()):
                 break
             # Overshot: the secant between where the step began and this point.
-            secant = t * start.abs() / (start.abs() + slope)
-            t = torch.where(over, torch.maximum(secant, 0.1 * t), t)
+            t = torch.where(over, torch.maximum(t * down / (down + slope), 0.1 * t), t)
             some = wide(over.any(dim=0).nonzero().flatten(), self.k)
-            part = self.z[:, some] + self.spread(t)[:, some, None] * dz[:, some]
+            part = torch.addcmul(self.z[:, some], self.spread(t)[:, some, None], dz[:, some])
             z[:, some] = part
             residual[:, some] = self.residuals(part, some)
+        self.size = self.size + t * (2 * base + t * bent)
         length = self.spread(t)[..., None]
         self.step = d * length
-        lowered = self.form.lower(d, dz)
-        self.step_acts = self.step if lowered is d else lowered * length
+        self.step_acts = self.step if self.acts is d else self.acts * length
         self.v = self.v + self.step
         self.z, self.residual = z, residual
 
@@ -228,10 +242,10 @@ class _State:
         self.history = [pair.keep(b, p, q) for pair in self.history]
         self.cells = self.cells if b is None else self.cells[b]
         self.fits = self.fits if p is None else self.fits[p]
-        for name in ("v", "z", "residual", "direction", "rows", "target", "absent"):
+        same = self.acts is self.direction
+        for name in ("v", "z", "residual", "g", "direction", "rows", "target", "absent"):
             value = getattr(self, name)
             setattr(self, name, None if value is None else take(value, b, q))
-        same = self.g_acts is self.g
-        self.g = None if self.g is None else take(self.g, b, q)
-        self.g_acts = self.g if same or self.g_acts is None else take(self.g_acts, b, q)
-        self.done = take(self.done, b, p)
+        self.acts = self.direction if same else take(self.acts, b, q)
+        for name in ("slope", "size", "done"):
+            setattr(self, name, take(getattr(self, name), b, p))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from probes import fit_grid
+from probes.features import Features
+from probes.kernels import Kernels
 from probes.logistic import Columns, balance, solve_logistic
 from probes.ridge import solve_ridge
 from probes.space import blocks
@@ -214,6 +218,31 @@ def test_values_that_are_not_finite_are_refused_with_the_row():
 
     with pytest.raises(ProbeError, match=r"1 of 6 rows \(first: row 4\)"):
         list(blocks(x, torch.ones(6, 1, dtype=torch.bool)))
+
+
+@pytest.mark.parametrize(("n", "d"), [(90, 24), (40, 120)])
+def test_large_matrices_are_factored_and_small_ones_inverted_to_the_same_end(monkeypatch, n, d):
+    x, y, _ = rows(n, d, classes=3)
+    inverted, _ = fit_all(x, y, masks(n))
+    monkeypatch.setattr("probes.forms.INVERT_UP_TO", 0)
+    factored, _ = fit_all(x, y, masks(n))
+    for key, values in inverted.items():
+        np.testing.assert_allclose(factored[key], values, atol=1e-3 * np.abs(values).max())
+
+
+@pytest.mark.parametrize(("n", "d", "form"), [(90, 6, Features), (40, 120, Kernels)])
+def test_a_direction_that_leads_up_is_left_for_the_gradient(monkeypatch, n, d, form):
+    x, y, _ = rows(n, d)
+    expected, _ = fit_all(x, y, masks(n))
+    good, calls = form.precondition, itertools.count()
+
+    def bad(self, g):
+        return -good(self, g) if next(calls) % 4 == 2 else good(self, g)
+
+    monkeypatch.setattr(form, "precondition", bad)
+    found, _ = fit_all(x, y, masks(n))
+    for key, values in expected.items():
+        np.testing.assert_allclose(found[key], values, atol=1e-3 * np.abs(values).max())
 
 
 @pytest.mark.parametrize("classes", [2, 3])
