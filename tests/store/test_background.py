@@ -45,6 +45,18 @@ def test_the_same_bytes_as_in_one_process(tmp_path: Path, borrow: bool) -> None:
     assert (far.path / "manifest.jsonl").read_bytes() == (near.path / "manifest.jsonl").read_bytes()
 
 
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="other systems have no such policy")
+def test_whoever_computes_is_not_interrupted(tmp_path: Path) -> None:
+    """The process that writes waits for its turn, in every thread of it."""
+    with Store.create(tmp_path / "s", PROVENANCE).background() as writers:
+        write_run(writers, layout_of("run0"))
+        writers.flush()  # now the thread that finishes runs has begun, too
+        threads = [int(thread.name) for thread in Path(f"/proc/{writers.process.pid}/task").iterdir()]
+        assert len(threads) > 1
+        assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_BATCH}
+    assert os.sched_getscheduler(0) != os.SCHED_BATCH
+
+
 def test_several_runs_at_a_time_and_tensors_larger_than_the_memory(tmp_path: Path) -> None:
     base = layout_of("r")
     sites = (
