@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp.address.shapes import TEXT_TOKENS
 from interp.errors import InterpError, ModelError
 from interp.kinds import kind_of
 from interp.runspec import SamplerSettings
@@ -23,7 +24,8 @@ def settings_for(pipe: Any, settings: SamplerSettings) -> SamplerSettings:
 
     Raises:
         InterpError: a strength, hints' scales, or a setting of two experts for a pipeline that has none; not one scale
-            a control block; guidance of one expert alone.
+            a control block; guidance of one expert alone; a number of text tokens at which the model would take some
+            of the picture for text.
     """
     kind, name = kind_of(pipe), type(pipe).__name__
     if kind.control:
@@ -34,6 +36,12 @@ def settings_for(pipe: Any, settings: SamplerSettings) -> SamplerSettings:
         settings = settings if settings.strength is not None else dataclasses.replace(settings, strength=STRENGTH)
     elif settings.strength is not None:
         raise InterpError(f"strength={settings.strength} is for video-to-video; {name} runs every step of its schedule")
+    transformer = pipe.transformer if pipe.transformer is not None else pipe.transformer_2
+    if transformer.config.get("image_dim") is not None and settings.max_sequence_length != TEXT_TOKENS:
+        raise InterpError(
+            f"max_sequence_length={settings.max_sequence_length}: the attention of this model, which has an image "
+            f"encoder, takes the last {TEXT_TOKENS} tokens for the text and all before for the picture; leave it out"
+        )
     return _with_boundary(pipe, settings)
 
 

@@ -6,7 +6,7 @@ import re
 from functools import cache
 from itertools import groupby
 
-from interp.address.site import Site, layer_of
+from interp.address.site import Site
 from interp.address.table import SITES
 from interp.errors import SelectionError, suggest
 
@@ -46,7 +46,9 @@ def site_named(name: str) -> Site:
     """
     template = template_of(name)
     if template is None:
-        raise SelectionError(f"there is no hook point {name!r}{suggest(_digits_to_layer(name), _BY_NAME)}")
+        layer = _layer_said(name) or "{layer}"
+        near = [s.name.replace("{layer}", layer) for s in SITES if s.family != "vace" or "vace" in name]
+        raise SelectionError(f"there is no hook point {name!r}{suggest(name, near)}")
     return _BY_NAME[template]
 
 
@@ -62,9 +64,9 @@ def canonical_name(name: str) -> str:
     Raises:
         SelectionError: no such hook point.
     """
-    layer = layer_of(name)
+    layer = _layer_said(name)
     site = site_named(name)
-    return site.name if layer is None else site.at(layer)
+    return site.name if layer is None else site.at(int(layer))
 
 
 @cache
@@ -128,8 +130,12 @@ def get_act_name(name: str, layer: int | str | None = None, layer_type: str | No
     raise SelectionError(f"there is no activation {asked!r}{suggest(asked, known)}")
 
 
-def _digits_to_layer(name: str) -> str:
+def _layer_said(name: str) -> str | None:
+    """The layer of a name, alias or not: "blocks.3" is a module's path."""
     parts = name.split(".")
-    if len(parts) > 1 and parts[0] in STACKS and parts[1].isdecimal():
-        parts[1] = "{layer}"
-    return ".".join(parts)
+    return parts[1] if len(parts) > 1 and parts[0] in STACKS and parts[1].isdecimal() else None
+
+
+def _digits_to_layer(name: str) -> str:
+    layer = _layer_said(name)
+    return name if layer is None else name.replace(f".{layer}", ".{layer}", 1)

@@ -199,7 +199,8 @@ def _vace() -> tuple[Site, ...]:
         Site(f"{block}.hook_resid_post", TOKEN_D, "control stream leaving the block", block, transform="pair.1",
              family="vace"),
         Site(f"{block}.hook_hint", TOKEN_D, "what, times the conditioning scale, is added to the residual stream "
-             "behind the model's block that this one belongs to", block, transform="pair.0", family="vace"),
+             "behind the model's block that this one belongs to", block, transform="pair.0", family="vace",
+             aliases=(f"{block}.proj_out",)),
     )  # fmt: skip
 
 

@@ -182,6 +182,11 @@ def test_the_table_is_consistent() -> None:
     assert concrete_sites(2).index("blocks.0.hook_resid_post") < concrete_sites(2).index("blocks.1.hook_resid_pre")
 
 
+def test_a_blocks_own_path_and_a_hints_are_names() -> None:
+    assert canonical_name("blocks.3") == "blocks.3.hook_resid_post"
+    assert canonical_name("vace_blocks.1.proj_out") == "vace_blocks.1.hook_hint"
+
+
 def test_aliases_lead_to_sites_at_that_module_and_port() -> None:
     for site in SITES:
         if site.tier != "module":
@@ -221,7 +226,7 @@ def test_short_names(arguments: tuple, expected: str) -> None:
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(SelectionError, match=r"did you mean blocks\.\{layer\}\.hook_resid_post"):
+    with pytest.raises(SelectionError, match=r"did you mean blocks\.3\.hook_resid_post"):
         site_named("blocks.3.hook_resid_pots")
     with pytest.raises(SelectionError, match="say which"):
         get_act_name("z")

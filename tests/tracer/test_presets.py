@@ -74,6 +74,15 @@ def test_mistakes_are_named() -> None:
         load(pipelines.tiny_i2v(two_experts=True)).plan(sample, guidance_scale_2=3.0)
 
 
+def test_text_of_a_model_with_an_image_encoder_has_its_length() -> None:
+    """Diffusers' attention takes the last 512 tokens for the text, whatever was asked for."""
+    lab = load(pipelines.tiny_i2v_clip())
+    sample = sample_of(pipelines.call_arguments(lab.pipe))
+    with pytest.raises(InterpError, match="max_sequence_length=16: the attention of this model"):
+        lab.plan(sample, max_sequence_length=16)
+    assert lab.plan(sample)[0].settings.max_sequence_length == 512
+
+
 def test_what_was_planned_is_what_runs_whatever_is_set_on_the_pipeline_later() -> None:
     pipe = pipelines.tiny_i2v(two_experts=True, scheduler="unipc")
     lab = load(pipe)
