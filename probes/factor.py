@@ -112,11 +112,12 @@ def solve_shifted(
     failed = np.zeros(shift.shape[:2], dtype=bool)
     own = torch.empty(size + further, size + further, dtype=matrix.dtype).numpy()
     inside, border, corner = own[:size, :size], own[:size, size:], own[size:, size:]
+    half = size // 2
     diagonal, by_columns = own.reshape(-1)[:: len(own) + 1], own.T  # as LAPACK counts
     given = zip(matrix.numpy(), shift.numpy(), rows.numpy(), out.numpy(), strict=True)
     for m, (one, shifts, wanted, solutions) in enumerate(given):
         for a, (by, solution) in enumerate(zip(shifts, solutions, strict=True)):
-            inside[:] = one
+            inside[:half], inside[half:, half:] = one[:half], one[half:, half:]
             diagonal[:size] += by
             if further:
                 border[:], corner[:], diagonal[size:] = wanted.T, 0, ENDLESS

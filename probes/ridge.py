@@ -39,8 +39,9 @@ class RidgeFit:
     def left_out(self, place: int, train: Bool[Tensor, "row set"]) -> tuple[Tensor, Tensor]:
         """Numbers of the rows that a set leaves out, and decision values on these [row, alpha, target]. ``train`` is
         the mask that the block was made with."""
-        held, block = shares(train), self.block
-        out = (~held.member[:, block.sets[place]]).nonzero().flatten().tolist()
+        block = self.block
+        held = shares(train) if block.sums is None else block.sums.held
+        out = held.left_out[block.sets[place]]
         rows = _joined([held.rows[share] for share in out])
         if block.sums is not None:
             return rows, self.decide(place, _joined([block.sums.parts[share] for share in out]))
@@ -117,13 +118,14 @@ GRAM_VALUES = 2**18
 @dataclass(frozen=True)
 class Moments:
     """Sums over each training set: weights, features, targets, and products of features with targets, not centred. What
-    belongs to a feature that is constant in a set is 0."""
+    belongs to a feature that is constant in a set is 0. ``places`` says which sets of ``sums`` these are."""
 
     mass: Float[Tensor, " set"]
     x_sum: Float[Tensor, "set coordinate"]
     y_sum: Float[Tensor, "set target"]
     cross: Float[Tensor, "set coordinate target"]
     sums: Sums
+    places: Sequence[int]
     takes: Float[Tensor, "set share"]
 
     def grams(self) -> Iterator[tuple[slice, Float[Tensor, "set coordinate coordinate"]]]:
@@ -133,7 +135,7 @@ class Moments:
         step = max(1, GRAM_VALUES // size**2) if self.takes.device.type == "cpu" else len(self.takes)
         for some in (slice(start, start + step) for start in range(0, len(self.takes), step)):
             if step == 1:
-                out = self.sums.gram_of(self.takes[some.start] > 0)[None]
+                out = self.sums.gram_of(self.places[some.start])[None]
             else:
                 out = (self.takes[some] @ self.sums.gram.view(shares, -1)).view(-1, size, size)
             mean = (self.x_sum[some] / self.mass[some, None].sqrt()).to(out.dtype)
@@ -165,7 +167,7 @@ def set_moments(
     if block.alive is not None:
         alive = block.alive.T.to(dtype)
         cross, x_sum = cross * alive[:, :, None], x_sum * alive
-    return Moments(mass, x_sum, y_sum, cross, own, takes)
+    return Moments(mass, x_sum, y_sum, cross, own, places, takes)
 
 
 def solve_sets(

@@ -20,12 +20,14 @@ FAR = 8
 @dataclass(frozen=True)
 class Shares:
     """Rows that lie in the same training sets: ``rows``, the numbers of those of each share; ``order``, the same in one
-    piece; ``onehot`` [share, row]; ``member``, which sets each share lies in; ``most``, rows of the largest set."""
+    piece; ``onehot`` [share, row]; ``member``, which sets each share lies in; ``left_out``, by set, the numbers of the
+    shares that it lacks; ``most``, rows of the largest set."""
 
     rows: tuple[Tensor, ...]
     order: Int[Tensor, " row"]
     onehot: Bool[Tensor, "share row"]
     member: Bool[Tensor, "share set"]
+    left_out: tuple[tuple[int, ...], ...]
     most: int
 
     @cached_property
@@ -50,8 +52,14 @@ def _shares(held: bytes, shape: tuple[int, int], device: torch.device) -> Shares
     member, code = np.unique(train, axis=0, return_inverse=True)
     onehot = code.reshape(-1) == np.arange(len(member))[:, None]
     rows = tuple(torch.from_numpy(np.flatnonzero(own)).to(device) for own in onehot)
-    most = int(train.sum(axis=0).max())
-    return Shares(rows, torch.cat(rows), torch.from_numpy(onehot).to(device), torch.from_numpy(member).to(device), most)
+    return Shares(
+        rows,
+        torch.cat(rows),
+        torch.from_numpy(onehot).to(device),
+        torch.from_numpy(member).to(device),
+        tuple(tuple(np.flatnonzero(~own).tolist()) for own in member.T),
+        int(train.sum(axis=0).max()),
+    )
 
 
 @dataclass(frozen=True)
@@ -92,11 +100,12 @@ class Sums:
         assert self.gram is not None
         return self.gram.sum(dim=0)
 
-    def gram_of(self, member: Bool[Tensor, " share"]) -> Float[Tensor, "feature feature"]:
+    def gram_of(self, place: int) -> Float[Tensor, "feature feature"]:
         """Products over the shares of one set: their sum, or the whole less what the set lacks, where that is less to
         read and costs no digits."""
         assert self.gram is not None
-        held, lacking = member.nonzero().flatten().tolist(), (~member).nonzero().flatten().tolist()
+        lacking = list(self.held.left_out[place])
+        held = [share for share in range(len(self.gram)) if share not in lacking]
         squares = self.gram.diagonal(dim1=1, dim2=2)
         if len(lacking) < len(held) and bool((squares[held].sum(0) * FAR >= squares[lacking].sum(0)).all()):
             out = self.whole - self.gram[lacking[0]] if lacking else self.whole.clone()
