@@ -47,13 +47,13 @@ def test_the_same_bytes_as_in_one_process(tmp_path: Path, borrow: bool) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="other systems have no such policy")
 def test_whoever_computes_is_not_interrupted(tmp_path: Path) -> None:
-    """The process that writes waits for its turn, in every thread of it."""
+    """The process that writes waits for its turn: the thread that writes, and the one that finishes runs."""
     with Store.create(tmp_path / "s", PROVENANCE).background() as writers:
         write_run(writers, layout_of("run0"))
         writers.flush()  # now the thread that finishes runs has begun, too
         threads = [int(thread.name) for thread in Path(f"/proc/{writers.process.pid}/task").iterdir()]
-        assert len(threads) > 1
-        assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_BATCH}
+        assert os.sched_getscheduler(writers.process.pid) == os.SCHED_BATCH
+        assert sum(os.sched_getscheduler(thread) == os.SCHED_BATCH for thread in threads) >= 2  # NumPy may have others
     assert os.sched_getscheduler(0) != os.SCHED_BATCH
 
 
