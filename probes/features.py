@@ -59,7 +59,9 @@ class Features(Form):
         diagonal = matrix.diagonal(dim1=1, dim2=2)
         diagonal += torch.einsum("bp,bpd->bd", share, self.penalty[:, :: self.outputs])
         diagonal += 1e-6 * diagonal.mean(dim=1, keepdim=True) + 1e-30
-        matrix[~mask.any(dim=1)] = torch.eye(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
+        idle = ~mask.any(dim=1)  # cells without such fits
+        if bool(idle.any()):
+            matrix[idle] = torch.eye(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
         return Definite.of(matrix)
 
     def stale(self, old: Float[Tensor, "B n"], new: Float[Tensor, "B n"]) -> bool:

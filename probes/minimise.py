@@ -19,7 +19,7 @@ from torch import Tensor
 
 from probes.forms import Form, take, wide
 
-MEMORY = 3
+MEMORY = 4
 """Steps remembered. More cost more and hardly save an iteration: what is left is the change of curvature on the way."""
 REFRESH_AT = (3, 9, 27, 81)
 """Iterations after which the preconditioner is held against the curvature met."""
