@@ -154,9 +154,10 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 TO_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""How a file is opened to be read; a symbolic link is not followed."""
 
 
-def open_read(path: Path | str) -> int:
+def open_read(path: Path) -> int:
     """Open a regular file to read it; a symbolic link is not followed."""
     return os.open(path, TO_READ)
 

@@ -145,7 +145,7 @@ class Extent:
             try:
                 pread_into(fd, out, self.offset + start)
             except (EOFError, OSError) as error:
-                self._ends(start, error)
+                self._refuse(start, error)
             return
         begin, end = self.plan.bounds(blocks.start)[0], self.plan.bounds(blocks.stop - 1)[1]
         # Blocks at the ends may be wanted in part; what is not wanted of them goes beside.
@@ -200,7 +200,7 @@ class Extent:
         try:
             scatter_into(fd, views, self.offset + start)
         except (EOFError, OSError) as error:
-            self._ends(start, error)
+            self._refuse(start, error)
 
-    def _ends(self, start: int, error: Exception) -> NoReturn:
+    def _refuse(self, start: int, error: Exception) -> NoReturn:
         self.source.refuse(f"cannot be read at byte {self.offset + start}: {error}")

@@ -51,6 +51,13 @@ def assert_same(store: Store, wanted: dict[str, torch.Tensor]) -> None:
     )
     some = store.read(HEADS, slice(2, 9), runs=[store.runs[2], store.runs[0]], as_="torch")
     assert torch.equal(some, wanted[HEADS][[2, 0], 1:3, 0])
+    order = [1, 2, 0]  # two that follow one another in the file, and one that does not
+    runs = [store.runs[i] for i in order]
+    both = ["cond", "uncond"]
+    assert torch.equal(store.read(RESID, branch=both, runs=runs, as_="torch"), wanted[RESID][order])
+    assert torch.equal(
+        store.read(RESID, branch=both, runs=runs, tokens=[3, 0], as_="torch"), wanted[RESID][order][:, :, :, [3, 0]]
+    )
 
 
 @pytest.mark.parametrize("memory", [1, 5000, 1 << 20])
