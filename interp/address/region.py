@@ -28,7 +28,10 @@ def _image_at(path: Path) -> Image.Image:
         with Image.open(path) as image:
             return image.convert("L")
     except (OSError, ValueError) as error:
-        raise SelectionError(f"mask={path}: no image can be read there ({error})") from None
+        raise SelectionError(
+            f"mask={path}: no image can be read there ({error}), and it is not the text of a mask, which is "
+            "ROWSxCOLS:BITS"
+        ) from None
 
 
 @dataclass(frozen=True)
