@@ -170,8 +170,6 @@ def _fitted(
         raise InterpError(f"{len(left)} of {len(tensors)} keys of {name} fit no layer of the model: {left[0]} ...")
     if not found:
         raise InterpError(f"{name} changes no layer of the model")
-    if not any(bool(t.any()) for ends in found.values() for end, t in ends.items() if end != "A.weight"):
-        raise InterpError(f"{name} changes nothing: all of its B are zero, as before training")
     updates = {}
     for path, ends in found.items():
         a, b, bias = (ends.get(end) for end in ("A.weight", "B.weight", "B.bias"))
@@ -190,6 +188,8 @@ def _fitted(
         if bias is not None and (layer.bias is None or layer.bias.shape != bias.shape):
             raise InterpError(f"{name} was made for another model: it changes a bias of {path} that does not fit")
         updates[path] = (a, b, bias)
+    if not any(bool(t.any()) for ends in found.values() for end, t in ends.items() if end != "A.weight"):
+        raise InterpError(f"{name} changes nothing: all of its B are zero, as before training")
     return updates
 
 

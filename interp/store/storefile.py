@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ class StoreFile:
                 cells = (first, last) if last > first else (first,)
                 return f"site {name}, {' to '.join(self._cell(entry.layout, cell) for cell in cells)}"
 
-            sums = lambda fd: self.numbers(fd, entry.checksums)  # noqa: E731  one line, used once
+            sums = partial(self.numbers, piece=entry.checksums)
             if entry.layout.chunk is None:
                 table = (entry.checksums.offset, entry.checksums.nbytes)
                 self._extents[name] = Extent(self.source, entry.offset, entry.plan, sums, table, describe)
@@ -73,7 +73,7 @@ class StoreFile:
 
     def part(self, name: str, chosen: Chosen) -> Part:
         """A site of some runs."""
-        tokens = lambda: self.tokens(name)  # noqa: E731  one line, used once
+        tokens = partial(self.tokens, name)
         extent, site = self.extent(name), self.index.sites[name].layout
         return Part(self.source.name, self.index.run, site, tokens, extent, self.total, chosen)
 
