@@ -35,7 +35,7 @@ class Shares:
         """What turns sums over shares to sums over sets, in float64."""
         return self.member.T.to(torch.float64)
 
-    def split(self, x: Float[Tensor, "row *axes"]) -> tuple[Tensor, ...]:
+    def split(self, x: Float[Tensor, "row ..."]) -> tuple[Tensor, ...]:
         """The rows of each share."""
         return x.index_select(0, self.order).split([len(rows) for rows in self.rows])
 
