@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import h5py
-import hdf5plugin  # noqa: F401 - what a reader with plain h5py needs
+import hdf5plugin  # which is all that a reader with plain h5py needs
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from interp.errors import StoreError
-from interp.store import RunLayout, SiteLayout, Store, consolidate, export, verify
+from interp.store import RunLayout, SiteLayout, Store, consolidate, export, verify, zstd
 from tests.store.making import PROVENANCE, RESID, layout_of, make_store
 from tests.store.test_background import write_run as write_in_background
 from tests.store.test_damage import rewrite_index
@@ -26,6 +26,10 @@ SITES = {
     "middle": (3, 2, 24, 6_001),  # a block of two steps, the last one not full
     "large": (3, 2, 24, 23_001),  # two blocks a cell, the last one not full
 }
+
+
+def test_the_filter_is_zstandards():
+    assert zstd.ZSTD == hdf5plugin.ZSTD_ID
 
 
 def coded_layout(run: str, codec: str | None, dtype: str = "bfloat16") -> RunLayout:
