@@ -9,6 +9,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -117,8 +118,8 @@ def allocate(fd: int, size: int, what: str) -> None:
     except OSError as error:
         if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # a file system that cannot: go without
             return
-        stat = os.fstatvfs(fd)
-        free = stat.f_bavail * stat.f_frsize
+        disk = os.fstatvfs(fd)
+        free = disk.f_bavail * disk.f_frsize
         raise StoreError(f"{what} needs {size:,} bytes, and {free:,} are free: {error.strerror}") from error
 
 
@@ -153,13 +154,37 @@ def write_whole(path: Path, data: bytes) -> None:
         raise
 
 
-TO_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-"""How a file is opened to be read; a symbolic link is not followed."""
+TO_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""How a file is opened to be read: a symbolic link is not followed, and nobody waits for the other end of a pipe."""
 
 
 def open_read(path: Path) -> int:
-    """Open a regular file to read it; a symbolic link is not followed."""
-    return os.open(path, TO_READ)
+    """Open a plain file to read it; a symbolic link is not followed.
+
+    Raises:
+        OSError: it cannot be opened, or is a folder, a pipe or a device.
+    """
+    fd = os.open(path, TO_READ)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is not a plain file")
+    return fd
+
+
+def read_small(path: Path, most: int) -> bytes:
+    """What is in a plain file of at most so many bytes.
+
+    Raises:
+        OSError: it cannot be read, or is longer.
+    """
+    fd = open_read(path)
+    try:
+        size = os.fstat(fd).st_size
+        if size > most:
+            raise OSError(errno.EFBIG, f"it has {size:,} bytes, more than can be meant")
+        return os.read(fd, size)
+    finally:
+        os.close(fd)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -49,9 +50,12 @@ class Source:
             self.refuse("is missing")
         except OSError as error:
             self.refuse(f"cannot be read: {error.strerror}")
-        stat = os.fstat(fd)
-        identity = stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+        found = os.fstat(fd)
+        identity = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
         if self._identity is None:
+            if not stat.S_ISREG(found.st_mode):
+                os.close(fd)
+                self.refuse("is not a plain file")
             self._identity = identity
         elif self._identity != identity:
             os.close(fd)

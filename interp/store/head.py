@@ -10,11 +10,13 @@ from typing import Any
 from xxhash import xxh3_64_hexdigest
 
 from interp.errors import StoreError
-from interp.store.disk import write_whole
-from interp.store.layout import to_json
+from interp.store.disk import read_small, write_whole
+from interp.store.layout import from_json, to_json
 
 FORMAT = "wan-interp-store"
 VERSION = 1
+LARGEST = 1 << 26
+FOLDERS = ("runs", "consolidated")
 
 
 def write_head(path: Path, provenance: Mapping[str, Any]) -> None:
@@ -32,11 +34,11 @@ def read_head(path: Path) -> dict[str, Any]:
     """The provenance of a store.
 
     Raises:
-        StoreError: there is no store, or it is damaged or of another version.
+        StoreError: there is no store, or it is damaged, of another version or leads out of its folder.
     """
     head = path / "store.json"
     try:
-        body = json.loads(head.read_bytes())
+        body = from_json(read_small(head, LARGEST))
     except OSError as error:
         raise StoreError(f"{path} is not a store: {head.name} cannot be read ({error.strerror})") from error
     except ValueError as error:
@@ -47,6 +49,14 @@ def read_head(path: Path) -> dict[str, Any]:
         raise StoreError(f"{path} has format version {body.get('version')!r}, and this release reads version {VERSION}")
     if body.pop("xxh3", None) != xxh3_64_hexdigest(to_json(body, "head").encode()):
         raise StoreError(f"{head} is damaged: it does not match its checksum")
+    if not isinstance(body.get("provenance"), dict):
+        raise StoreError(f"{head} makes no sense: its provenance is {type(body.get('provenance')).__name__}")
+    for folder in FOLDERS:
+        if (path / folder).is_symlink():
+            raise StoreError(
+                f"{path / folder} is a symbolic link, and a store reads and writes nothing outside its folder; "
+                "to keep it on another disk, move the whole store there"
+            )
     return dict(body["provenance"])
 
 

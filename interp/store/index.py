@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from interp.errors import InterpError
-from interp.store.blocks import BlockPlan
+from interp.store.blocks import LARGE, PAGE, BlockPlan
 from interp.store.dtypes import DTYPES
 from interp.store.int8 import is_beside
-from interp.store.layout import RunLayout, SiteLayout, check_name
+from interp.store.layout import MOST_AXES, RunLayout, SiteLayout, check_name, from_json
 from interp.store.zstd import MOST
 
 VERSION = 1
@@ -47,7 +47,7 @@ class Piece:
     ALLOWED = ("bool", "int64", "uint64", "float64", "float32", "int32", "int16", "int8", "uint8")
 
     def __post_init__(self) -> None:
-        if self.dtype not in self.ALLOWED or min(self.shape, default=1) < 0:
+        if self.dtype not in self.ALLOWED or min(self.shape, default=1) < 0 or len(self.shape) > MOST_AXES:
             raise ValueError(f"numbers of shape {self.shape} and dtype {self.dtype}")
 
     @property
@@ -133,18 +133,19 @@ class Index:
         return json.dumps(body, sort_keys=True, separators=(",", ":"))
 
     @staticmethod
-    def parse(text: bytes, run: str, size: int) -> Index:
+    def parse(text: bytes, run: str, at: int, size: int) -> Index:
         """Read an index.
 
         Args:
             text: the JSON.
             run: key of the run it should be of.
+            at: its first byte.
             size: bytes of its file; nothing may lie beyond.
 
         Raises:
             ValueError: it is not a shard's index, is of another version or run, or contradicts itself or the file.
         """
-        body = json.loads(text)
+        body = from_json(text)
         if not isinstance(body, dict) or body.get("format") not in (SHARD, MANY):
             raise ValueError("it is not a file of a wan-interp store")
         if body.get("version") not in (VERSION, CODED_VERSION):
@@ -158,7 +159,7 @@ class Index:
             raise ValueError(f"its index makes no sense ({type(error).__name__}: {error})") from error
         if body["version"] != version_of(index.run):
             raise ValueError(f"it has format version {body['version']}, which its codecs are not of")
-        _check_places(index, size)
+        _check_places(index, (at, at + len(text)), size)
         return index
 
 
@@ -232,7 +233,9 @@ def grid_of(fields: Mapping[str, Any]) -> Any:
     """The `interp.grid.TokenGrid` of such data."""
     from interp.grid import TokenGrid
 
-    return TokenGrid(**{**fields, "patch": tuple(fields["patch"])})
+    frame, row, col = map(int, fields["patch"])
+    numbers = {name: int(value) for name, value in fields.items() if name != "patch"}
+    return TokenGrid(**numbers, patch=(frame, row, col))
 
 
 def _piece_json(piece: Piece) -> dict[str, Any]:
@@ -268,7 +271,7 @@ def _parse(body: Mapping[str, Any]) -> Index:
         chunks = tuple((int(at), int(count)) for at, count in item.get("chunks", ()))
         entry = SiteEntry(layout, int(item["offset"]), plan, _piece(item["checksums"]), item["tokens"], chunks)
         _check_chunks(entry)
-        if layout.dtype not in DTYPES or not (1 <= together <= cells) or block_nbytes < 1:
+        if layout.dtype not in DTYPES or not (1 <= together <= cells and _sensible(plan, layout)):
             raise ValueError(f"its site {layout.site} has impossible blocks")
         if entry.checksums.shape != (plan.count,) or entry.checksums.dtype != "uint64":
             raise ValueError(f"its site {layout.site} has {entry.checksums.shape} checksums for {plan.count} blocks")
@@ -276,10 +279,26 @@ def _parse(body: Mapping[str, Any]) -> Index:
             (count,) = token_sets[entry.tokens].shape
             if "token" not in layout.axes or count != layout.shape[layout.axes.index("token")]:
                 raise ValueError(f"its site {layout.site} does not fit its tokens")
+        if layout.site in sites:
+            raise ValueError(f"it has the site {layout.site} twice")
         sites[layout.site] = entry
     run = run_of(body, (entry.layout for entry in sites.values()))
-    labels = {check_name(k, "label"): _piece(v) if isinstance(v, dict) else v for k, v in body["labels"].items()}
+    labels = {check_name(name, "label"): _label(value) for name, value in body["labels"].items()}
     return Index(run, sites, token_sets, labels, runs, tuple(map(str, body["sums"])), str(body["rest"]))
+
+
+def _label(value: Any) -> Any:
+    """A scalar, or where an array lies."""
+    if isinstance(value, dict):
+        return _piece(value)
+    if not isinstance(value, bool | int | float | str) or (isinstance(value, int) and not -(2**63) <= value < 2**63):
+        raise ValueError(f"it has a label that is {str(value)[:20]!r}")
+    return value
+
+
+def _sensible(plan: BlockPlan, layout: SiteLayout) -> bool:
+    """Blocks that are neither so long that a token of one fills the memory, nor so short that their checksums do."""
+    return layout.chunk is not None or min(PAGE, plan.nbytes) <= plan.block_nbytes <= LARGE
 
 
 def _check_chunks(entry: SiteEntry) -> None:
@@ -296,10 +315,10 @@ def _check_chunks(entry: SiteEntry) -> None:
         raise ValueError(f"its site {layout.site} claims to be much larger than what is stored")
 
 
-def _check_places(index: Index, size: int) -> None:
+def _check_places(index: Index, own: tuple[int, int], size: int) -> None:
     arrays = [label for label in index.labels.values() if isinstance(label, Piece)]
     pieces = [*index.token_sets, *arrays, *(entry.checksums for entry in index.sites.values())]
-    ranges = sorted(index.data() + [(piece.offset, piece.offset + piece.nbytes) for piece in pieces])
+    ranges = sorted([*index.data(), *((piece.offset, piece.offset + piece.nbytes) for piece in pieces), own])
     at = 0
     for start, stop in ranges:
         if start < at or stop > size:

@@ -9,7 +9,7 @@ import numpy as np
 
 from interp.errors import StoreError, suggest
 from interp.store.index import Piece
-from interp.store.layout import check_name
+from interp.store.layout import MOST_AXES, check_name
 
 if TYPE_CHECKING:
     from interp.store.storefile import Shard
@@ -51,6 +51,8 @@ def _array(value: Any, name: str, where: str) -> np.ndarray:
     array = np.ascontiguousarray(value)
     if array.dtype.newbyteorder("=").name not in Piece.ALLOWED:
         raise StoreError(f"{where}: label {name!r} is an array of {array.dtype}; use one of {', '.join(Piece.ALLOWED)}")
+    if array.ndim >= MOST_AXES:
+        raise StoreError(f"{where}: label {name!r} has {array.ndim} axes; fewer than {MOST_AXES} can be")
     return array.astype(array.dtype.newbyteorder("<"), copy=False)
 
 

@@ -23,6 +23,15 @@ CODED_NBYTES = 1 << 20
 LARGEST = 1 << 50
 """Bytes one site of one run may take; more is a mistake or an attack."""
 
+MOST_AXES = 32
+"""Axes that HDF5 has at most, less one for runs in site-major files."""
+
+MOST_STEPS = 1 << 20
+"""Steps of a schedule; more is a mistake or an attack."""
+
+TAKEN = ("run", "values")
+"""Names of axes and columns that tables and site-major files add."""
+
 
 @dataclass(frozen=True)
 class SiteLayout:
@@ -53,6 +62,8 @@ class SiteLayout:
         check_name(self.site, "site")
         if self.axes[:2] != ("step", "branch") or len(set(self.axes)) != len(self.axes):
             raise StoreError(f"{where}: axes are {self.axes}; they must be different and begin with 'step', 'branch'")
+        if len(self.axes) >= MOST_AXES or set(self.axes) & set(TAKEN):
+            raise StoreError(f"{where}: axes are {self.axes}; fewer than {MOST_AXES} can be, and none of them {TAKEN}")
         if len(self.axes) != len(self.shape) or min(self.shape) < 1:
             raise StoreError(f"{where}: shape {self.shape} does not give a size of at least 1 to each of {self.axes}")
         if self.nbytes > LARGEST:
@@ -64,7 +75,7 @@ class SiteLayout:
                 raise StoreError(f"{where}: tokens are chosen, but none of its axes {self.axes} is 'token'")
             if len(self.tokens) != self.shape[self.axes.index("token")]:
                 raise StoreError(f"{where}: {len(self.tokens)} tokens are chosen, but the shape is {self.shape}")
-        if self.branches is not None and len(self.branches) != self.shape[1]:
+        if self.branches is not None and not len(self.branches) == len(set(self.branches)) == self.shape[1]:
             raise StoreError(f"{where}: branches are {self.branches}, but the shape is {self.shape}")
         if self.codec not in (None, *CODECS):
             raise StoreError(
@@ -153,8 +164,10 @@ class RunLayout:
         for name in ("sigmas", "timesteps", "experts"):
             if len(getattr(self, name)) != len(self.steps):
                 raise StoreError(f"{where}: {len(getattr(self, name))} {name} for {len(self.steps)} steps")
-        if list(self.steps) != sorted(set(self.steps)):
-            raise StoreError(f"{where}: steps {self.steps} are not ascending")
+        if list(self.steps) != sorted(set(self.steps)) or not all(0 <= step < MOST_STEPS for step in self.steps):
+            raise StoreError(f"{where}: steps {self.steps} are not ascending numbers of steps")
+        if len(set(self.branches)) != len(self.branches):
+            raise StoreError(f"{where}: a branch is named twice among {self.branches}")
         tokens = self.grid.frames * self.grid.rows * self.grid.cols
         for site in self.sites:
             if site.shape[0] != len(self.steps) or site.shape[1] != len(site.branches or self.branches):
@@ -227,9 +240,21 @@ def to_json(value: Any, what: str) -> str:
     """
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise StoreError(f"{what} is not JSON-ready: {error}") from error
     return text
+
+
+def from_json(text: bytes) -> Any:
+    """What JSON says.
+
+    Raises:
+        ValueError: it is not JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def _few(names: Sequence[str], limit: int = 6) -> str:

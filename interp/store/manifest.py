@@ -17,8 +17,11 @@ from pathlib import Path
 from xxhash import xxh3_64_hexdigest
 
 from interp.errors import StoreError
-from interp.store.disk import locked, open_read, pread_into, pwrite_all, try_lock, write_whole
-from interp.store.layout import check_name
+from interp.store.disk import locked, open_read, pwrite_all, try_lock, write_whole
+from interp.store.layout import check_name, from_json
+
+PIECE = 1 << 20
+"""Bytes that are read at a time, and more than any line has."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Line:
         Raises:
             ValueError: it is damaged.
         """
-        body = json.loads(text)
+        body = from_json(text)
         if not isinstance(body, dict):
             raise ValueError("it is no JSON object")
         if body.pop("line", None) != xxh3_64_hexdigest(_compact(body).encode()):
@@ -152,6 +155,8 @@ class Manifest:
         """
         with self.locked():
             for temporary in [path for folder in folders for path in folder.glob("*.tmp.*")]:
+                if temporary.is_symlink() or not temporary.is_file():  # not ours
+                    continue
                 fd = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
                 try:
                     if try_lock(fd):
@@ -170,24 +175,32 @@ class Manifest:
         stat = os.fstat(fd)
         if (stat.st_dev, stat.st_ino) != self._file or stat.st_size < self._end:
             self._forget()
-        data = bytearray(stat.st_size - self._end)
-        pread_into(fd, memoryview(data), self._end)
+        self._file = (stat.st_dev, stat.st_ino)
+        while b"\n" in (data := os.pread(fd, PIECE, self._end)):
+            self._take(data[: data.rindex(b"\n") + 1])
+        if len(data) == PIECE:
+            raise self._damaged(self._count + 1, "it is longer than any line can be")
+
+    def _take(self, data: bytes) -> None:
+        """Read whole lines."""
         found = {}
         texts = data.split(b"\n")[:-1]
         for number, text in enumerate(texts, start=self._count + 1):
             try:
-                line = Line.parse(bytes(text))
-            except (ValueError, TypeError, StoreError) as error:
-                raise StoreError(
-                    f"line {number} of {self.path} is damaged: {error}; it is not known which run it speaks of, so "
-                    "remove that line to have the run repeated"
-                ) from error
+                line = Line.parse(text)
+            except (ValueError, TypeError, OverflowError, StoreError) as error:
+                raise self._damaged(number, str(error)) from error
             found[line.run] = line
         self.lines.update(found)
-        self.changes += bool(found)
-        self._file = (stat.st_dev, stat.st_ino)
-        self._end += data.rfind(b"\n") + 1
+        self.changes += 1
+        self._end += len(data)
         self._count += len(texts)
+
+    def _damaged(self, number: int, why: str) -> StoreError:
+        return StoreError(
+            f"line {number} of {self.path} is damaged: {why}; it is not known which run it speaks of, so remove that "
+            f"line to have {'the run repeated' if self.path.parent.name != 'consolidated' else 'it consolidated again'}"
+        )
 
 
 def _compact(body: dict[str, object]) -> str:

@@ -51,7 +51,12 @@ class StoreFile:
     def tokens(self, name: str) -> np.ndarray | None:
         """Indices int64 [token] on the full grid that a site keeps; None for all."""
         entry = find_site(name, self.index.sites, self.source.name)
-        return None if entry.tokens is None else self._read(self.index.token_sets[entry.tokens])
+        if entry.tokens is None:
+            return None
+        tokens, grid = self._read(self.index.token_sets[entry.tokens]), self.index.run.grid
+        if tokens.min() < 0 or tokens.max() >= grid.frames * grid.rows * grid.cols:
+            self.source.refuse(f"cannot be used: site {name} keeps tokens that are not on its grid")
+        return tokens
 
     def extent(self, name: str) -> Extent | CodedExtent:
         """The bytes of a site."""
@@ -106,7 +111,7 @@ class StoreFile:
             if xxh3_64_hexdigest(text) != line.xxh3:
                 self.source.refuse(f"is damaged or foreign: its index (byte {start}) does not match its checksum")
             try:
-                return Index.parse(bytes(text), line.run, size)
+                return Index.parse(bytes(text), line.run, start, size)
             except ValueError as error:
                 self.source.refuse(f"cannot be used: {error}")
         finally:

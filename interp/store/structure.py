@@ -15,7 +15,7 @@ import numpy as np
 from h5py import h5a, h5d, h5l, h5t
 
 from interp.store.dtypes import dtype_of_h5
-from interp.store.index import Index, Piece, SiteEntry
+from interp.store.index import LARGEST_INDEX, Index, Piece, SiteEntry
 from interp.store.sparse import SparseFile
 from interp.store.zstd import FILTERS, MOST
 
@@ -116,13 +116,13 @@ def _agree(file: h5py.File, found: dict[str, h5py.Dataset], index: Index) -> Non
         raise ValueError(f"its index and its HDF5 objects disagree about {differ[0]}")
     if _text(file.attrs["run"]) != run.run:
         raise ValueError(f"HDF5 says that it is of run {file.attrs['run']!r}")
-    if index.runs and tuple(_text(value) for value in found["runs"][()]) != index.runs:
+    if index.runs and tuple(_text(value) for value in _values(found["runs"])) != index.runs:
         raise ValueError("its index and /runs disagree")
     for name, values in (("steps", run.steps), ("sigmas", run.sigmas), ("timesteps", run.timesteps)):
-        if tuple(found[name][()].tolist()) != values:
+        if tuple(_values(found[name]).tolist()) != values:
             raise ValueError(f"its index and /{name} disagree")
     for name, texts in (("experts", run.experts), ("branches", run.branches)):
-        if tuple(_text(value) for value in found[name][()]) != texts:
+        if tuple(_text(value) for value in _values(found[name])) != texts:
             raise ValueError(f"its index and /{name} disagree")
     for name, entry in index.sites.items():
         dataset, layout = found[f"sites/{name}"], entry.layout
@@ -139,10 +139,17 @@ def _agree(file: h5py.File, found: dict[str, h5py.Dataset], index: Index) -> Non
         if isinstance(label, Piece):
             _same_piece(found[f"labels/{name}"], label)
         else:
-            value = found[f"labels/{name}"][()]
+            value = _values(found[f"labels/{name}"])
             value = _text(value) if isinstance(value, bytes) else value.item()
             if value != label and not (value != value and label != label):
                 raise ValueError(f"its index and /labels/{name} disagree")
+
+
+def _values(dataset: h5py.Dataset) -> Any:
+    """What is in a dataset that the index holds as text, too, and which is small therefore."""
+    if math.prod(dataset.shape) * dataset.id.get_type().get_size() > LARGEST_INDEX:
+        raise ValueError(f"{dataset.name} has the shape {dataset.shape}, more than can be meant")
+    return dataset[()]
 
 
 def _places(dataset: h5py.Dataset) -> Any:

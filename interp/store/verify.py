@@ -32,7 +32,7 @@ class Report:
         files: files that were checked, each of one run or site-major.
         nbytes: their bytes.
         damaged: by run (or name of a site-major file), what is wrong with it, one sentence each.
-        unlisted: files in the store's folders that are no finished run: left by a crash, or foreign; never read.
+        unlisted: files in the store's folders that belong to no finished run: left by a crash, or foreign; never read.
     """
 
     files: int
@@ -73,10 +73,12 @@ def verify(store: Store, runs: Iterable[str] | None = None, progress: Callable[[
 
 
 def unlisted(store: Store) -> tuple[str, ...]:
-    """Files that are no finished run, as paths in the store's folder."""
-    known = {f"{run}.h5" for run in store.runs}
-    found = [entry.name for entry in (store.path / "runs").iterdir() if entry.name not in known]
-    return tuple(f"runs/{name}" for name in sorted(found))
+    """Files that are no finished run and no site-major file of now, as paths in the store's folder."""
+    listed = {store.path / "runs" / f"{run}.h5" for run in store.runs}
+    folder = store.path / "consolidated"
+    listed |= {folder / "manifest.jsonl", *(folder / f"{line.run}.h5" for line in store.bundle_lines())}
+    found = {*store.path.glob("runs/*"), *folder.glob("*")} - listed
+    return tuple(sorted(path.relative_to(store.path).as_posix() for path in found))
 
 
 def _problems(opener: Callable[[], StoreFile]) -> Iterator[str]:

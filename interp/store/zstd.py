@@ -68,6 +68,8 @@ def decode(stored: bytes | memoryview, count: int, bits: np.dtype) -> np.ndarray
     """
     if len(stored) == count * bits.itemsize:
         return np.frombuffer(stored, bits)
+    if _unfolded_nbytes(bytes(stored[:18])) != count * bits.itemsize:  # the filter would take what the frame asks for
+        raise ValueError("it says that it unfolds to another size")
     out = np.empty(count, bits)
     try:
         with _one_block(out) as dataset:
@@ -76,3 +78,14 @@ def decode(stored: bytes | memoryview, count: int, bits: np.dtype) -> np.ndarray
     except (OSError, RuntimeError) as error:
         raise ValueError(f"HDF5 cannot unfold it: {error}") from error
     return out
+
+
+def _unfolded_nbytes(head: bytes) -> int | None:
+    """What a Zstandard frame says of its size in its first 18 bytes (RFC 8878, 3.1.1.1); None if nothing."""
+    if len(head) < 18 or head[:4] != b"\x28\xb5\x2f\xfd":
+        return None
+    said, single, names = head[4] >> 6, head[4] >> 5 & 1, head[4] & 3
+    nbytes = (single, 2, 4, 8)[said]
+    start = 5 + (not single) + (0, 1, 2, 4)[names]
+    size = int.from_bytes(head[start : start + nbytes], "little") + (256 if nbytes == 2 else 0)
+    return size if nbytes else None

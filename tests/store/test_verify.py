@@ -69,7 +69,8 @@ def test_every_byte_of_metadata_is_covered(copy: Path) -> None:
     shard = copy / "runs/run1.h5"
     good = shard.read_bytes()
     store = Store.open(copy)
-    index = Index.parse(good[slice(store.line("run1").index[0], sum(store.line("run1").index))], "run1", len(good))
+    start, nbytes = store.line("run1").index
+    index = Index.parse(good[start : start + nbytes], "run1", start, len(good))
     for start, stop in between(index.data(), len(good)):
         for byte in range(start, stop, 307):
             flip(shard, byte, byte % 8)
@@ -83,7 +84,7 @@ def forge(store: Path, run: str, change: Callable[[h5py.File], None]) -> None:
     lines = {line.run: line for line in map(Line.parse, (store / "manifest.jsonl").read_bytes().splitlines())}
     line = lines[run]
     old = shard.read_bytes()
-    index = Index.parse(old[line.index[0] : sum(line.index)], run, line.size)
+    index = Index.parse(old[line.index[0] : sum(line.index)], run, line.index[0], line.size)
     with h5py.File(shard, "r+") as file:
         change(file)
     data = bytearray(shard.read_bytes())
