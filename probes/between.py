@@ -6,7 +6,7 @@ seen under one seed is not tested under another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from probes.plan import Plan, make_plan
 from probes.prepare import prepare
 from probes.score import interval, resample
 from probes.source import Key
-from probes.transfer import apply, score_elsewhere
+from probes.transfer import apply, known, score_elsewhere
 
 SCHEMA = {
     "train": pl.String, "test": pl.String, "step": pl.Int64, "layer": pl.Int64,
@@ -33,7 +33,7 @@ def transfer_between(
     target: Any,
     *,
     between: Any,
-    path: float = 0.03,
+    path: float | Sequence[float] = 0.03,
     resamples: int = 500,
     level: float = 0.95,
     progress: Callable[[Iterable[Key]], Iterable[Key]] | None = None,
@@ -42,8 +42,9 @@ def transfer_between(
     """Fit a probe on each kind of run, in every cell, and test it on each kind.
 
     Args:
-        source, target, options: as in `probes.fit_grid`, with one value of ``path`` (no baselines, no shuffles).
+        source, target, options: as in `probes.fit_grid` (no baselines, no shuffles).
         between: the kind of each run (or row): seeds, sizes, prompts; a label's name if ``source`` is a store.
+        path: as in `probes.fit_grid`; one value by default, the same for all kinds. Of several, each kind chooses.
         resamples, level: of groups, and of the intervals.
 
     Returns:
@@ -58,15 +59,18 @@ def transfer_between(
     if not isinstance(options.get("model", ""), str):
         raise ProbeError("Transfer between kinds of runs is of built-in models; give one by name (model='logistic').")
     if isinstance(between, str):
+        if isinstance(source, Mapping):
+            raise ProbeError(f"between={between!r} names a label of a store; with arrays give the kind of each run.")
         between = source.labels(between)
-    data, plan = prepare(source, target, **{**options, "path": path, "shuffles": 0})
+    data, plan = prepare(source, target, **known(options), path=path, shuffles=0)
     kind = data.per_row(np.asarray(between), "between")
     names = np.unique(kind)
     if len(names) < 2:
-        raise ProbeError(f"between= holds one kind of run only, {names[0]!r}; there is nothing to transfer between.")
+        raise ProbeError(
+            f"between= holds one kind of run only, {names[0].item()!r}; there is nothing to transfer between."
+        )
     plans = {name: _plan_of(kind == name, plan, str(name)) for name in names}
-    draws = resample(plan.folds.groups, resamples, int(options.get("seed", 0)) + 2)
-    rows = []
+    seed, rows = int(options.get("seed", 0)) + 2, []
     for key in progress(data.keys) if progress else data.keys:
         x = data.matrix(key, dtype=plan.dtype, device=plan.device)
         for train, own in plans.items():
@@ -76,6 +80,8 @@ def transfer_between(
             decision = apply(x, probes, plan)
             for test in names:
                 sums, effects = score_elsewhere(decision, plan, kind == test)
+                sums = sums[np.unique(plan.folds.group[kind == test])]  # groups of other kinds say nothing
+                draws = resample(len(sums), resamples, seed)
                 point, low, high = interval(sums[None], effects[None], draws, plan.score, level)
                 rows.append((str(train), str(test), *key, point[0], low[0], high[0], int((kind == test).sum())))
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")

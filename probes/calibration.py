@@ -54,6 +54,13 @@ def calibration(
         raise ProbeError(f"Need probabilities [row] or [row, class] and class numbers [row]; got {p.shape}, {y.shape}.")
     if not ((p >= 0) & (p <= 1)).all() or not np.allclose(p.sum(axis=1), 1, atol=1e-4):
         raise ProbeError("Probabilities must lie in 0..1 and add up to 1 in every row.")
+    if y.size and not (y.min() >= 0 and y.max() < p.shape[1]):
+        raise ProbeError(
+            f"Class numbers go from 0 to {p.shape[1] - 1}, a probability each; got {y.min()} to {y.max()}. Number them "
+            "in sorted order: np.unique(target, return_inverse=True)[1]."
+        )
+    if bins < 1 or resamples < 1 or not 0 < level < 1:
+        raise ProbeError(f"bins={bins}, resamples={resamples}, level={level}: need 1 or more, and 0 < level < 1.")
     confidence, right = p.max(axis=1), (p.argmax(axis=1) == y).astype(np.float64)
     place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
     group = group_keys(groups, len(y))

@@ -68,6 +68,13 @@ def compare_grids(
     Raises:
         ProbeError: different scores, or no cell in common.
     """
+    if not 0 < level < 1 or resamples < 1:
+        raise ProbeError(f"level={level}, resamples={resamples}: need 0 < level < 1 and resamples >= 1.")
+    for side in (a, b):
+        if not hasattr(side, "sums"):
+            raise ProbeError(
+                f"Grids are compared as fit_grid gives them, not by their tables; got {type(side).__name__}."
+            )
     if a.spec["score"] != b.spec["score"]:
         raise ProbeError(
             f"One grid is scored by {a.spec['score']}, the other by {b.spec['score']}; fit both with the same score=."

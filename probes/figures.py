@@ -161,6 +161,10 @@ def confusion(
     """
     from sklearn.metrics import confusion_matrix
 
+    if len(true) != len(predicted):
+        raise ProbeError(
+            f"{len(true)} true classes and {len(predicted)} predicted ones were given; need one a row each."
+        )
     classes = np.unique(np.concatenate([np.asarray(true), np.asarray(predicted)]))
     shown = [str(c) for c in classes] if names is None else list(names)
     if len(shown) != len(classes):

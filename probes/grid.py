@@ -16,6 +16,7 @@ from scipy.stats import norm
 
 from probes.cell_fit import CellFit
 from probes.errors import ProbeError
+from probes.pick import Asked
 from probes.plan import Plan
 from probes.prepare import fit_each, prepare
 from probes.result import GridResult
@@ -36,8 +37,8 @@ def fit_grid(
     model: Any = "logistic",
     task: str = "auto",
     site: str = "blocks.{layer}.hook_resid_post",
-    steps: Sequence[int] | None = None,
-    layers: Sequence[int] | None = None,
+    steps: Asked = None,
+    layers: Asked = None,
     branch: str | None = None,
     pool: Pool | None = None,
     sigmas: Mapping[int, float] | None = None,
@@ -79,6 +80,7 @@ def fit_grid(
             [run, token, feature].
         task: "classification" or "regression", where ridge could be either.
         site: the store's site; ``{layer}`` is filled in.
+        steps, layers: those to fit: one, a slice of numbers, or a list; all if None.
         pool: for a target per run and features per token: "mean", "flatten" or a function [run, token, feature] ->
             [run, feature].
         baselines: named feature sets fitted on the same rows and folds: an array, ``{step: array}``, or a site of the
@@ -138,13 +140,13 @@ def fit_grid(
         device=device,
         tol=tol,
     )
+    base = _fit_baselines(baselines or {}, source, data, plan, branch)  # first: what is wrong with them shows at once
     cells = (
         (key, f"step {key[0]}, layer {key[1]}", partial(data.matrix, key, dtype=plan.dtype, device=device))
         for key in (progress(data.keys) if progress else data.keys)
     )
     fits = fit_each(cells, plan, keep_directions=directions, run=data.run, memory=memory)
     draws = resample(plan.folds.groups, bootstrap, seed + 2)
-    base = _fit_baselines(baselines or {}, source, data, plan, branch)
     return _assemble(data, plan, fits, base, draws, level, bootstrap, seed)
 
 
@@ -152,6 +154,8 @@ def _fit_baselines(
     baselines: Mapping[str, Any], source: Any, data: Source, plan: Plan, branch: str | None
 ) -> dict[tuple[str, int], CellFit]:
     """Fits by name and step; a baseline that does not change with the step is fitted once."""
+    if not isinstance(baselines, Mapping):
+        raise ProbeError(f"baselines= names feature sets: {{name: array, or site}}; got {type(baselines).__name__}.")
     bare = replace(plan, shuffled=plan.shuffled[:, :0])
     steps = sorted({step for step, _ in data.keys})
     out: dict[tuple[str, int], CellFit] = {}

@@ -72,14 +72,17 @@ def online_code(
     ends = np.asarray(fractions, dtype=np.float64)
     if not len(ends) or (np.diff(ends) <= 0).any() or ends[0] <= 0 or ends[-1] != 1:
         raise ProbeError(f"fractions= must rise to 1; got {tuple(fractions)}.")
+    if not path > 0:
+        raise ProbeError(f"path={path}: C of the probes must be positive.")
     block = _blocks_of(group_keys(groups, len(y)), ends, seed)
     used = np.unique(block)
+    if len(used) < 2:
+        raise ProbeError("All rows fall into one block, so no probe is ever fitted. Give more groups, or fractions=.")
     code = y.astype(np.int64)
     count = len(classes)
-    train = np.stack([block < b for b in used[1:]], axis=1) if len(used) > 1 else np.zeros((len(y), 0), dtype=bool)
+    train = np.stack([block < b for b in used[1:]], axis=1)
     probability = np.full((len(y), count), 1 / count)
-    if train.shape[1]:
-        _predict(features, code, train, block, used, probability, path, count, standardise)
+    _predict(features, code, train, block, used, probability, path, count, standardise)
     uniform = np.log2(count)
     chosen = probability[np.arange(len(y)), code]
     cost = -np.log2(0.99 * chosen + 0.01 / count)

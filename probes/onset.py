@@ -1,11 +1,10 @@
 """When does the answer become decodable, and how sure is that?
 
 Rule: the onset along an axis is the first place from which on, to the end of the axis, the lower end of the cell's
-    interval
-lies above the upper quantile of its chance level. "To the end" keeps a lucky cell from counting; two one-sided margins
-(the score's and chance's) make a false onset rarer than the stated level in each cell. Its interval is by bootstrap
-over groups: the same rule on resampled scores, each lowered by the cell's own margin. The resamples are shared by all
-cells.
+interval lies above the upper quantile of its chance level. "To the end" keeps a lucky cell from counting; two one-sided
+margins (the score's and chance's) make a false onset rarer than the stated level in each cell. Its interval is by
+bootstrap over groups: the same rule on resampled scores, each lowered by the cell's own margin. The resamples are
+shared by all cells.
 """
 
 from __future__ import annotations

@@ -134,8 +134,8 @@ def encode(target: NDArray[np.generic], model: str, task: str) -> tuple[NDArray[
         raise ProbeError(f"A {model} probe predicts classes; for a target of values use model='ridge'.")
     if len(names) < 2:
         raise ProbeError(
-            f"The target is {names[0]!r} in every row, so there is nothing to tell apart. Capture samples that differ "
-            "in it."
+            f"The target is {names[0].item()!r} in every row, so there is nothing to tell apart. Capture "
+            "samples that differ in it."
         )
     if not classify:
         if textual:
@@ -143,8 +143,8 @@ def encode(target: NDArray[np.generic], model: str, task: str) -> tuple[NDArray[
         return target.astype(np.float64), ()
     if len(names) > MOST_CLASSES or (target.dtype.kind == "f" and bool((names != np.round(names)).any())):
         raise ProbeError(
-            f"The target has {len(names)} distinct values such as {names[0]!r} and {names[-1]!r}, which look like "
-            "measurements and not like classes. Use model='ridge' (R²), or bin the target first."
+            f"The target has {len(names)} distinct values such as {names[0].item()!r} and {names[-1].item()!r}, which "
+            "look like measurements and not like classes. Use model='ridge' (R²), or bin the target first."
         )
     shown = tuple(str(int(name)) if target.dtype.kind == "f" else str(name) for name in names)
     return codes.reshape(-1).astype(np.float64), shown
@@ -172,6 +172,7 @@ def make_plan(
     estimator: Any = None,
 ) -> Plan:
     """Check labels, groups and arguments, and draw folds and shuffles."""
+    check_device(device)
     if estimator is None and model not in PATHS:
         raise ProbeError(f"model={model!r} is not known; use {MODELS}.")
     if estimator is not None and (path is not None or class_weight not in ("auto", None) or selection != "shared"):
@@ -179,7 +180,7 @@ def make_plan(
             f"path=, class_weight= and selection= are of built-in models; set the {model} up as you want it."
         )
     y, classes = encode(target, model if estimator is None else "ridge", task)  # like ridge, it may do either
-    given = PATHS.get(model, ()) if path is None else tuple(np.atleast_1d(np.asarray(path, dtype=np.float64)).tolist())
+    given = PATHS.get(model, ()) if path is None else _values(path)
     given = given if estimator is None else ()
     if (not given and estimator is None) or any(not value > 0 or not np.isfinite(value) for value in given):
         raise ProbeError(f"Regularisation values must be positive numbers; got {given}.")
@@ -208,6 +209,25 @@ def make_plan(
         standardise=standardise, nested=selection == "nested", dtype=dtype, device=device, tol=tol,
         weights=_check_weights(weights, len(y)), estimator=estimator,
     )  # fmt: skip
+
+
+def _values(path: Any) -> tuple[float, ...]:
+    try:
+        return tuple(np.atleast_1d(np.asarray(path, dtype=np.float64)).tolist())
+    except (TypeError, ValueError):
+        raise ProbeError(f"path={path!r}: give one value of the regularisation, or a list of them.") from None
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that cannot be used here, before anything is read.
+
+    Raises:
+        ProbeError: says why.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        raise ProbeError(f"device={device!r} cannot be used: {str(error).splitlines()[0]}. Use 'cpu'.") from None
 
 
 def _check_folds_hold_classes(y: NDArray[np.float64], folds: Folds, classes: tuple[str, ...]) -> None:

@@ -15,6 +15,7 @@ from probes.cell import batch_size, fit_cells
 from probes.cell_fit import CellFit
 from probes.errors import ProbeError
 from probes.leaks import check_target, check_twins
+from probes.pick import Asked
 from probes.plan import Plan, make_plan
 from probes.source import KEEP_TOKENS, Key, Pool, Source, from_arrays, from_store
 from probes.space import check_finite
@@ -28,8 +29,8 @@ def prepare(
     model: Any = "logistic",
     task: str = "auto",
     site: str = "blocks.{layer}.hook_resid_post",
-    steps: Sequence[int] | None = None,
-    layers: Sequence[int] | None = None,
+    steps: Asked = None,
+    layers: Asked = None,
     branch: str | None = None,
     pool: Pool | None = None,
     sigmas: Mapping[int, float] | None = None,
@@ -62,16 +63,20 @@ def prepare(
             if pool is not None:
                 raise ProbeError(f"{model} pools tokens itself; leave pool= out.")
             pool = KEEP_TOKENS
-    if shuffles < 0:
-        raise ProbeError(f"shuffles={shuffles}: need 0 or more.")
+    if not isinstance(shuffles, (int, np.integer)) or shuffles < 0:
+        raise ProbeError(f"shuffles={shuffles!r}: need a whole number, 0 or more.")
     if isinstance(source, Mapping):
-        chosen = {
-            key: value
-            for key, value in source.items()
-            if not (isinstance(key, tuple) and len(key) == 2)  # refused by name below
-            or ((steps is None or key[0] in steps) and (layers is None or key[1] in layers))
-        }
-        data = from_arrays(chosen, target, groups, pool=pool, sigmas=sigmas, max_rows=max_rows, seed=seed)
+        data = from_arrays(
+            source,
+            target,
+            groups,
+            pool=pool,
+            sigmas=sigmas,
+            steps=steps,
+            layers=layers,
+            max_rows=max_rows,
+            seed=seed,
+        )
     else:
         data = from_store(
             source,

@@ -84,6 +84,8 @@ class GridResult:
         """
         if self.coef is None:
             raise ProbeError("The probes were not kept. Fit the grid with directions=True.")
+        if not -self.coef.shape[3] <= output < self.coef.shape[3]:
+            raise ProbeError(f"output={output}: these probes have {self.coef.shape[3]}, numbered from 0.")
         mean = self.coef[self.cell(step, layer), :, :, output].astype(np.float64).mean(axis=0)
         return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-300))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from interp.errors import suggest
 from probes.errors import LeakageError, ProbeError
 from probes.folds import group_keys
+from probes.pick import Asked, pick
 
 Key = tuple[int, int]
 Pool = str | Callable[[Any], Any]
@@ -58,13 +60,22 @@ class Source:
 
     def rows(self, value: Any, name: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> torch.Tensor:
         """Any array given per run (or per row) as features of the kept rows, with a token axis if tokens are kept."""
-        tensor = value if isinstance(value, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(value))
+        tensor = _numbers(value, name)
         flat = flatten(tensor, self.runs, self.tokens, self.pool, name)
         if len(flat) == len(self.keep) and not self.keep.all():
             flat = flat[torch.from_numpy(self.keep).to(flat.device)]
         if len(flat) != len(self.target):
             raise ProbeError(f"{name}: {len(flat)} rows of features for {len(self.keep)} rows of the target.")
         return flat.to(device=device, dtype=dtype).contiguous()
+
+
+def _numbers(value: Any, name: str) -> torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        return value
+    array = np.ascontiguousarray(value)
+    if array.dtype.kind not in "biuf":
+        raise ProbeError(f"{name}: features must be numbers; got {type(value).__name__} of {array.dtype}.")
+    return torch.from_numpy(array)
 
 
 def flatten(value: torch.Tensor, runs: int, tokens: int | None, pool: Pool | None, name: str) -> torch.Tensor:
@@ -116,10 +127,12 @@ def from_arrays(
     *,
     pool: Pool | None = None,
     sigmas: Mapping[int, float] | None = None,
+    steps: Asked = None,
+    layers: Asked = None,
     max_rows: int | None = None,
     seed: int = 0,
 ) -> Source:
-    """A grid from ``{(step, layer): array or function without arguments}``."""
+    """A grid from ``{(step, layer): array or function without arguments}``, or some of its steps and layers."""
     if not cells:
         raise ProbeError("The mapping of cells is empty.")
     table: dict[Key, Any] = {}
@@ -133,7 +146,13 @@ def from_arrays(
             f"groups={groups!r} names a label of a store; with arrays give the keys themselves, one per row (or per "
             "run)."
         )
-    keys = tuple(sorted(table))
+    some_steps, some_layers = (
+        pick(asked, sorted({key[i] for key in table}), name, "The mapping holds")
+        for i, (name, asked) in enumerate((("step", steps), ("layer", layers)))
+    )
+    keys = tuple(key for key in sorted(table) if key[0] in some_steps and key[1] in some_layers)
+    if not keys:
+        raise ProbeError(f"The mapping holds no cell at steps {some_steps} and layers {some_layers} together.")
 
     def read(key: Key) -> Any:
         value = table[key]
@@ -154,6 +173,13 @@ def _source(
     about: Mapping[str, Any],
 ) -> Source:
     """Put rows together: drop those without a target, repeat groups over tokens, thin rows if there are too many."""
+    if groups is None:
+        raise ProbeError(
+            "groups=None: say what must not be on both sides of a split, one key per run (its sample, its maze). If "
+            "runs share nothing, number them: groups=np.arange(runs)."
+        )
+    if max_rows is not None and max_rows < 1:
+        raise ProbeError(f"max_rows={max_rows}: need 1 or more, or None for all.")
     if target.ndim not in (1, 2) or target.size == 0:
         raise ProbeError(f"A target is [run] or [run, token]; got shape {target.shape}.")
     runs, tokens = target.shape[0], (target.shape[1] if target.ndim == 2 else None)
@@ -219,30 +245,40 @@ def from_store(
     groups: Any,
     *,
     site: str = "blocks.{layer}.hook_resid_post",
-    steps: Sequence[int] | None = None,
-    layers: Sequence[int] | None = None,
+    steps: Asked = None,
+    layers: Asked = None,
     branch: str | None = None,
     pool: Pool | None = None,
     max_rows: int | None = None,
     seed: int = 0,
 ) -> Source:
     """A grid from an activation store: ``site`` with ``{layer}`` in it, over the store's steps."""
-    names = {
-        layer: name for layer, name in sorted(_layers(store, site).items()) if layers is None or layer in set(layers)
-    }
-    if not names:
+    if not all(hasattr(store, name) for name in ("sites", "schedule", "read", "labels")):
+        kind = type(store).__name__
+        raise ProbeError(
+            f"Features come from a store or from {{(step, layer): array}}; got {kind}. "
+            + (
+                "Open the folder first: interp.Store.open(...)."
+                if isinstance(store, (str, os.PathLike))
+                else "One array is a grid of one cell: {(0, 0): array}."
+            )
+        )
+    there = dict(sorted(_layers(store, site).items()))
+    if not there:
         held = [str(s) for s in store.sites]
         raise ProbeError(f"The store holds no site {site!r}{suggest(site, held)}. It holds: {', '.join(held[:12])}.")
+    names = {layer: there[layer] for layer in pick(layers, list(there), "layer", f"The store holds {site!r} of")}
     first = next(iter(names.values()))
     held_steps, sigmas = _steps(store)
-    wanted = held_steps if steps is None else [int(s) for s in steps]
-    lacking = sorted(set(wanted) - set(held_steps))
-    if lacking:
-        raise ProbeError(f"The store holds no step {lacking[0]}; it holds {held_steps[0]} to {held_steps[-1]}.")
+    wanted = pick(steps, held_steps, "step", "The store holds")
     values = _labels(store, target, first)
     keys = groups if not isinstance(groups, str) else (groups,)
     if isinstance(keys, tuple) and all(isinstance(k, str) for k in keys):
         keys = tuple(_labels(store, k, first) for k in keys)
+        if keys and values.ndim and len(values) != len(keys[0]):
+            raise ProbeError(
+                f"The target has {len(values)} rows, and the store {len(keys[0])} runs: one a run is needed."
+            )
 
     def read(key: Key) -> Any:
         return store.read(names[key[1]], step=key[0], branch=branch)

@@ -7,7 +7,8 @@ cells.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
+from interp.errors import suggest
 from probes.cell_fit import Directions, predict
 from probes.errors import ProbeError
 from probes.plan import Plan
@@ -46,6 +48,8 @@ class TransferResult:
         """[train, test] over steps within a layer, or over layers within a step, and the steps or layers."""
         if (layer is None) == (step is None):
             raise ProbeError("Say one of layer= (a matrix over steps) and step= (a matrix over layers).")
+        if column not in self.table.columns:
+            raise ProbeError(f"The result has no column {column!r}{suggest(column, self.table.columns)}.")
         along, across, at = ("step", "layer", layer) if layer is not None else ("layer", "step", step)
         part = self.table.filter((pl.col(f"train_{across}") == at) & (pl.col(f"test_{across}") == at))
         if part.height == 0:
@@ -71,6 +75,19 @@ class TransferResult:
         from probes.plot import plot_transfer
 
         return plot_transfer(self, path, layer=layer, step=step, title=title)
+
+
+def known(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that are `prepare`'s.
+
+    Raises:
+        ProbeError: one is not; says what is near it.
+    """
+    names = [name for name in inspect.signature(prepare).parameters if name not in ("source", "target", "shuffles")]
+    for name in options:
+        if name not in names:
+            raise ProbeError(f"Transfer has no option {name!r}{suggest(name, names)}. It has {', '.join(names)}.")
+    return dict(options)
 
 
 def fit_transfer(
@@ -99,7 +116,7 @@ def fit_transfer(
     """
     if along not in ("step", "layer", "all"):
         raise ProbeError(f"along={along!r} is not known; use 'step', 'layer' or 'all'.")
-    data, plan = prepare(source, target, **{**options, "shuffles": 0})
+    data, plan = prepare(source, target, **known(options), shuffles=0)
     places: dict[Key, Any] = {}
 
     def read(key: Key) -> torch.Tensor:
@@ -175,6 +192,11 @@ def apply(
     if probes.paired is not None:
         coef, intercept = probes.paired.coef, probes.paired.intercept
     out = torch.empty(len(x), *intercept.shape[1:], dtype=torch.float64, device=x.device)
+    if x.shape[1] != coef.shape[2]:
+        raise ProbeError(
+            f"A probe of {coef.shape[2]} features cannot be tested on {x.shape[1]}. Cells of one model have one width; "
+            "between others, map both to what they share first."
+        )
     for f, rows in enumerate(plan.tensors.tested):
         w, b = coef[f].astype(np.float64), intercept[f]
         if there is not None and here is not None:

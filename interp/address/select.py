@@ -17,7 +17,7 @@ from interp.address.resolution import Resolution
 from interp.address.resolve import resolve
 from interp.address.space import AddressSpace
 from interp.address.term import Term
-from interp.errors import SelectionError
+from interp.errors import SelectionError, suggest
 
 Conjunction = tuple[Term, ...]
 
@@ -108,6 +108,7 @@ def select(
     box: Any = None,
     mask: Any = None,
     region: Any = None,
+    **unknown: Any,
 ) -> Selection:
     """Select addresses. What is not said is left free; conditions on one axis and on several all have to hold.
 
@@ -132,7 +133,7 @@ def select(
             They lie where the sample has them, so runs of one batch have to be of one sample.
 
     Raises:
-        SelectionError: something cannot be read, or no hook point has such a name.
+        SelectionError: something cannot be read, no hook point has such a name, or there is no such axis.
 
     Example:
         ``select("blocks.20:30.hook_resid_post", step=0, branch="cond", frames=slice(1, None))``
@@ -142,6 +143,8 @@ def select(
         "frames": frames, "rows": rows, "cols": cols, "tokens": tokens, "box": box, "mask": mask,
         "region": region,
     }  # fmt: skip
+    for axis in unknown:
+        raise SelectionError(f"there is no axis {axis!r}{suggest(axis, said)}; the axes are {', '.join(said)}")
     said = {axis: value for axis, value in said.items() if value is not None}
     if sites is None:
         return Selection.of([[Term.of(None, **said)]])

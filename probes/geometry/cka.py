@@ -35,7 +35,10 @@ def cka_minibatch(batches: Iterable[tuple[Any, Any]], *, kernel: str = "linear",
     """Unbiased alignment over batches of rows ``(x, y)``: the three HSIC terms are averaged before the ratio is
     taken."""
     terms = []
-    for x, y in batches:
+    for batch in batches:
+        if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
+            raise ProbeError(f"A batch is a pair (x, y) of the same rows; got {type(batch).__name__}.")
+        x, y = batch
         a, b = _kernel(x, kernel, bandwidth), _kernel(y, kernel, bandwidth)
         terms.append([hsic(u, v, unbiased=True) for u, v in ((a, b), (a, a), (b, b))])
     if not terms:

@@ -74,10 +74,16 @@ def energy(blocks: Any) -> Energy:
     """
     sums: dict[str, Any] = {}
     runs = 0
+    shape: tuple[int, ...] = ()
     for block in [blocks] if hasattr(blocks, "shape") else blocks:
         x = torch.as_tensor(np.asarray(block) if not isinstance(block, torch.Tensor) else block).float()
         if x.ndim != 3:
             raise ProbeError(f"Energy is of activations [run, token, feature]; got shape {tuple(x.shape)}.")
+        shape = shape or tuple(x.shape[1:])
+        if tuple(x.shape[1:]) != shape:
+            raise ProbeError(f"Blocks of {shape} tokens and features were given before; now {tuple(x.shape[1:])}.")
+        if not torch.isfinite(x).all():
+            raise ProbeError(f"Activations hold NaN or infinity (among runs {runs} to {runs + len(x) - 1}).")
         length = x.norm(dim=2)
         parts = {
             "l2": length,

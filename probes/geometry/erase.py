@@ -34,6 +34,8 @@ class Eraser:
     def __call__(self, x: Any) -> NDArray[np.float64]:
         """Features [..., feature] without the concept."""
         given = np.asarray(x, dtype=np.float64)
+        if given.shape[-1:] != self.mean.shape:
+            raise ProbeError(f"The eraser is of {len(self.mean)} features; got shape {given.shape}.")
         return np.asarray(given - ((given - self.mean) @ self.right.T) @ self.left.T)
 
     def save(self, path: str | Path) -> Path:
@@ -48,6 +50,8 @@ class Eraser:
         """Read what `save` wrote."""
         from safetensors.numpy import load_file
 
+        if not Path(path).is_file():
+            raise ProbeError(f"{path} does not exist; give the file that save() wrote.")
         return Eraser(**load_file(path))
 
 
@@ -71,6 +75,8 @@ class Leace:
         alone."""
         covariance, shared = self._features.covariance(), self._shared.covariance()
         values, vectors = np.linalg.eigh(covariance)
+        if not shared.any():
+            raise ProbeError("The concept does not vary over these rows, or not with the features: nothing to erase.")
         keep = values > tolerance * max(values[-1], 0.0)
         if not keep.any():
             raise ProbeError("The features do not vary, so there is nothing to erase a concept from.")

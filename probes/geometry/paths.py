@@ -12,6 +12,8 @@ import polars as pl
 from probes.errors import ProbeError
 from probes.geometry.pca import Components, Covariance, pca
 
+EMPTY = "No step was given, so there is no trajectory."
+
 
 @dataclass(frozen=True)
 class Paths:
@@ -42,12 +44,15 @@ def pca_paths(steps: Mapping[int, Any], components: int = 3, about: Mapping[str,
         components: how many.
         about: further columns, [row] each: the run, its answer.
     """
+    if not steps:
+        raise ProbeError(EMPTY)
     running = Covariance()
     for step in steps:
         for block in _blocks(steps[step]):
             running.update(block)
     axes = pca(running, components)
     made = {step: np.concatenate([axes.project(block) for block in _blocks(steps[step])]) for step in steps}
+    _same_rows(made)
     return Paths(_table(made, "pc", about), axes)
 
 
@@ -78,6 +83,8 @@ def umap_paths(
     Raises:
         ProbeError: umap-learn is not installed, rows differ between steps, or are too few.
     """
+    if not steps:
+        raise ProbeError(EMPTY)
     try:
         import umap
     except ImportError:
@@ -88,10 +95,7 @@ def umap_paths(
         found = pca_paths(steps, components)
         parts = found.table.partition_by("step", as_dict=True, maintain_order=True)
         arrays = {step: part.select(found.axes).to_numpy() for (step,), part in parts.items()}
-    counts = {len(array) for array in arrays.values()}
-    if len(counts) != 1:
-        raise ProbeError(f"Steps have {sorted(counts)} rows; a trajectory needs the same rows in each.")
-    (count,) = counts
+    count = _same_rows(arrays)
     if count <= neighbours:
         raise ProbeError(f"{count} rows are too few for {neighbours} neighbours; give more rows or neighbours=.")
     common = {"n_neighbors": neighbours, "min_dist": min_dist, "random_state": seed}
@@ -147,6 +151,14 @@ def rows_of(
         values = np.asarray(part, dtype=np.float32)
         rows = values.reshape(len(values), -1, values.shape[-1])
         yield rows.mean(axis=1) if pool else rows.reshape(-1, rows.shape[-1])
+
+
+def _same_rows(arrays: Mapping[int, np.ndarray]) -> int:
+    """How many rows every step has."""
+    counts = {len(array) for array in arrays.values()}
+    if len(counts) != 1:
+        raise ProbeError(f"Steps have {sorted(counts)} rows; a trajectory needs the same rows in each.")
+    return counts.pop()
 
 
 def _blocks(value: Any) -> Iterator[np.ndarray]:

@@ -110,6 +110,8 @@ class Components:
         """Read what `save` wrote."""
         from safetensors.numpy import load_file
 
+        if not Path(path).is_file():
+            raise ProbeError(f"{path} does not exist; give the file that save() wrote.")
         return Components(**load_file(path))
 
 

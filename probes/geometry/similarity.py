@@ -8,6 +8,7 @@ plain CKA, so a value alone says little: compare with rows shuffled (`compare` g
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations
 from typing import Any
@@ -123,6 +124,10 @@ def compare(
         raise ProbeError("Subspaces do not depend on the order of rows; leave shuffles out.")
     if parts < 0 or parts == 1 or not 0 < level < 1:
         raise ProbeError(f"parts={parts}, level={level}: need 0 or at least 2 parts, and 0 < level < 1.")
+    takes = [name for name, p in inspect.signature(MEASURES[measure]).parameters.items() if p.default is not p.empty]
+    for name in options:
+        if name not in takes:
+            raise ProbeError(f"{measure} has no option {name!r}; it has {', '.join(takes) or 'none'}.")
     of, rng, dealt = MEASURES[measure], np.random.default_rng(seed), np.random.default_rng(seed + 1)
 
     def read(name: Any) -> Any:
@@ -131,6 +136,8 @@ def compare(
         value = sites[name]() if callable(sites[name]) else sites[name]
         return value if isinstance(value, Components) else _matrix(value)
 
+    if len(sites) < 2 and pairs is None:
+        raise ProbeError(f"A comparison needs two sites or more; got {len(sites)}.")
     rows = []
     for a, b in combinations(sites, 2) if pairs is None else pairs:
         x, y = read(a), read(b)

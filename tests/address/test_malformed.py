@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -97,3 +98,8 @@ def test_values(pattern: str, axis: str, value: Any) -> None:
     else:
         clear = Selection.parse(str(selection)) == selection
     assert clear
+
+
+def test_axes_that_are_not_there() -> None:
+    with pytest.raises(SelectionError, match=r"no axis 'steps' \(did you mean step"):
+        select("blocks.0.hook_resid_post", steps=0)
