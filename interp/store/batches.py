@@ -139,27 +139,22 @@ class _Plan:
         self.target = None if target is None else self._targets(np.asarray(target), tokens is not None)
 
     def _lay_out(self, step: Steps, branch: Any, tokens: Tokens) -> None:
-        view, steps = self.view, None
+        view, places = self.view, self.view.choose(step, branch)
+        self.steps = np.array(places[0].kept[0])
+        self.cells = np.empty((len(self.steps), view.runs), np.int64)
         self.part_of = np.zeros(view.runs, np.int64)
         self.set_of = np.zeros(view.runs, np.int64)
         sets: dict[bytes, tuple[int, np.ndarray, np.ndarray]] = {}  # most runs keep the same tokens
-        for number, part in enumerate(view.parts):
-            found, branches, *_ = view.choose(part, step, branch)
-            names = np.array([part.run.steps[i] for i in found])
-            if steps is None:
-                steps, self.cells = names, np.empty((len(names), view.runs), np.int64)
-            if not np.array_equal(names, steps):
-                raise StoreError(f"site {view.site} has other steps in {part.name}; choose with step=")
-            self.cells[:, part.chosen.places] = part.cells(found, branches[0])
+        for number, (part, at) in enumerate(zip(view.parts, places, strict=True)):
+            self.cells[:, part.chosen.places] = part.cells(at.steps, at.branches[0])
             self.part_of[part.chosen.places] = number
-            places, on_grid = self._tokens(part, tokens)
-            key = places.tobytes() + on_grid.tobytes()
-            self.set_of[part.chosen.places] = sets.setdefault(key, (len(sets), places, on_grid))[0]
-        counts = sorted({len(places) for _, places, _ in sets.values()})
+            rows, on_grid = self._tokens(part, tokens)
+            key = rows.tobytes() + on_grid.tobytes()
+            self.set_of[part.chosen.places] = sets.setdefault(key, (len(sets), rows, on_grid))[0]
+        counts = sorted({len(rows) for _, rows, _ in sets.values()})
         if len(counts) > 1:
             raise StoreError(f"site {view.site} has {counts} tokens in these runs; choose with runs= or tokens=")
-        self.steps = np.asarray(steps)
-        self.places = np.stack([places for _, places, _ in sets.values()])
+        self.places = np.stack([rows for _, rows, _ in sets.values()])
         self.on_grid = np.stack([on_grid for *_, on_grid in sets.values()])
 
     def _tokens(self, part: Part, tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -85,43 +86,62 @@ def positions(asked: Steps, have: Sequence[int], what: str) -> tuple[list[int], 
     if isinstance(asked, slice):
         if (asked.start or 0) < 0 or (asked.stop is not None and asked.stop < 0):
             raise StoreError(
-                f"{what}: step={asked} counts from the end; name steps by their number, there are {_some(have)}"
+                f"{what}: step={asked} counts from the end; name steps by their number, there are {some(have)}"
             )
-        wanted: list[int] = [s for s in have if s in range(*asked.indices(max(have) + 1))]
+        wanted, one = [s for s in have if s in range(*asked.indices(max(have) + 1))], False
     else:
-        wanted = [asked] if isinstance(asked, int | np.integer) else [int(s) for s in asked]
+        one = isinstance(asked, int) or np.ndim(asked) == 0
+        wanted = [_step(step, what) for step in (cast(list[int], [asked] if one else asked))]
     place = {step: i for i, step in enumerate(have)}
     lost = [step for step in wanted if step not in place]
     if lost or not wanted:
-        raise StoreError(f"{what}: step {lost[0] if lost else asked} was not kept; there are steps {_some(have)}")
-    return [place[step] for step in wanted], not isinstance(asked, int | np.integer)
+        raise StoreError(f"{what}: step {lost[0] if lost else asked} was not kept; there are steps {some(have)}")
+    return [place[step] for step in wanted], not one
+
+
+def _step(step: Any, what: str) -> int:
+    """A whole number as it is; nothing is rounded, and a truth value is none."""
+    try:
+        if isinstance(step, bool):
+            raise TypeError
+        return operator.index(step)
+    except TypeError:
+        raise StoreError(f"{what}: step {step!r} is not a step; name steps by their number") from None
 
 
 def token_rows(asked: Tokens, kept: np.ndarray | None, grid: Any, what: str) -> np.ndarray | None:
     """Positions of tokens along the axis of a site.
 
     Args:
-        asked: indices on the full grid, or a function that gives them for a grid; None for all that are kept.
+        asked: indices on the full grid, or a mask over it, or a function that gives either for a grid; None for all
+            that are kept.
         kept: tokens int64 [token] that the site keeps; None if all.
         grid: the run's token grid.
         what: how errors call the site.
 
     Raises:
-        StoreError: a token was not kept or is outside the grid.
+        StoreError: a token was not kept or is outside the grid, or these are no tokens.
     """
     if asked is None:
         return None
-    wanted = np.asarray(asked(grid) if callable(asked) else asked, np.int64).reshape(-1)
     total = grid.frames * grid.rows * grid.cols
-    if not len(wanted) or wanted.min() < 0 or wanted.max() >= total:
-        raise StoreError(f"{what}: tokens {_some(wanted.tolist())} are not on the grid, which has tokens 0-{total - 1}")
+    wanted = np.asarray(asked(grid) if callable(asked) else asked).reshape(-1)
+    if wanted.dtype == bool:
+        if len(wanted) != total:
+            raise StoreError(f"{what}: tokens are a mask of {len(wanted)}, and the grid has {total} tokens")
+        wanted = np.flatnonzero(wanted)
+    if not len(wanted) or wanted.dtype.kind not in "iu":
+        raise StoreError(f"{what}: tokens={str(wanted.tolist())[:40]} names none; give their indices, or a mask")
+    wanted = wanted.astype(np.int64)
+    if wanted.min() < 0 or wanted.max() >= total:
+        raise StoreError(f"{what}: tokens {some(wanted.tolist())} are not on the grid, which has tokens 0-{total - 1}")
     if kept is None:
         return wanted
     order = np.argsort(kept)
     rows = order[np.minimum(np.searchsorted(kept, wanted, sorter=order), len(kept) - 1)]
     lost = wanted[kept[rows] != wanted]
     if len(lost):
-        raise StoreError(f"{what}: token {lost[0]} was not kept; there are tokens {_some(kept.tolist())}")
+        raise StoreError(f"{what}: token {lost[0]} was not kept; there are tokens {some(kept.tolist())}")
     return rows
 
 
@@ -145,7 +165,7 @@ def _read_rows(fd: int, request: Cells, cell: int, out: np.ndarray, token_axis: 
         out[part] = scratch[rows[part] - low]
 
 
-def _some(values: Sequence[int], limit: int = 8) -> str:
+def some(values: Sequence[int], limit: int = 8) -> str:
     """A few numbers, or a range."""
     values = list(values)
     if len(values) > 1 and values == list(range(values[0], values[-1] + 1)):

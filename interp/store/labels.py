@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 RESERVED = ("run", "sample", "seed", "prompt", "model", "task", "frames", "rows", "cols")
 """Columns of the table of runs that come from its provenance and grid."""
 
+OF_PROVENANCE = ("sample", "seed", "prompt", "model", "task")
+"""Those of them that are read as labels are."""
+
 Scalar = bool | int | float | str
 
 
@@ -60,8 +63,8 @@ def stacked_labels(shards: Sequence[Shard], name: str, site: str | None) -> np.n
     """A label of several runs, see `interp.store.Store.labels`."""
     values = []
     for shard in shards:
-        if name in ("sample", "seed", "prompt"):
-            values.append(np.asarray(shard.provenance.get(name)))
+        if name in OF_PROVENANCE and shard.provenance.get(name) is not None:
+            values.append(np.asarray(shard.provenance[name]))
             continue
         if name not in shard.index.labels:
             known = sorted(shard.index.labels)
@@ -71,7 +74,14 @@ def stacked_labels(shards: Sequence[Shard], name: str, site: str | None) -> np.n
     shapes = sorted({value.shape for value in values})
     if len(shapes) > 1:
         raise StoreError(f"label {name!r} has the shapes {shapes} in these runs; choose runs of one size with runs=")
+    kinds = {_KINDS.get(value.dtype.kind, value.dtype.name) for value in values}
+    if len(kinds) > 1:
+        said = ", ".join(sorted(kinds))
+        raise StoreError(f"label {name!r} is of different kinds in these runs ({said}); choose with runs=")
     return np.stack(values)
+
+
+_KINDS = {"b": "bool", "i": "number", "u": "number", "f": "number", "U": "text"}
 
 
 def _at_tokens(shard: Shard, name: str, site: str | None) -> np.ndarray:

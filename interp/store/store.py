@@ -228,7 +228,8 @@ class Store:
             step: a step of the sampler's schedule; several, or a slice of step numbers, keep an axis "step"; None: all.
             branch: a branch; several keep an axis "branch"; None is the only one there is.
             runs: keys, in the order wanted; None is all of `runs`.
-            tokens: indices on the full token grid, or a function from the run's `TokenGrid` to such; None is all kept.
+            tokens: indices on the full token grid, or a mask over it, or a function from the run's `TokenGrid` to
+                either; None is all kept.
             as_: "numpy" (bfloat16 becomes float32, exactly), "torch" (the stored dtype, on the CPU), or "polars".
 
         Returns:
@@ -318,7 +319,7 @@ class Store:
         """A label over runs.
 
         Args:
-            name: label, or one of the columns "sample", "seed", "prompt" of `runs_frame`.
+            name: label, or one of the columns "sample", "seed", "prompt", "model", "task" of `runs_frame`.
             runs: keys, in the order wanted; None is all of `runs`.
             site: for labels of tokens: give the tokens that this site keeps.
 
@@ -326,7 +327,7 @@ class Store:
             Array [run], [run, token] for labels [frame, row, col], or [run, <its axes>] for other arrays.
 
         Raises:
-            StoreError: a run lacks the label, or the runs do not have one shape.
+            StoreError: a run lacks the label, or the runs do not have one shape or kind.
         """
         return stacked_labels([self._files.shard(run) for run in self._chosen(runs)], name, site)
 

@@ -88,18 +88,11 @@ def values_table(view: SiteView, runs: Sequence[str], step: Steps, branch: Any, 
     """One row for each place along all axes but a site's last: run, step, branch, <site axes>, values.
 
     Raises:
-        StoreError: as `interp.store.Store.read`; or the runs have other steps or branches.
+        StoreError: as `interp.store.Store.read`.
     """
     import polars as pl
 
-    places = [view.choose(part, step, branch) for part in view.parts]
-    kept = {
-        (tuple(part.run.steps[i] for i in steps), tuple(part.branches[i] for i in branches))
-        for part, (steps, branches, *_) in zip(view.parts, places, strict=True)
-    }
-    if len(kept) > 1:
-        raise StoreError(f"site {view.site} has other steps or branches in some of these runs; choose with runs=")
-    steps, branches = kept.pop()
+    steps, branches = view.choose(step, branch)[0].kept
     values = view.read(list(steps), list(branches), tokens, "numpy")
     axes = view.layout.axes[2:]
     last = values.shape[-1:] if axes else ()

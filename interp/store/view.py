@@ -12,7 +12,7 @@ import numpy as np
 from interp.errors import StoreError
 from interp.store import int8
 from interp.store.files import Files
-from interp.store.gather import Cells, Steps, Tokens, gather, positions, token_rows
+from interp.store.gather import Cells, Steps, Tokens, gather, positions, some, token_rows
 from interp.store.part import Part
 
 MANY = 10_000
@@ -34,6 +34,23 @@ class Plan:
     slots: int
     shape: tuple[int, ...]
     axes: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Places:
+    """Steps and branches that are wanted, in one file.
+
+    Attributes:
+        steps, branches: positions along these axes.
+        kept: the same by name: steps of the sampler's schedule, and branches.
+        keep_step, keep_branch: whether the caller sees these axes.
+    """
+
+    steps: list[int]
+    branches: list[int]
+    kept: tuple[tuple[int, ...], tuple[str, ...]]
+    keep_step: bool
+    keep_branch: bool
 
 
 class SiteView:
@@ -61,9 +78,9 @@ class SiteView:
         self._most = 0 if self.apart else MANY  # of few, large files they are small and used again
         self.runs = sum(len(part.chosen) for part in parts)
         self.layout = parts[0].site
-        for name in ("axes", "dtype", "kind"):
-            kinds = Counter(getattr(part.site, name) for part in parts)
-            if len(kinds) > 1:
+        for name, have in (("axes", "axes"), ("dtype", "dtype"), ("codecs", "codec")):
+            kinds = Counter(getattr(part.site, have) for part in parts)
+            if len(kinds) > 1 and (name != "codecs" or "int8" in kinds):  # what is stored without loss is read alike
                 raise StoreError(f"site {site} has different {name} in these runs ({dict(kinds)}); choose with runs=")
         self.token_axis = self.layout.axes.index("token") - 2 if "token" in self.layout.axes else None
 
@@ -104,19 +121,16 @@ class SiteView:
         return torch.from_numpy(values).to(self.layout.given.torch)
 
     def _plan(self, step: Steps, branch: str | Sequence[str] | None, tokens: Tokens) -> Plan:
-        chosen = [self.choose(part, step, branch) for part in self.parts]
+        chosen = self.choose(step, branch)
         rows = [self.rows(part, tokens) for part in self.parts]
         cell_shape = self._one_shape(rows)
-        sizes = {(len(steps), len(branches)) for steps, branches, *_ in chosen}
-        if len(sizes) > 1:
-            raise StoreError(f"site {self.site} has (steps, branches) {sorted(sizes)} in these runs; choose with step=")
-        (steps, branches), keep_step, keep_branch = sizes.pop(), *chosen[0][2:]
+        steps, branches = map(len, chosen[0].kept)
         runs = None if self.apart else self.runs
         requests = tuple(
-            Cells(part.extent, part.stretches(at[0], at[1], runs), part.site.cell_shape, row)
+            Cells(part.extent, part.stretches(at.steps, at.branches, runs), part.site.cell_shape, row)
             for part, at, row in zip(self.parts, chosen, rows, strict=True)
         )
-        pairs = (steps,) * keep_step + (branches,) * keep_branch
+        pairs = (steps,) * chosen[0].keep_step + (branches,) * chosen[0].keep_branch
         slots = self.runs * steps * branches
         if self.apart or not pairs:
             return Plan(requests, slots, (self.runs, *pairs, *cell_shape), None)
@@ -125,18 +139,38 @@ class SiteView:
         run = len(pairs)
         return Plan(requests, slots, shape, (run, *range(run), *range(run + 1, len(shape))))
 
-    def choose(self, part: Part, step: Steps, branch: Any) -> tuple[list[int], list[int], bool, bool]:
-        """Positions of the wanted steps and branches, and which axes are kept."""
+    def choose(self, step: Steps, branch: str | Sequence[str] | None) -> list[Places]:
+        """Where the wanted steps and branches lie in each part.
+
+        Raises:
+            StoreError: one is not there, or other ones are meant in other runs.
+        """
+        places = [self._choose(part, step, branch) for part in self.parts]
+        runs = Counter[tuple[tuple[int, ...], tuple[str, ...]]]()
+        for part, at in zip(self.parts, places, strict=True):
+            runs[at.kept] += len(part.chosen)
+        if len(runs) > 1:
+            said = "; ".join(
+                f"steps {some(steps)} of {', '.join(branches)} in {count} runs"
+                for (steps, branches), count in runs.most_common(3)
+            )
+            raise StoreError(f"site {self.site} was not kept alike: {said}; choose with step=, branch= or runs=")
+        return places
+
+    def _choose(self, part: Part, step: Steps, branch: str | Sequence[str] | None) -> Places:
         what = f"{part.name}, site {self.site}"
         steps, keep_step = positions(step, part.run.steps, what)
         have = part.branches
         if branch is None and len(have) > 1:
             raise StoreError(f"{what} has the branches {', '.join(have)}; say which, as branch={have[0]!r} or a list")
-        names = [have[0]] if branch is None else [branch] if isinstance(branch, str) else list(branch)
-        for name in names:
-            if name not in have:
-                raise StoreError(f"{what}: branch {name!r} was not kept; there are {', '.join(have)}")
-        return steps, [have.index(name) for name in names], keep_step, not (branch is None or isinstance(branch, str))
+        names = have if branch is None else (branch,) if isinstance(branch, str) else tuple(branch)
+        lost = [name for name in names if name not in have]
+        if lost or not names:
+            asked = lost[0] if lost else branch
+            raise StoreError(f"{what}: branch {asked!r} was not kept; there are {', '.join(have)}")
+        kept = tuple(part.run.steps[i] for i in steps), names
+        keep_branch = not (branch is None or isinstance(branch, str))
+        return Places(steps, [have.index(name) for name in names], kept, keep_step, keep_branch)
 
     def rows(self, part: Part, tokens: Tokens) -> np.ndarray | None:
         """Positions of the wanted tokens along the site's axis "token", int64 [token]; None for all that are kept."""

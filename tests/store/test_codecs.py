@@ -217,7 +217,7 @@ def test_runs_with_and_without_a_codec(tmp_path: Path) -> None:
             write_in_background(writers, replace(layout, run=run, sites=sites))
     assert np.array_equal(store.read(RESID, branch="cond", runs=["run0", "run1"]), plain)
     assert len(store.read(RESID, branch="cond", runs=["run0", "run-zstd"])) == 2
-    with pytest.raises(StoreError, match="has different kind"):
+    with pytest.raises(StoreError, match="has different codecs"):
         store.read(RESID, branch="cond")
 
 
