@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probes.errors import ProbeError
+from probes.plan import Plan
+from probes.source import Source
 
 
 def control_target(target: Any, *, kinds: Any = None, seed: int = 0) -> NDArray[Any]:
@@ -49,3 +51,27 @@ def control_target(target: Any, *, kinds: Any = None, seed: int = 0) -> NDArray[
     drawn = ordered[((np.arange(count) + 0.5) / count * len(ordered)).astype(np.int64)]
     out = np.random.default_rng(seed).permutation(drawn)[code]
     return np.where(applies, out, np.nan) if values.dtype.kind == "f" else out
+
+
+def control_labels(data: Source, plan: Plan, count: int, *, kinds: Any = None, seed: int = 0) -> NDArray[np.float64]:
+    """Labels [row, control task] for the rows of a grid; none where nothing is known of kinds of rows.
+
+    Args:
+        data, plan: of the grid.
+        count: how many tasks.
+        kinds: per run or row; the token's place if None.
+        seed: of the first task.
+
+    Raises:
+        ProbeError: a negative number, or kinds that do not fit.
+    """
+    if count < 0:
+        raise ProbeError(f"controls={count}: need 0 or more.")
+    if kinds is not None:
+        by = data.per_row(np.asarray(kinds), "kinds")
+    elif data.tokens is not None and data.tokens > 1:
+        by = np.flatnonzero(data.keep) % data.tokens
+    else:
+        count, by = 0, data.group
+    drawn = [control_target(plan.y, kinds=by, seed=seed + i) for i in range(count)]
+    return np.stack(drawn, axis=1) if drawn else plan.y[:, None][:, :0]

@@ -17,7 +17,7 @@ from interp.errors import suggest
 from probes.errors import ProbeError
 from probes.geometry.energy import Energy
 from probes.geometry.paths import Paths
-from probes.style import CATEGORIES, DASHES, MARKERS, PAGE, SEQUENTIAL, blank, save, style, ticks
+from probes.style import CATEGORIES, DASHES, DIVERGING, MARKERS, PAGE, SEQUENTIAL, blank, save, style, ticks
 
 
 def heatmap(
@@ -28,6 +28,7 @@ def heatmap(
     y: str = "layer",
     value: str = "mean",
     limits: tuple[float, float] | None = None,
+    centre: float | None = None,
     label: str | None = None,
     title: str | None = None,
 ) -> Any:
@@ -38,6 +39,7 @@ def heatmap(
         path: file to write.
         x, y, value: columns.
         limits: of the colours; those of the data if None.
+        centre: colours diverge from this value: 0 for a difference. Limits then lie as far on either side.
         label: of the colours; the name of ``value`` if None.
         title: above the figure.
     """
@@ -54,7 +56,7 @@ def heatmap(
         figure = blank(PAGE, 1.3 + 0.26 * min(len(rows), 24))
         axes = figure.add_subplot()
         low, high = limits or (float(np.nanmin(cells)), float(np.nanmax(cells)))
-        _cells(axes, cells, low, high, label or value)
+        _cells(axes, cells, low, high, label or value, centre)
         ticks(axes.xaxis, columns)
         ticks(axes.yaxis, ["model" if row is None else row for row in rows], 24)
         axes.set(xlabel=x, ylabel=y)
@@ -244,16 +246,21 @@ def energy_map(
         return save(figure, path)
 
 
-def _cells(axes: Any, cells: np.ndarray, low: float, high: float, label: str) -> None:
+def _cells(axes: Any, cells: np.ndarray, low: float, high: float, label: str, centre: float | None = None) -> None:
     """Draw a matrix, its numbers if they fit, and its colour scale."""
+    if centre is not None:
+        reach = max(abs(low - centre), abs(high - centre), 1e-9)
+        low, high = centre - reach, centre + reach
     high = max(high, low + 1e-9)
+    colours = SEQUENTIAL if centre is None else DIVERGING
     image = axes.imshow(
-        cells, aspect="auto", origin="lower", cmap=SEQUENTIAL, vmin=low, vmax=high, interpolation="nearest"
+        cells, aspect="auto", origin="lower", cmap=colours, vmin=low, vmax=high, interpolation="nearest"
     )
     if cells.size <= 260 and cells.shape[1] <= 20:
         for (row, col), value in np.ndenumerate(cells):
             if np.isfinite(value):
-                dark = (value - low) / (high - low) < 0.55
+                along = (value - low) / (high - low)
+                dark = along < 0.55 if centre is None else abs(along - 0.5) > 0.3
                 text = f"{round(value, 2) + 0.0:.2f}".replace("0.", ".", 1) if abs(value) < 0.995 else f"{value:.3g}"
                 axes.text(col, row, text, ha="center", va="center", fontsize=6.5, color="white" if dark else "black")
     axes.spines[:].set_visible(False)

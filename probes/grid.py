@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from probes.cell_fit import CellFit
+from probes.control_task import control_labels
 from probes.errors import ProbeError
 from probes.pick import Asked
 from probes.plan import Plan
 from probes.prepare import fit_each, prepare
 from probes.result import GridResult
+from probes.said import said
 from probes.score import interval, resample
 from probes.source import Key, Pool, Source
 
@@ -57,10 +59,13 @@ def fit_grid(
     max_rows: int | None = None,
     memory: float | None = None,
     seed: int = 0,
+    controls: int = 3,
+    kinds: Any = None,
     dtype: str = "float32",
     device: str = "cpu",
     tol: float = 1e-4,
     directions: bool = False,
+    predictions: bool = False,
     progress: Callable[[Iterable[Key]], Iterable[Key]] | None = None,
 ) -> GridResult:
     """Fit, cross-validate and score a probe in every cell.
@@ -100,8 +105,13 @@ def fit_grid(
         max_rows: fit on at most so many rows, drawn evenly from the groups.
         memory: bytes that features and fits may take at once; whatever the store's size, a cell is read at a time. By
             default several small cells are, for speed.
+        controls, kinds: number of control tasks, and what a probe could go by in them (one per run or row): random
+            labels that go with the kind of a row (`probes.control_task`), fitted like the real ones. By default kinds
+            are the tokens' places; a target per run has control tasks only where kinds are given.
         tol: relative error allowed to logistic coefficients.
         directions: keep the probes themselves, for `GridResult.direction`.
+        predictions: keep what was said of each row out of fold, for `GridResult.predictions` and
+            `GridResult.calibration`.
         progress: wraps the list of cells, as ``tqdm`` or ``rich.progress.track`` do.
 
     Raises:
@@ -140,6 +150,9 @@ def fit_grid(
         device=device,
         tol=tol,
     )
+    chances = plan.shuffled.shape[1]
+    by_heart = control_labels(data, plan, controls, kinds=kinds, seed=seed + 3)
+    plan = replace(plan, shuffled=np.concatenate([plan.shuffled, by_heart], axis=1))
     base = _fit_baselines(baselines or {}, source, data, plan, branch)  # first: what is wrong with them shows at once
     cells = (
         (key, f"step {key[0]}, layer {key[1]}", partial(data.matrix, key, dtype=plan.dtype, device=device))
@@ -147,7 +160,8 @@ def fit_grid(
     )
     fits = fit_each(cells, plan, keep_directions=directions, run=data.run, memory=memory)
     draws = resample(plan.folds.groups, bootstrap, seed + 2)
-    return _assemble(data, plan, fits, base, draws, level, bootstrap, seed)
+    made = _assemble(data, plan, fits, base, draws, level, bootstrap, seed, chances)
+    return replace(made, said=said(data, plan, fits)) if predictions else made
 
 
 def _fit_baselines(
@@ -215,15 +229,17 @@ def _assemble(
     level: float,
     count: int,
     seed: int,
+    chances: int,
 ) -> GridResult:
-    """Tables from fits."""
+    """Tables from fits, of whose shuffled labels the first ``chances`` are shuffles, and the rest control tasks."""
 
     def summary(cells: Sequence[CellFit]) -> tuple[NDArray[np.float64], ...]:
         sums, effects = (np.stack([getattr(cell, name) for cell in cells]) for name in ("sums", "effects"))
         return sums, effects, *interval(sums, effects, draws, plan.score, level)
 
     sums, effects, point, low, high = summary(list(fits.values()))
-    null = np.stack([fit.null for fit in fits.values()])
+    null, control = np.split(np.stack([fit.null for fit in fits.values()]), [chances], axis=1)
+    by_heart = control.mean(axis=1) if control.shape[1] else np.full(len(control), np.nan)
     chance, chance_high, p = _chance(null, point, level)
     steps = [key[0] for key in fits]
     columns: dict[str, Any] = {
@@ -233,7 +249,8 @@ def _assemble(
         "score": point, "low": low, "high": high,
         "chance": chance, "chance_high": chance_high, "p": p,
         "auc": [fit.auc for fit in fits.values()],
-        "selectivity": point - chance,
+        "control": by_heart,
+        "selectivity": point - by_heart,
         "regularisation": [float(np.median(fit.chosen)) for fit in fits.values()],
         "n": [len(plan.y)] * len(fits),
         "groups": [plan.folds.groups] * len(fits),
@@ -267,8 +284,8 @@ def _assemble(
     spec = {
         "model": plan.model, "score": plan.score.name, "classes": list(plan.classes), "path": list(plan.path),
         "folds": plan.folds.k, "balanced": plan.balanced and plan.estimator is None, "standardise": plan.standardise,
-        "selection": "nested" if plan.nested else "shared", "shuffle": plan.scheme, "shuffles": plan.shuffled.shape[1],
-        "bootstrap": count, "level": level, "seed": seed, "rows": fingerprint(plan),
+        "selection": "nested" if plan.nested else "shared", "shuffle": plan.scheme, "shuffles": chances,
+        "controls": control.shape[1], "bootstrap": count, "level": level, "seed": seed, "rows": fingerprint(plan),
         **({} if plan.estimator is None else {"params": _plain(plan.estimator)}),
         **data.about,
     }  # fmt: skip

@@ -13,7 +13,7 @@ Asked = int | slice | Sequence[int] | None
 
 
 def pick(asked: Asked, held: Sequence[int], name: str, holder: str) -> list[int]:
-    """Those of the numbers ``held`` that are asked for: all (None), one, a slice of numbers, or a list of them.
+    """Those of the numbers ``held`` that are asked for, in order: all (None), one, a slice, or a list of them.
 
     Raises:
         ProbeError: none, or one that is not held.
@@ -25,11 +25,11 @@ def pick(asked: Asked, held: Sequence[int], name: str, holder: str) -> list[int]
     elif isinstance(asked, (int, np.integer)):
         chosen = [int(asked)]
     else:
-        chosen = list(dict.fromkeys(asked)) if isinstance(asked, Iterable) else []
+        chosen = list(asked) if isinstance(asked, Iterable) else []
         if not isinstance(asked, Iterable) or not all(isinstance(n, (int, np.integer)) for n in chosen):
             raise ProbeError(f"{name}s={asked!r}: give one {name}, a slice, or a list of whole numbers.")
     lacking = sorted(set(chosen) - set(held))
     if lacking or not chosen:
         what = f"no {name} {lacking[0]}" if lacking else f"none of the {name}s asked for ({asked!r})"
         raise ProbeError(f"{holder} {what}; there are {', '.join(map(str, held))}.")
-    return [int(n) for n in chosen]
+    return sorted({int(n) for n in chosen})

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probes.score import METRICS
-from probes.style import CATEGORIES, PAGE, SEQUENTIAL, blank, save, style, ticks
+from probes.style import CATEGORIES, DASHES, PAGE, SEQUENTIAL, blank, save, style, ticks
 
 if TYPE_CHECKING:
     from probes.result import GridResult
     from probes.transfer import TransferResult
 
-BASELINES = tuple(zip(CATEGORIES[1:5], ((0, (5, 2)), (0, (1, 1.2)), (0, (4, 1, 1, 1)), (0, (8, 2))), strict=True))
+BASELINES = tuple(zip(CATEGORIES[1:], (*DASHES[1:6], (0, (3, 1.5))), strict=True))
 MOST_CURVES = 6
 
 
@@ -78,9 +78,14 @@ def _heatmap(grid: GridResult, axes: Any, side: Any) -> None:
 def _curves(grid: GridResult, axes: Any) -> None:
     from matplotlib import colormaps
 
-    at = np.arange(len(grid.steps))
-    score, low, high = (_matrix(grid, c) for c in ("score", "low", "high"))
-    chance, bar = _matrix(grid, "chance"), _matrix(grid, "chance_high")
+    at = np.arange(len(grid.steps), dtype=float)
+    names = [c.removeprefix("baseline_") for c in grid.table.columns if c.startswith("baseline_")]
+    columns = [_matrix(grid, c) for c in ("score", "low", "high", "chance", "chance_high")]
+    read = [_matrix(grid, f"baseline_{name}") for name in names]
+    if len(at) == 1:  # one step is a short stretch, or bands would have no width
+        at = np.array([-0.4, 0.4])
+        columns, read = ([np.repeat(m, 2, axis=1) for m in group] for group in (columns, read))
+    score, low, high, chance, bar = columns
     if np.isfinite(chance).any():
         axes.fill_between(
             at, np.nanmin(chance, axis=0), np.nanmax(bar, axis=0), color="0.85", lw=0, label="chance", zorder=0
@@ -92,12 +97,11 @@ def _curves(grid: GridResult, axes: Any) -> None:
     for i, colour, marker in zip(shown, colours, markers, strict=False):
         axes.fill_between(at, low[i], high[i], color=colour, alpha=0.16, lw=0)
         axes.plot(at, score[i], color=colour, lw=1.6, marker=marker, ms=3.2, label=f"layer {grid.layers[i]}")
-    names = [c.removeprefix("baseline_") for c in grid.table.columns if c.startswith("baseline_")]
     for k, name in enumerate(names):
         colour, dash = BASELINES[k % len(BASELINES)]
         axes.plot(
             at,
-            np.nanmean(_matrix(grid, f"baseline_{name}"), axis=0),
+            np.nanmean(read[k], axis=0),
             color=colour,
             ls=dash,
             lw=1.6,

@@ -9,7 +9,8 @@ score, low, high      float   out-of-fold score and its interval; what it covers
 chance, chance_high   float   mean score on shuffled labels, and the upper quantile of that chance level
 p                     float   how often shuffled labels score as high
 auc                   float   area under the ROC curve within folds (classes only)
-selectivity           float   score - chance
+control               float   mean score on control tasks (null: none were asked for, or no kinds of rows are known)
+selectivity           float   score - control
 regularisation        float   median over folds of the chosen C or alpha (null: an estimator has its own)
 n, groups             int     rows and groups
 baseline_NAME         float   score of the named baseline at this step
@@ -27,11 +28,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from probes.calibration import Calibration, calibration
 from probes.errors import ProbeError
 from probes.onset import first_sustained, onset_interval
+from probes.said import Said
 from probes.score import METRICS, bootstrap, resample
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +53,7 @@ class GridResult:
     null: NDArray[np.float64]
     spec: dict[str, Any]
     coef: NDArray[np.float32] | None = None
+    said: Said | None = None
 
     @property
     def steps(self) -> list[int]:
@@ -88,6 +92,47 @@ class GridResult:
             raise ProbeError(f"output={output}: these probes have {self.coef.shape[3]}, numbered from 0.")
         mean = self.coef[self.cell(step, layer), :, :, output].astype(np.float64).mean(axis=0)
         return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-300))
+
+    def predictions(self, step: int, layer: int) -> pl.DataFrame:
+        """What the probes of a cell said of the rows that their fold left out.
+
+        Returns:
+            One row a row: run (its place in the source), token (null for a target per run), group, fold, target,
+            predicted (classes by name, or values), probability (a list over the classes in ``spec["classes"]``; null
+            for values and for models that give none: all but "logistic" and "lda").
+
+        Raises:
+            ProbeError: the grid was fitted without ``predictions=True``, or has no such cell.
+
+        Example:
+            ``figures.confusion(found["target"], found["predicted"])``
+        """
+        if self.said is None:
+            raise ProbeError("Predictions were not kept. Fit the grid with predictions=True.")
+        return self.said.table(self.cell(step, layer), self.spec["classes"], self.spec["model"])
+
+    def calibration(self, step: int, layer: int, **options: Any) -> Calibration:
+        """Do the probabilities of a cell mean what they say? See `probes.calibration`.
+
+        Args:
+            step, layer: the cell.
+            options: ``bins``, ``resamples``, ``level``, ``seed``.
+
+        Raises:
+            ProbeError: there are no probabilities, or they are those of classes made equally frequent.
+        """
+        found = self.predictions(step, layer)
+        if found["probability"].null_count():
+            raise ProbeError(f"A {self.spec['model']} probe gives no probabilities; use model='logistic' or 'lda'.")
+        if self.spec["balanced"]:
+            raise ProbeError(
+                "These probes were fitted as if classes were equally frequent, and so are their probabilities. Fit the "
+                "grid with class_weight=None."
+            )
+        number = {name: k for k, name in enumerate(self.spec["classes"])}
+        target = np.array([number[name] for name in found["target"]])
+        shares = np.array(found["probability"].to_list())
+        return calibration(shares, target, groups=found["group"].to_numpy(), **options)
 
     def onset(self, along: str = "step") -> pl.DataFrame:
         """First step (for each layer) or layer (for each step) from which the target is decodable, with its interval.
@@ -145,7 +190,7 @@ class GridResult:
         """Write the grid into a folder.
 
         ``table.parquet``, ``baselines.parquet``, ``cells.parquet`` (group sums and null scores), ``grid.json`` and, if
-        probes were kept, ``directions.safetensors``.
+        they were kept, ``directions.safetensors``, ``rows.parquet`` and ``decisions.safetensors``.
         """
         from safetensors.numpy import save_file
 
@@ -164,6 +209,9 @@ class GridResult:
         cells.write_parquet(out / "cells.parquet")
         if self.coef is not None:
             save_file({"coef": np.ascontiguousarray(self.coef)}, out / "directions.safetensors")
+        if self.said is not None:
+            self.said.rows.write_parquet(out / "rows.parquet")
+            save_file({"decision": np.ascontiguousarray(self.said.decision)}, out / "decisions.safetensors")
         spec = {"format": FORMAT, "shape": list(self.sums.shape), **self.spec}
         (out / "grid.json").write_text(json.dumps(spec, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         return out
@@ -189,4 +237,6 @@ class GridResult:
         table, baselines = pl.read_parquet(out / "table.parquet"), pl.read_parquet(out / "baselines.parquet")
         kept = out / "directions.safetensors"
         coef = load_file(kept)["coef"] if kept.is_file() else None
-        return GridResult(table, baselines, sums, effects, null, spec, coef)
+        kept = out / "decisions.safetensors"
+        said = Said(pl.read_parquet(out / "rows.parquet"), load_file(kept)["decision"]) if kept.is_file() else None
+        return GridResult(table, baselines, sums, effects, null, spec, coef, said)

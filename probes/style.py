@@ -26,6 +26,10 @@ STYLE: dict[Any, Any] = {
 PAGE = 7.4
 """Inches: the width of a page."""
 SEQUENTIAL = "cividis"
+DIVERGING = "RdBu_r"
+"""For differences: white is none."""
+LETTER = 0.085
+"""Inches that a letter of a tick takes."""
 CATEGORIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (4, 1, 1, 1)), (0, (8, 2)), (0, (2, 2)), "-")
 MARKERS = "osD^v*P"
@@ -50,9 +54,16 @@ def blank(width: float = PAGE, height: float = 3.2) -> Any:
 
 
 def ticks(axis: Any, names: Sequence[Any], most: int = 14) -> None:
-    """Name the places 0, 1, ... of an axis (``axes.xaxis``), leaving names out where there are too many."""
+    """Name the places 0, 1, ... of an axis (``axes.xaxis``), leaving names out where there are too many; names too long
+    to stand side by side are slanted."""
     every = max(1, int(np.ceil(len(names) / most)))
-    axis.set_ticks(range(0, len(names), every), [str(name) for name in names[::every]])
+    shown = [str(name) for name in names[::every]]
+    axis.set_ticks(range(0, len(names), every), shown)
+    room = 0.75 * axis.get_figure().get_figwidth() * every / max(len(names), 1)
+    if axis.axis_name == "x" and max(map(len, shown), default=0) * LETTER > room:
+        axis.set_tick_params(labelrotation=35)
+        for label in axis.get_ticklabels():
+            label.set(horizontalalignment="right", rotation_mode="anchor")
 
 
 def save(figure: Any, path: str | Path | None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from probes import ProbeError, figures
+from probes import ProbeError, figures, fit_grid
 from probes.geometry import energy, pca_paths
 from tests.probes.geometry.test_shapes import activations
 
@@ -81,3 +82,34 @@ def test_an_energy_map_crosses_out_sinks() -> None:
     np.testing.assert_allclose(drawn(figure), energy(activations()).relative[:6].reshape(3, 2))
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in first.lines] == [(1, 2)]  # token 5
     assert not figure.axes[1].lines
+
+
+def test_differences_are_coloured_from_zero() -> None:
+    table = pl.DataFrame({"step": [0, 1], "layer": [0, 0], "difference": [-0.1, 0.4]})
+    image = figures.heatmap(table, value="difference", centre=0.0).axes[0].images[0]
+    assert image.get_clim() == pytest.approx((-0.4, 0.4))
+    assert image.cmap(image.norm(0.0))[:3] == pytest.approx((0.97,) * 3, abs=0.03)  # none is white
+
+
+@pytest.mark.parametrize(("names", "slanted"), [([f"blocks.{n}" for n in range(12)], True), (list(range(12)), False)])
+def test_long_names_do_not_lie_on_each_other(names: list[Any], slanted: bool) -> None:
+    figure = figures.matrix(np.eye(12), names)
+    figure.draw_without_rendering()
+    labels = [label for label in figure.axes[0].get_xticklabels() if label.get_text()]
+    assert any(label.get_rotation() for label in labels) == slanted
+    boxes = [label.get_window_extent() for label in labels]
+    assert slanted or all(a.x1 < b.x0 for a, b in pairwise(boxes))
+
+
+def test_a_grid_of_one_step_shows_its_bands_and_six_baselines_differ() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 3)), np.arange(40) // 2 % 2
+    names = [f"baseline {n}" for n in range(6)]
+    grid = fit_grid(
+        {(0, 0): x}, y, groups=np.arange(40) % 10, path=0.1, shuffles=2, bootstrap=5,
+        baselines={name: rng.normal(size=(40, 2)) for name in names},
+    )  # fmt: skip
+    axes = grid.plot().axes[1]
+    assert all(np.ptp(band.get_paths()[0].vertices[:, 0]) > 0.5 for band in axes.collections)
+    lines = [line for line in axes.lines if line.get_label() in names]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 6
