@@ -83,7 +83,7 @@ def cluster_mean(
 def mean_by(
     table: pl.DataFrame,
     column: str,
-    by: Sequence[str] = ("step", "branch", "layer"),
+    by: Sequence[str] | None = None,
     *,
     groups: str = "sample",
     ends: tuple[float, float] | None = None,
@@ -95,7 +95,7 @@ def mean_by(
     Args:
         table: rows of a lens, of answer trajectories, or any others.
         column: a flag or a number; rows where it is null do not count.
-        by: columns that name a cell; those the table lacks are left out.
+        by: columns that name a cell; None: those of step, branch and layer that the table has.
         groups: rows that belong together are drawn together: the seeds of one problem.
         ends: of the column's scale, see `cluster_mean`.
         draws, seed: of the bootstrap.
@@ -104,12 +104,16 @@ def mean_by(
         One row a cell, in order: the columns of ``by``, sigma where a cell has one, mean, low, high, n, groups.
 
     Raises:
-        InterpError: the table has no such column.
+        InterpError: the table has no such column, or it holds no numbers.
     """
-    for name in (column, groups):
+    keys = [by] if isinstance(by, str) else list(by or ())
+    for name in (column, groups, *keys):
         if name not in table.columns:
             raise InterpError(f"the table has no column {name!r}{suggest(name, table.columns)}")
-    keys = [name for name in by if name in table.columns]
+    if not (table[column].dtype.is_numeric() or table[column].dtype in (pl.Boolean, pl.Null)):
+        raise InterpError(f"column {column!r} holds {table[column].dtype} and has no mean; choose a flag or a number")
+    if by is None:
+        keys = [name for name in ("step", "branch", "layer") if name in table.columns]
     parts = table.group_by(keys, maintain_order=True) if keys else [((), table)]
     rows = []
     for key, part in sorted(parts, key=lambda item: _order(item[0])):

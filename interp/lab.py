@@ -252,6 +252,7 @@ class Lab:
         codec: str | None = None,
         share_text: bool = False,
         edits: Any = None,
+        **axes: Any,
     ) -> Any:
         """Run every spec and write what is selected to a store, one shard a run; finished runs are skipped.
 
@@ -274,6 +275,7 @@ class Lab:
                 rounding, not to the bit.
             edits: an edit, a graph, or a list of them, from `interp.edits`, for every run; what is kept is what they
                 left. The graph is part of each run's key and provenance, so clean runs in the same store stay apart.
+            axes: narrow the selection: step=, branch=, frames=, ... as in `interp.select`.
 
         Returns:
             The `interp.store.Store`.
@@ -287,7 +289,7 @@ class Lab:
 
         if not runs:
             raise InterpError("no runs were given to capture; make some with lab.plan(samples, seeds=...)")
-        chosen = select(selection)
+        chosen = select(selection, **axes)
         return capture_runs(
             self,
             list(runs),

@@ -11,13 +11,13 @@ import numpy as np
 import polars as pl
 
 from interp.answers.events import event_table, run_table
-from interp.answers.reading import Endings, name_of
+from interp.answers.reading import MODES, Endings, name_of
 from interp.decode import frames_of
-from interp.errors import InterpError
+from interp.errors import InterpError, suggest
 from interp.intervals import mean_by
 from interp.lab import Lab
-from interp.lenses.head import estimates
-from interp.lenses.table import batches
+from interp.lenses.head import Positions, estimates, positions
+from interp.lenses.table import Specs, batches, specs_of
 from interp.result import RunResult
 from interp.runspec import RunSpec
 
@@ -84,8 +84,10 @@ class AnswerTrajectories:
         table = self.steps
         if column not in table.columns:
             of = "state" if column in ("right", "wrong", "none") else "mode"
-            if column not in ("right", "wrong", "none", "one", "several", "blend", "empty", "unclear"):
-                raise InterpError(f"by_step({column!r}): there is no such column, state or mode")
+            known = ("right", "wrong", "none", *MODES)
+            if column not in known:
+                near = suggest(column, [*table.columns, *known])
+                raise InterpError(f"by_step({column!r}): there is no such column, state or mode{near}")
             table = table.with_columns((pl.col(of) == column).alias(column))
             options = {"ends": (0.0, 1.0), **options}
         return mean_by(table, column, by=("step",), **options)
@@ -117,10 +119,10 @@ class AnswerTrajectories:
 
 def follow(
     lab: Lab,
-    runs: Sequence[RunSpec],
+    runs: Specs,
     task: Any,
     *,
-    steps: Sequence[int] | None = None,
+    steps: Positions | None = None,
     branch: str = "guided",
     batch_size: int = 16,
 ) -> AnswerTrajectories:
@@ -130,20 +132,19 @@ def follow(
         lab: the model.
         runs: specs of any mixture of sizes and settings.
         task: an `interp.tasks.Task` that the samples are of.
-        steps: steps to decode, the last one always with them; all if None.
+        steps: steps to decode: one, a slice or a list, the last one always with them; all if None.
         branch: "guided", "cond" or "uncond".
         batch_size: runs in one forward.
 
     Raises:
-        InterpError: no runs.
+        InterpError: no runs, or one of them twice.
     """
-    if not runs:
-        raise InterpError("no runs were given; make some with lab.plan(samples, seeds=...)")
+    specs = specs_of(runs)
     reader = _Reader(task)
     rows: list[dict[str, Any]] = []
-    for batch in batches(runs, batch_size):
-        last = batch[0].settings.steps - 1
-        chosen = None if steps is None else [*steps, last]
+    for batch in batches(specs, batch_size):
+        count = batch[0].settings.steps
+        chosen = None if steps is None else [*positions(steps, count), count - 1]
         for estimate in estimates(lab, batch, steps=chosen, branches=(branch,)):
             videos = frames_of(lab.pipe, estimate.x0_hat, blocks=True)
             for run, video in zip(batch, videos, strict=True):
@@ -166,11 +167,12 @@ def read_answers(
         ``read_answers(task, specs, ((s, sigmas[s], clean.videos(s)) for s in range(20)))``
     """
     reader = _Reader(task)
-    rows = [
-        reader.row(run, step, sigma, video)
-        for step, sigma, of_step in videos
-        for run, video in zip(runs, of_step, strict=True)
-    ]
+    specs, rows = specs_of(runs), []
+    for step, sigma, of_step in videos:
+        shown = list(of_step)
+        if len(shown) != len(specs):
+            raise InterpError(f"step {step} has {len(shown)} videos for {len(specs)} runs; give one a run, in order")
+        rows += [reader.row(run, step, sigma, video) for run, video in zip(specs, shown, strict=True)]
     return _finished(rows)
 
 
@@ -201,6 +203,8 @@ class _Reader:
     """Reads pictures of many problems; endings of a problem are made once."""
 
     def __init__(self, task: Any) -> None:
+        if not hasattr(task, "score"):
+            raise InterpError(f"{task!r} is no task; get one by name: interp.tasks.get('maze', size=4)")
         self.task = task
         self.endings: dict[Any, Endings] = {}
 

@@ -160,9 +160,9 @@ class Normal:
 @torch.no_grad()
 def fit_affine_lens(
     lab: Lab,
-    runs: Sequence[RunSpec],
+    runs: RunSpec | Sequence[RunSpec],
     *,
-    layers: Sequence[int] | None = None,
+    layers: int | Sequence[int] | None = None,
     hook: str = "hook_resid_post",
     ridge: float = 1e-3,
     batch_size: int = 16,
@@ -186,10 +186,15 @@ def fit_affine_lens(
     """
     from interp.lenses.head import sites_of
 
-    if not runs or ridge < 0:
-        raise InterpError(f"a lens is fitted on one run or more with ridge >= 0; got {len(runs)} runs, ridge={ridge}")
+    runs = [runs] if isinstance(runs, RunSpec) else list(runs)
+    if not runs or ridge < 0 or batch_size < 1:
+        raise InterpError(
+            f"a lens is fitted on one run or more, one or more in a forward, with ridge >= 0; got {len(runs)} runs, "
+            f"batch_size={batch_size}, ridge={ridge}"
+        )
     depth = len(transformer_of(lab.pipe, "main").blocks)
-    chosen = list(range(-1, depth)) if layers is None else list(dict.fromkeys(layers))
+    asked = range(-1, depth) if layers is None else [layers] if isinstance(layers, int) else layers
+    chosen = list(dict.fromkeys(asked))
     sites = sites_of(chosen, depth, hook)
     last = f"blocks.{depth - 1}.hook_resid_post"
     sums: dict[Place, Normal] = {}

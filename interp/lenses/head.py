@@ -22,6 +22,7 @@ from interp.runspec import RunSpec
 from interp.sampler import Call, Plan, Step, prepare, run_steps, transformer_of
 
 BRANCHES = ("guided", "cond", "uncond")
+Positions = int | slice | Sequence[int]
 Translate = Callable[[str, int, Tensor], Tensor]
 """(expert, layer, residual stream [batch, token, d_model]) to what is given to the head in its place."""
 
@@ -74,8 +75,8 @@ def estimates(
     runs: Sequence[RunSpec],
     *,
     layers: Sequence[int] = (),
-    steps: Sequence[int] | None = None,
-    branches: Sequence[str] = ("guided",),
+    steps: Positions | None = None,
+    branches: str | Sequence[str] = ("guided",),
     hook: str = "hook_resid_post",
     translate: Translate | None = None,
 ) -> Iterator[Estimate]:
@@ -88,7 +89,7 @@ def estimates(
         lab: the model.
         runs: one batch: same settings, same size.
         layers: blocks to read; -1 for the embedded patches. The model's own output always comes last.
-        steps: steps to read (negative ones count from the end); all if None.
+        steps: steps to read: one, a slice, or a list (negative ones count from the end); all if None.
         branches: of "cond", "uncond" and "guided".
         hook: residual stream to read in each block.
         translate: what is done to a residual stream before the head: see `interp.lenses.AffineLens`.
@@ -97,7 +98,8 @@ def estimates(
         SelectionError: a step, branch or layer that the runs do not have.
     """
     plan = prepare(lab.pipe, runs)
-    wanted = _steps(steps, plan.schedule.steps)
+    wanted = positions(steps, plan.schedule.steps)
+    branches = [branches] if isinstance(branches, str) else branches
     passes = _passes(branches, plan.settings.branches)
     depth = len(transformer_of(lab.pipe, "main").blocks)
     sites = sites_of(layers, depth, hook)
@@ -163,13 +165,22 @@ class _Reader:
         return self.settings.guidance_scale if expert != "low" or other is None else other
 
 
-def _steps(steps: Sequence[int] | None, count: int) -> list[int]:
+def positions(steps: Positions | None, count: int) -> list[int]:
+    """Steps that are asked for, of so many, in order.
+
+    Raises:
+        SelectionError: there is no such step.
+    """
     if steps is None:
         return list(range(count))
-    wrong = [step for step in steps if not -count <= step < count]
-    if wrong or not len(steps):
-        raise SelectionError(f"steps={list(steps)}: the runs have steps 0 to {count - 1}")
-    return sorted({step % count for step in steps})
+    if isinstance(steps, slice):
+        chosen = list(range(count))[steps]
+    else:
+        chosen = [steps] if isinstance(steps, int) else list(steps)
+    wrong = [step for step in chosen if not -count <= step < count]
+    if wrong or not chosen:
+        raise SelectionError(f"steps={steps}: the runs have steps 0 to {count - 1}")
+    return sorted({step % count for step in chosen})
 
 
 def _passes(branches: Sequence[str], there: Sequence[str]) -> list[str]:

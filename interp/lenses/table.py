@@ -13,11 +13,12 @@ from interp.decode import frames_of
 from interp.errors import InterpError
 from interp.lab import Lab
 from interp.lenses.affine import AffineLens
-from interp.lenses.head import Estimate, estimates
+from interp.lenses.head import Estimate, Positions, estimates
 from interp.runspec import RunSpec
 from interp.sampler import transformer_of
 from interp.tasks.sample import Sample
 
+Specs = RunSpec | Sequence[RunSpec]
 Read = Callable[[Sample, np.ndarray], Mapping[str, Any]]
 COLUMNS = {
     "run": "key of the run",
@@ -59,11 +60,11 @@ def reader_of(task: Scorer) -> Read:
 
 def x0_lens(
     lab: Lab,
-    runs: Sequence[RunSpec],
+    runs: Specs,
     read: Read | Scorer | None = None,
     *,
-    steps: Sequence[int] | None = None,
-    branches: Sequence[str] = ("guided",),
+    steps: Positions | None = None,
+    branches: str | Sequence[str] = ("guided",),
     batch_size: int = 16,
 ) -> pl.DataFrame:
     """What the clean estimate x_t - sigma v of each step and branch shows.
@@ -72,7 +73,7 @@ def x0_lens(
         lab: the model.
         runs: specs of any mixture of sizes and settings.
         read: a task, or a function of a sample and its decoded frames that gives columns; None decodes nothing.
-        steps: all if None; only what is asked for is decoded.
+        steps: one, a slice or a list; all if None; only what is asked for is decoded.
         branches: of "cond", "uncond" and "guided".
         batch_size: runs in one forward.
 
@@ -84,12 +85,12 @@ def x0_lens(
 
 def layer_lens(
     lab: Lab,
-    runs: Sequence[RunSpec],
+    runs: Specs,
     read: Read | Scorer | None = None,
     *,
-    layers: Sequence[int] | None = None,
-    steps: Sequence[int] | None = None,
-    branches: Sequence[str] = ("guided",),
+    layers: int | Sequence[int] | None = None,
+    steps: Positions | None = None,
+    branches: str | Sequence[str] = ("guided",),
     hook: str = "hook_resid_post",
     lens: AffineLens | None = None,
     batch_size: int = 16,
@@ -112,18 +113,19 @@ def layer_lens(
         raise InterpError(
             f"the lens was fitted to {lens.hook} of model {lens.model_hash}, and this is {hook} of {lab.model_hash}"
         )
-    chosen = range(-1, len(transformer_of(lab.pipe, "main").blocks)) if layers is None else layers
+    every = range(-1, len(transformer_of(lab.pipe, "main").blocks))
+    chosen = every if layers is None else [layers] if isinstance(layers, int) else layers
     return _table(
         lab, runs, read, batch_size, layers=list(chosen), steps=steps, branches=branches, hook=hook, translate=lens
     )
 
 
-def _table(lab: Lab, runs: Sequence[RunSpec], read: Any, batch_size: int, **asked: Any) -> pl.DataFrame:
-    if not runs:
-        raise InterpError("no runs were given; make some with lab.plan(samples, seeds=...)")
+def _table(lab: Lab, runs: Specs, read: Any, batch_size: int, **asked: Any) -> pl.DataFrame:
+    if isinstance(read, str):
+        raise InterpError(f"read={read!r} is a name; give the task itself: interp.tasks.get({read!r})")
     reading = reader_of(read) if isinstance(read, Scorer) else read
     rows: list[dict[str, Any]] = []
-    for batch in batches(runs, batch_size):
+    for batch in batches(specs_of(runs), batch_size):
         for estimate in estimates(lab, batch, **asked):
             rows += _rows(lab, batch, estimate, reading)
     types = {"step": pl.Int64, "sigma": pl.Float64, "layer": pl.Int64, "seed": pl.Int64, "error": pl.Float64}
@@ -139,8 +141,26 @@ def _rows(lab: Lab, runs: Sequence[RunSpec], estimate: Estimate, read: Read | No
         yield {**where, **about, "error": float(estimate.error[i]), **shown}
 
 
+def specs_of(runs: Specs) -> list[RunSpec]:
+    """The runs to read, each once.
+
+    Raises:
+        InterpError: there are none, they are no specs, or one comes twice: its rows could not be told apart.
+    """
+    specs = [runs] if isinstance(runs, RunSpec) else list(runs)
+    others = [spec for spec in specs if not isinstance(spec, RunSpec)]
+    if not specs or others:
+        got = f"got a {type(others[0]).__name__}" if others else "no runs were given"
+        raise InterpError(f"{got}; make runs with lab.plan(samples, seeds=...)")
+    if len({spec.key for spec in specs}) < len(specs):
+        raise InterpError("two of the runs are one and the same, so their rows could not be told apart; leave one out")
+    return specs
+
+
 def batches(runs: Sequence[RunSpec], size: int) -> Iterable[list[RunSpec]]:
     """Runs that can share a forward, at most ``size`` at a time."""
+    if size < 1:
+        raise InterpError(f"batch_size={size}: need one run or more in a forward")
     kinds: dict[Any, list[RunSpec]] = {}
     for run in runs:
         sample = run.sample

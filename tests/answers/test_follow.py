@@ -129,3 +129,17 @@ def test_finished_runs_are_read_with_their_edits() -> None:
     assert not after["blur"].equals(clean.steps.filter(pl.col("step") == 2)["blur"])
     with pytest.raises(InterpError, match="one spec"):
         read_runs(lab, [*lab.run(runs), *lab.run(runs)], task)
+
+
+def test_answers_that_cannot_be_followed(planted: tuple[Any, list[RunSpec], AnswerTrajectories]) -> None:
+    task, runs, found = planted
+    with pytest.raises(InterpError, match="'maze' is no task"):
+        read_answers("maze", runs, [])
+    with pytest.raises(InterpError, match="one and the same"):
+        read_answers(task, [runs[0], runs[0]], [])
+    with pytest.raises(InterpError, match="step 3 has 1 videos for 2 runs"):
+        read_answers(task, runs, [(3, 0.5, [np.zeros((1, 4, 4, 3), np.uint8)])])
+    with pytest.raises(InterpError, match=r"state or mode \(did you mean entropy"):
+        found.by_step("entrop")
+    with pytest.raises(InterpError, match="holds List"):
+        found.by_step("posterior")

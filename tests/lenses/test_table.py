@@ -63,3 +63,26 @@ def test_means_and_their_intervals() -> None:
     assert np.isnan(found["mean"][2])
     with pytest.raises(InterpError, match="did you mean hit"):
         mean_by(table, "hits")
+
+
+def test_steps_layers_branches_and_runs_are_one_or_many(made: Made) -> None:
+    lab, task, runs = made
+    one = layer_lens(lab, runs[0], task, layers=2, steps=-1, branches="cond")
+    many = layer_lens(lab, [runs[0]], task, layers=[2], steps=[3], branches=["cond"])
+    assert one.equals(many)
+    assert x0_lens(lab, runs[:1], steps=slice(1, 3))["step"].to_list() == [1, 2]
+
+
+def test_what_cannot_be_read_is_said(made: Made) -> None:
+    lab, task, runs = made
+    with pytest.raises(InterpError, match="one and the same"):
+        x0_lens(lab, [runs[0], runs[0]], task)
+    with pytest.raises(InterpError, match="batch_size=0"):
+        x0_lens(lab, runs, task, batch_size=0)
+    with pytest.raises(InterpError, match=r"steps=slice\(9, None, None\): the runs have steps 0 to 3"):
+        x0_lens(lab, runs, task, steps=slice(9, None))
+    table = pl.DataFrame({"sample": ["a"], "step": [0], "hit": [True], "expert": ["main"]})
+    with pytest.raises(InterpError, match="no column 'stp'"):
+        mean_by(table, "hit", by=("stp",))
+    with pytest.raises(InterpError, match="column 'expert' holds String"):
+        mean_by(table, "expert")

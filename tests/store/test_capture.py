@@ -154,3 +154,13 @@ def test_an_error_of_the_model_keeps_what_is_finished(
     assert Store.open(tmp_path / "s").runs == (runs[0].key,)
     assert leftovers(tmp_path / "s") == []
     assert writers[0].process.returncode == 0
+
+
+def test_a_selection_is_narrowed_by_axes(tmp_path: Path) -> None:
+    lab, runs = lab_and_runs()
+    store = lab.capture(runs[:1], "blocks.0.hook_resid_post", step=0, frames=-1, to=tmp_path / "a", progress=False)
+    lab.capture(runs[:1], "blocks.0.hook_resid_post[step=0, frames=-1]", to=tmp_path / "b", progress=False)
+    assert store.schedule()["step"].to_list() == [0]
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+    with pytest.raises(InterpError, match="no axis 'steps'"):
+        lab.capture(runs, SITE, steps=0, to=tmp_path / "c", progress=False)
