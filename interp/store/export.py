@@ -1,11 +1,14 @@
-"""Hands a store's numbers to other tools: one file per site, plus the table of runs. Streamed, a few runs at a time."""
+"""Hands a store's numbers to other tools: one file per site, plus the table of runs. Streamed, a few at a time."""
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,12 +17,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interp.errors import StoreError
-from interp.store.disk import bytes_of, pwrite_all, replace
+from interp.store.disk import allocate, bytes_of, pwrite_all, replace
 from interp.store.index import Piece
+from interp.store.layout import few
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from interp.store.gather import Steps, Tokens
     from interp.store.store import Store
+    from interp.store.view import SiteView
 
 FORMATS = ("safetensors", "npy", "zarr")
 SAFETENSORS = {
@@ -34,6 +41,7 @@ SAFETENSORS = {
     "int64": "I64",
 }
 MEMORY = 256 << 20
+"""Bytes that are read at once, but at least a step of a run."""
 
 
 def export(
@@ -47,15 +55,17 @@ def export(
     tokens: Tokens = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Path, ...]:
-    """Write ``<site>.safetensors``, ``.npy`` or ``.zarr`` for each site, ``runs.parquet``, ``labels/<name>.npy``.
+    """Write ``<site>.safetensors``, ``.npy`` or ``.zarr`` for each site, ``labels/<name>.npy``, last ``runs.parquet``.
 
     Arrays are [run, step, branch, <site axes>], runs in the order of ``runs.parquet``. safetensors keeps bfloat16; npy
     and zarr have none, so they hold float32 there, to which every bfloat16 number converts exactly. safetensors and
-    zarr say in their metadata what the axes, runs, steps and branches are.
+    zarr say in their metadata what the axes, runs, steps and branches are, the sigmas if all runs have the same, and
+    the tokens (indices on the full grid) if these are not all; a chunk that zarr does not find is NaN, not zeros.
 
     Args:
         store: the store.
-        to: folder; it must not exist or be empty.
+        to: folder; it must not exist or be empty. After an error it is as it was; where a killed export left it, there
+            is no ``runs.parquet``.
         sites: pattern of site names, as "blocks.*.hook_resid_post".
         form: "safetensors", "npy" or "zarr" (version 3; ``pip install wan-interp[zarr]``).
         step, branch, runs, tokens: as in `Store.read`; a branch of None is all that a site has.
@@ -73,104 +83,114 @@ def export(
         raise StoreError(f"format {form!r} is not known; use {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
     if form == "zarr" and find_spec("zarr") is None:
         raise StoreError("exporting to zarr needs zarr, which is not installed: pip install 'wan-interp[zarr]'")
+    keys = store.chosen(runs)
     chosen = [site for site in store.sites if fnmatchcase(site, sites)]
     if not chosen:
-        raise StoreError(f"no site of {store.path} matches {sites!r}; there are {', '.join(store.sites[:6])} ...")
-    keys = tuple(store.runs if runs is None else runs)
+        raise StoreError(f"no site of {store.path} matches {sites!r}; there are {few(store.sites)}")
+    jobs = [_Job(store, site, keys, step, branch, tokens) for site in chosen]
+    table = store.runs_frame  # before hours of work, as it may be refused
+    done, total, written = 0, sum(job.nbytes for job in jobs), list[Path]()
     try:
         to.mkdir(parents=True, exist_ok=True)
         if any(to.iterdir()):
-            raise StoreError(f"{to} is not empty; give a new folder")
-        jobs = [_Job(store, site, keys, step, branch, tokens) for site in chosen]
-        done, total, written = 0, sum(job.nbytes for job in jobs), []
-        for job in jobs:
-            path = to / f"{job.site}.{form}"
-            for nbytes in job.write_zarr(path) if form == "zarr" else job.write(path, form):
-                done += nbytes
-                if progress:
-                    progress(done, total)
-            written.append(path)
-        return (*written, *_write_labels(store, to, keys))
+            raise StoreError(f"{to} is not empty; give a new folder, or empty it if an export into it was killed")
+        try:
+            for job in jobs:
+                written.append(to / f"{job.site}.{form}")
+                for nbytes in job.write(written[-1], form):
+                    done += nbytes
+                    if progress:
+                        progress(done, total)
+            written += _write_labels(store, to / "labels", keys)
+            written.append(to / "runs.parquet")
+            with _whole(written[-1]) as path:
+                _in_order(table, keys).write_parquet(path)
+        except BaseException:
+            for path in (*written, to / "labels"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            raise
     except OSError as error:
-        raise StoreError(f"exporting to {to} failed: {error.strerror}") from error
+        raise StoreError(f"exporting to {to} failed: {error.strerror or error}") from error
+    return tuple(written)
 
 
 class _Job:
     """One site."""
 
-    def __init__(self, store: Store, site: str, runs: tuple[str, ...], step: Any, branch: Any, tokens: Any) -> None:
-        self.store, self.site, self.runs = store, site, runs
-        layout = store.layout(runs[0])
-        self.layout = layout.site_named(site)
-        branches = [branch] if isinstance(branch, str) else branch or layout.branches_of(self.layout)
-        steps = [step] if isinstance(step, int) else step
-        self.asked = {"step": steps, "branch": list(branches), "tokens": tokens}
-        first = self._read(runs[:1])
-        self.shape = (len(runs), *first.shape[1:])
-        self.itemsize = first.element_size()
-        self.nbytes = int(np.prod(self.shape)) * self.itemsize
-        self.at_once = max(1, MEMORY // max(1, self.nbytes // len(runs)))
+    def __init__(
+        self, store: Store, site: str, runs: Sequence[str], step: Steps, branch: str | Sequence[str] | None, tokens: Any
+    ) -> None:
+        self.site, self.runs, self.tokens = site, runs, tokens
+        self.store = store
+        view = store.view(site, runs)
+        branches = view.parts[0].branches if branch is None else [branch] if isinstance(branch, str) else branch
+        self.steps, self.branches = view.choose(step, branches)[0].kept
+        self.kind = view.layout.given
+        self.shape = (len(runs), len(self.steps), len(self.branches), *view.cell_shape(tokens))
+        self.nbytes = math.prod(self.shape) * self.kind.itemsize
+        of_step = self.nbytes // len(runs) // len(self.steps)
+        self.steps_at_once = max(1, min(len(self.steps), MEMORY // of_step))
+        self.runs_at_once = max(1, MEMORY // (of_step * len(self.steps)))
         self.about = {
-            "axes": ("run", *self.layout.axes),
-            "runs": runs,
-            "steps": [s for s in layout.steps if steps is None or isinstance(steps, slice) or s in steps],
-            "branches": list(branches),
+            "axes": ["run", *view.layout.axes],
+            "runs": list(runs),
+            "steps": list(self.steps),
+            "branches": list(self.branches),
+            **_sigmas(view, self.steps),
+            **_tokens(view, tokens),
         }
 
     def write(self, path: Path, form: str) -> Iterator[int]:
         """Write the file; gives the bytes of each portion."""
-        temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        try:
-            head = self._safetensors_head() if form == "safetensors" else self._npy_head()
-            pwrite_all(fd, head, 0)
-            at = len(head)
-            for low in range(0, len(self.runs), self.at_once):
-                tensor = self._read(self.runs[low : low + self.at_once])
-                data = bytes_of(self._array(tensor, form))
-                pwrite_all(fd, data, at)
-                at += data.nbytes
-                yield tensor.numel() * self.itemsize
-            os.fsync(fd)
-            replace(temporary, path)
-        finally:
-            os.close(fd)
-            temporary.unlink(missing_ok=True)
+        return self._write_zarr(path) if form == "zarr" else self._write_file(path, form)
 
-    def write_zarr(self, path: Path) -> Iterator[int]:
-        """Write the array; gives the bytes of each portion. A chunk is one step and branch of the runs of a portion."""
+    def _write_file(self, path: Path, form: str) -> Iterator[int]:
+        head = self._safetensors_head() if form == "safetensors" else self._npy_head()
+        with _whole(path) as temporary, temporary.open("wb") as file:
+            itemsize = (self.kind.bits if form == "safetensors" else self.kind.values).itemsize
+            allocate(file.fileno(), len(head) + math.prod(self.shape) * itemsize, str(path))
+            pwrite_all(file.fileno(), head, 0)
+            at = len(head)
+            for _, _, bits in self._portions():
+                data = bytes_of(bits if form == "safetensors" else self.kind.widen(bits))
+                pwrite_all(file.fileno(), data, at)
+                at += data.nbytes
+                yield bits.nbytes
+
+    def _write_zarr(self, path: Path) -> Iterator[int]:
+        """A chunk is one step and branch of the runs of a portion."""
         import zarr
 
-        temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
-        try:
+        with _whole(path) as temporary:
             array = zarr.create_array(
                 store=temporary,
                 shape=self.shape,
-                chunks=(min(self.at_once, len(self.runs)), 1, 1, *self.shape[3:]),
-                dtype=self.layout.given.values,
+                chunks=(min(self.runs_at_once, len(self.runs)), 1, 1, *self.shape[3:]),
+                dtype=self.kind.values,
+                fill_value=np.nan if self.kind.values.kind == "f" else None,
+                config={"write_empty_chunks": True},
                 dimension_names=self.about["axes"],
-                attributes={k: list(v) for k, v in self.about.items()},
+                attributes=self.about,
             )
-            for low in range(0, len(self.runs), self.at_once):
-                tensor = self._read(self.runs[low : low + self.at_once])
-                array[low : low + self.at_once] = self._array(tensor, "zarr")
-                yield tensor.numel() * self.itemsize
-            os.replace(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            for runs, steps, bits in self._portions():
+                array[runs, steps] = self.kind.widen(bits)
+                yield bits.nbytes
 
-    def _read(self, runs: Sequence[str]) -> Any:
-        return self.store.read(self.site, runs=runs, as_="torch", **self.asked)
-
-    def _array(self, tensor: Any, form: str) -> np.ndarray:
-        bits = self.layout.given.bits_of(tensor.contiguous())
-        return bits if form == "safetensors" else self.layout.given.widen(bits)
+    def _portions(self) -> Iterator[tuple[slice, slice, np.ndarray]]:
+        """Some runs, or some steps of one, and their bits [run, step, branch, <site axes>], in order."""
+        for run in range(0, len(self.runs), self.runs_at_once):
+            for step in range(0, len(self.steps), self.steps_at_once):
+                runs = slice(run, min(run + self.runs_at_once, len(self.runs)))
+                steps = slice(step, min(step + self.steps_at_once, len(self.steps)))
+                chosen = (list(self.steps[steps]), list(self.branches), self.runs[runs], self.tokens)
+                tensor = self.store.read(self.site, *chosen, as_="torch")
+                yield runs, steps, self.kind.bits_of(tensor.contiguous())
 
     def _safetensors_head(self) -> bytes:
         body = {
             "__metadata__": {k: json.dumps(v) for k, v in self.about.items()},
             self.site: {
-                "dtype": SAFETENSORS[self.layout.dtype],
+                "dtype": SAFETENSORS[self.kind.name],
                 "shape": self.shape,
                 "data_offsets": [0, self.nbytes],
             },
@@ -180,29 +200,57 @@ class _Job:
         return len(text).to_bytes(8, "little") + text
 
     def _npy_head(self) -> bytes:
-        import io
-
         out = io.BytesIO()
-        descr = np.lib.format.dtype_to_descr(self.layout.given.values)
+        descr = np.lib.format.dtype_to_descr(self.kind.values)
         np.lib.format.write_array_header_2_0(out, {"descr": descr, "fortran_order": False, "shape": self.shape})
         return out.getvalue()
 
 
-def _write_labels(store: Store, to: Path, runs: tuple[str, ...]) -> tuple[Path, ...]:
-    """The table of runs, and array labels that all of them have in one shape."""
-    import polars as pl
+def _sigmas(view: SiteView, steps: Sequence[int]) -> dict[str, list[float]]:
+    """Noise levels of steps, if all runs have the same."""
+    found = {tuple(part.run.sigmas[part.run.steps.index(step)] for step in steps) for part in view.parts}
+    return {"sigmas": list(found.pop())} if len(found) == 1 else {}
 
-    table = to / "runs.parquet"
-    order = pl.DataFrame({"run": list(runs)})
-    order.join(store.runs_frame, on="run", how="left", maintain_order="left").write_parquet(table)
-    written = [table]
+
+def _tokens(view: SiteView, tokens: Tokens) -> dict[str, list[Any]]:
+    """Which tokens of the grid these are, [token], or [run, token] where runs differ; nothing if all in their order."""
+    if view.token_axis is None or (tokens is None and all(part.tokens() is None for part in view.parts)):
+        return {}
+    found = view.on_grid(tokens)
+    return {"tokens": (found if (found != found[0]).any() else found[0]).tolist()}
+
+
+def _write_labels(store: Store, to: Path, runs: Sequence[str]) -> Iterator[Path]:
+    """Array labels that all runs have in one shape."""
     indexes = [store.index(run) for run in runs]
     for name, label in indexes[0].labels.items():
-        if not isinstance(label, Piece):
-            continue
-        shapes = {getattr(index.labels.get(name), "shape", None) for index in indexes}
-        if len(shapes) == 1:
-            (to / "labels").mkdir(exist_ok=True)
-            np.save(to / "labels" / f"{name}.npy", np.stack([store.label(run, name) for run in runs]))
-            written.append(to / "labels" / f"{name}.npy")
-    return tuple(written)
+        if isinstance(label, Piece) and len({getattr(index.labels.get(name), "shape", None) for index in indexes}) == 1:
+            to.mkdir(exist_ok=True)
+            with _whole(to / f"{name}.npy") as path, path.open("wb") as file:
+                np.save(file, np.stack([store.label(run, name) for run in runs]), allow_pickle=False)
+            yield to / f"{name}.npy"
+
+
+def _in_order(table: pl.DataFrame, runs: Sequence[str]) -> pl.DataFrame:
+    import polars as pl
+
+    return pl.DataFrame({"run": list(runs)}).join(table, on="run", how="left", maintain_order="left")
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Where to write a file (or zarr's folder), which gets its name when all of it is there, lastingly."""
+    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
+    try:
+        yield temporary
+        if temporary.is_file():
+            fd = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        replace(temporary, path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        temporary.unlink(missing_ok=True)

@@ -227,7 +227,7 @@ def find_site(name: str, sites: Mapping[str, Any], where: str) -> Any:
         StoreError: there is none.
     """
     if name not in sites:
-        near = suggest(name, sites) or f"; there are {_few(sorted(sites))}"
+        near = suggest(name, sites) or f"; there are {few(sorted(sites))}"
         raise StoreError(f"site {name!r} is not in {where}{near}")
     return sites[name]
 
@@ -257,6 +257,7 @@ def from_json(text: bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-def _few(names: Sequence[str], limit: int = 6) -> str:
+def few(names: Sequence[str], limit: int = 6) -> str:
+    """Some of them, for an error."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more

@@ -133,7 +133,7 @@ class Store:
         """
         asked = set(runs)
         bundles = asked & self._files.bundle_manifest.lines.keys()
-        chosen = set(self._chosen(sorted(asked - bundles))) if asked - bundles else set()
+        chosen = set(self.chosen(sorted(asked - bundles))) if asked - bundles else set()
         for manifest, folder, names in (
             (self.manifest, "runs", chosen),
             (self._files.bundle_manifest, "consolidated", bundles),
@@ -182,11 +182,11 @@ class Store:
         Raises:
             StoreError: the runs differ in it.
         """
-        return schedule_table([self._files.shard(run).index.run for run in self._chosen(runs)])
+        return schedule_table([self._files.shard(run).index.run for run in self.chosen(runs)])
 
     def line(self, run: str) -> Line:
         """What the manifest says of a finished run."""
-        return self.manifest.lines[self._chosen([run])[0]]
+        return self.manifest.lines[self.chosen([run])[0]]
 
     @property
     def consolidated(self) -> frozenset[str]:
@@ -199,7 +199,7 @@ class Store:
 
     def index(self, run: str) -> Index:
         """Table of contents of a run's shard."""
-        return self._files.shard(self._chosen([run])[0]).index
+        return self._files.shard(self.chosen([run])[0]).index
 
     def label(self, run: str, name: str) -> Any:
         """A label of one run as it was given: a scalar, or an array."""
@@ -209,7 +209,7 @@ class Store:
 
     def layout(self, run: str) -> RunLayout:
         """All that was said of a run before it began."""
-        shard = self._files.shard(self._chosen([run])[0])
+        shard = self._files.shard(self.chosen([run])[0])
         return replace(shard.index.run, sites=tuple(shard.layout_of(name) for name in shard.index.sites))
 
     def read(
@@ -243,7 +243,7 @@ class Store:
             raise StoreError(f"as_={as_!r} is not known; use 'numpy', 'torch' or 'polars'")
         view = self.view(site, runs)
         if as_ == "polars":
-            return values_table(view, self._chosen(runs), step, branch, tokens)
+            return values_table(view, self.chosen(runs), step, branch, tokens)
         return view.read(step, branch, tokens, as_)
 
     def cells(
@@ -266,7 +266,7 @@ class Store:
         """
         from interp.selection import select
 
-        return cells_of(self, select(selection), self._chosen(runs), as_)
+        return cells_of(self, select(selection), self.chosen(runs), as_)
 
     def batches(
         self,
@@ -306,12 +306,12 @@ class Store:
             StoreError: as `read`.
         """
         if runs is not None:
-            return SiteView.of(self._files, site, self._chosen(runs))
+            return SiteView.of(self._files, site, self.chosen(runs))
         key = site, self.manifest.changes
         view = self._views.get(key)
         if view is None:
             if not self.runs:
-                self._chosen(None)  # says so
+                self.chosen(None)  # says so
             view = self._views[key] = SiteView.of(self._files, site, None)
         return view
 
@@ -329,9 +329,14 @@ class Store:
         Raises:
             StoreError: a run lacks the label, or the runs do not have one shape or kind.
         """
-        return stacked_labels([self._files.shard(run) for run in self._chosen(runs)], name, site)
+        return stacked_labels([self._files.shard(run) for run in self.chosen(runs)], name, site)
 
-    def _chosen(self, runs: Iterable[str] | None) -> list[str]:
+    def chosen(self, runs: Iterable[str] | None) -> list[str]:
+        """Keys of runs that are asked for; None is all of `runs`.
+
+        Raises:
+            StoreError: one is not there, or there are none.
+        """
         if isinstance(runs, str):
             raise StoreError(f"runs={runs!r} is one text; give a list of run keys")
         chosen = list(self.runs if runs is None else runs)

@@ -101,24 +101,13 @@ def values_table(view: SiteView, runs: Sequence[str], step: Steps, branch: Any, 
     )
     columns = {name: index.reshape(-1) for name, index in at.items()}
     if "token" in columns:
-        columns["token"] = _on_grid(view, tokens)[columns["run"], columns["token"]]
+        columns["token"] = view.on_grid(tokens)[columns["run"], columns["token"]]
     table = {
         "run": pl.Series(np.array(runs)[columns.pop("run")], dtype=pl.String),
         "step": np.array(steps)[columns.pop("step")],
         "branch": pl.Series(np.array(branches)[columns.pop("branch")], dtype=pl.String),
     }
     return pl.DataFrame({**table, **columns, "values": np.ascontiguousarray(values).reshape(-1, *last)})
-
-
-def _on_grid(view: SiteView, tokens: Tokens) -> np.ndarray:
-    """Numbers on the full grid of the tokens that are read, int64 [run, token]."""
-    found: dict[int, np.ndarray] = {}
-    for part in view.parts:
-        rows, kept = view.rows(part, tokens), part.tokens()
-        count = part.site.cell_shape[view.token_axis or 0]
-        rows = np.arange(count) if rows is None else rows
-        found |= dict.fromkeys(part.chosen.places.tolist(), rows if kept is None else kept[rows])
-    return np.stack([found[place] for place in range(view.runs)])
 
 
 def _of_run(shard: Shard) -> dict[str, Any]:

@@ -181,6 +181,24 @@ class SiteView:
             raise StoreError(f"{what} has no axis 'token' among {self.layout.axes}; leave tokens= out")
         return token_rows(tokens, part.tokens(), part.run.grid, what)
 
+    def on_grid(self, tokens: Tokens) -> np.ndarray:
+        """Numbers on the full grid of the tokens that are read, int64 [run, token]."""
+        found: dict[int, np.ndarray] = {}
+        for part in self.parts:
+            rows, kept = self.rows(part, tokens), part.tokens()
+            count = part.site.cell_shape[self.token_axis or 0]
+            rows = np.arange(count) if rows is None else rows
+            found |= dict.fromkeys(part.chosen.places.tolist(), rows if kept is None else kept[rows])
+        return np.stack([found[place] for place in range(self.runs)])
+
+    def cell_shape(self, tokens: Tokens) -> tuple[int, ...]:
+        """Sizes of a cell in the result.
+
+        Raises:
+            StoreError: a token is not there, or the runs differ.
+        """
+        return self._one_shape([self.rows(part, tokens) for part in self.parts])
+
     def _one_shape(self, rows: Sequence[np.ndarray | None]) -> tuple[int, ...]:
         """Sizes of a cell in the result."""
         found: dict[tuple[int, ...], list[Part]] = {}

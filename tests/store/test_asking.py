@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -25,14 +23,6 @@ from tests.store.making import (
     tensors_of,
     write_run,
 )
-
-
-@pytest.fixture
-def nobody_checks_types() -> Iterator[None]:
-    """As it is outside of this suite: what comes in is what a user wrote."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_runs_of_different_sizes_share_a_store(tmp_path: Path) -> None:
