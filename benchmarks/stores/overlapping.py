@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,32 @@ from benchmarks.harness import Times, row
 from benchmarks.stores.common import Scale, empty, layout_of, numbers, rounds_of
 from interp.store import BackgroundWriter, RunLayout, Store
 
+ON_THEIR_WAY = 8
+"""Results that a device may still owe, as `interp.hostcopy` has it."""
+
+
+@dataclass(frozen=True)
+class _Owed:
+    """What a device will have computed: when, and where it goes."""
+
+    ready: float
+    write: Callable[[], None]
+
+    def land(self) -> None:
+        """Wait for it, and hand it over."""
+        time.sleep(max(0.0, self.ready - time.perf_counter()))
+        self.write()
+
 
 class Producer:
-    """Computes half of the time and is idle the other half, as beside a GPU: for each event a number of small matrix
-    products, which let other threads in as kernels do, then a sleep. It is an amount of work, not of time: whoever
-    slows it pays for that.
+    """Is busy half of the time and idle the other half. For each event it makes a number of small matrix products,
+    which let other threads in as kernels do: an amount of work, not of time, so that whoever slows it pays for that.
+    Why it is idle is one of two things:
+
+    "device": it waits for a device, to which the products are what launching costs, and which computes all the time.
+    What the producer does meanwhile is free, until the device waits for the producer. So a model runs on a GPU.
+
+    "pauses": it sleeps for a fixed time, whatever it did before. All that it does besides makes it late.
 
     Args:
         layouts: the runs.
@@ -42,26 +65,46 @@ class Producer:
         for _ in range(count):
             torch.mm(self._factor, self._factor, out=self._product)
 
-    def run(self, writers: Store | BackgroundWriter | None, seconds: float) -> None:
+    def run(self, writers: Store | BackgroundWriter | None, seconds: float, idle: str = "device") -> None:
         """All runs, in about as many seconds where nobody takes their tensors (None); 0 computes nothing."""
-        pause = seconds / (len(self.layouts) * len(self.tensors)) / 2
-        count = round(pause / self._each)
+        each = seconds / (len(self.layouts) * len(self.tensors))
+        count = round(each / 2 / self._each)
+        ready = 0.0
         for layout in self.layouts:
             writer = writers.writer(layout.run, layout) if writers is not None else None
+            owed: deque[_Owed] = deque()
             for step, tensor in enumerate(self.tensors):
-                if seconds:
-                    self.compute(count)
-                    time.sleep(pause)
-                if writer is not None:
-                    writer.write("site0", step, 0, tensor)
+                write = partial(writer.write, "site0", step, 0, tensor) if writer is not None else _nothing
+                self.compute(count)
+                if not seconds or idle == "pauses":
+                    if seconds:
+                        time.sleep(each / 2)
+                    write()
+                    continue
+                now = time.perf_counter()
+                ready = max(ready, now) + each
+                while owed and (len(owed) == ON_THEIR_WAY or owed[0].ready <= now):
+                    owed.popleft().land()
+                owed.append(_Owed(ready, write))
+            for one in owed:
+                one.land()
             if writer is not None:
                 writer.finish()
+
+
+def _nothing() -> None:
+    return None
 
 
 def processor_seconds() -> float:
     """Of this process and of those that it has started and seen end."""
     used = os.times()
     return used.user + used.system + used.children_user + used.children_system
+
+
+ASKED = (("device", 1), ("device", 2), ("pauses", 1))
+"""Why the producer is idle, and how many times as long as writing it computes."""
+SHOWN = {"device": "waiting for a device", "pauses": "fixed pauses"}
 
 
 class Background:
@@ -90,11 +133,11 @@ class Background:
         self.producer.run(self._store, 0)
         self.seconds = time.perf_counter() - start
 
-    def background(self, times: float, borrow: bool = False) -> None:
+    def background(self, times: float, idle: str = "device", borrow: bool = False) -> None:
         """Two processes."""
         assert self._store is not None
         with self._store.background(borrow=borrow) as writers:
-            self.producer.run(writers, times * self.seconds)
+            self.producer.run(writers, times * self.seconds, idle)
 
     def start(self) -> None:
         """Two processes, and nothing to write."""
@@ -110,14 +153,14 @@ class Background:
             "start": self.start,
             "one process": lambda: self.producer.run(self._store, self.seconds),
         }
-        for times in (1, 2):
-            cases[f"compute {times}"] = partial(self._compute, times)
-            cases[f"background {times}"] = partial(self.background, times)
-            cases[f"borrowed {times}"] = partial(self.background, times, True)
+        for idle, times in ASKED:
+            cases[f"compute {idle} {times}"] = partial(self._compute, times, idle)
+            cases[f"background {idle} {times}"] = partial(self.background, times, idle)
+            cases[f"borrowed {idle} {times}"] = partial(self.background, times, idle, True)
         return {name: partial(self._noted, name, case) for name, case in cases.items()}
 
-    def _compute(self, times: float) -> None:
-        self.producer.run(None, times * self.seconds)
+    def _compute(self, times: float, idle: str) -> None:
+        self.producer.run(None, times * self.seconds, idle)
 
     def _noted(self, name: str, case: Callable[[], None]) -> None:
         before = processor_seconds()
@@ -126,7 +169,7 @@ class Background:
 
 
 def background_rows(folder: Path, scale: Scale, rounds: int, only: str = "") -> list[dict[str, Any]]:
-    """Writing beside a producer that computes half of the time, which is to cost little of max(compute, write).
+    """Writing beside a producer that is idle half of the time, which is to cost little of max(compute, write).
 
     The producer takes as long as writing in one process took the last time, where overlap has most to gain and is
     hardest, or twice as long; the speed of a disk drifts. The limit is the longer of the two in the same round, "write"
@@ -157,15 +200,16 @@ def background_rows(folder: Path, scale: Scale, rounds: int, only: str = "") -> 
         return row(case, times[name].median, peer, limit.median, "s", f"<= {aim}x" if aim else "", met, **more)
 
     rows = [one("write in the background, nothing computed", "idle", "write in one process", times["write"], None)]
-    for factor, longer in ((1, "compute as long as write"), (2, "compute twice as long")):
-        compute = times[f"compute {factor}"]
+    for idle, factor in ASKED:
+        compute = times[f"compute {idle} {factor}"]
         limit = Times(tuple(map(max, compute.seconds, write.seconds)))
-        names = {"background": f"background {factor}", "background, tensors borrowed": f"borrowed {factor}"}
-        if factor == 1:
-            names["one process"] = "one process"
-        for shown, name in names.items():
-            aim = None if name == "one process" else 1.1
-            alone = statistics.median(ways.spent[f"compute {factor}"])
-            more = {"compute_alone": compute.median, "processor_seconds_of_compute": alone}
-            rows.append(one(f"compute and write, {longer}, {shown}", name, "max(compute, write)", limit, aim, **more))
+        case = f"compute and write, compute {'twice ' * (factor - 1)}as long as write, " + SHOWN[idle]
+        alone = statistics.median(ways.spent[f"compute {idle} {factor}"])
+        more = {"compute_alone": compute.median, "processor_seconds_of_compute": alone}
+        aim = 1.1 if idle == "device" else None
+        peer = "max(compute, write)"
+        rows.append(one(f"{case}, background", f"background {idle} {factor}", peer, limit, aim, **more))
+        rows.append(one(f"{case}, background, tensors borrowed", f"borrowed {idle} {factor}", peer, limit, aim, **more))
+        if (idle, factor) == ASKED[0]:
+            rows.append(one(f"{case}, one process", "one process", peer, limit, None, **more))
     return rows

@@ -8,7 +8,6 @@ bounded. The price: a failure is reported at a later call than the one that caus
 from __future__ import annotations
 
 import ctypes
-import mmap
 import os
 import select
 import socket
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from interp.errors import StoreError
+from interp.store import sharedmemory
 from interp.store.backgroundshard import BackgroundShard
 from interp.store.blocks import LARGE, PAGE
 from interp.store.cellcheck import Given
@@ -67,6 +67,7 @@ class BackgroundWriter:
         self._heard = 0.0
         self._start()
         self._free = list(range(self._slots))
+        self._touched: set[int] = set()
         self._errands = Errands(memory) if borrow else None
 
     def writer(self, run: str, layout: RunLayout) -> BackgroundShard:
@@ -209,9 +210,11 @@ class BackgroundWriter:
         while not self._free:
             self._pump(wait=True)
         self._slot = self._free.pop()
-        first = self._slot * SLOT
-        self._memory = self._all[first : first + SLOT]
-        self._address = self._first + first
+        memory = self._all[self._slot * SLOT : (self._slot + 1) * SLOT]
+        if self._slot not in self._touched:
+            self._touched.add(self._slot)
+            sharedmemory.make_large(memory)
+        self._memory, self._address = memory.data, memory.ctypes.data
 
     def _pass_on(self) -> None:
         """Hand the present slot to the process that writes."""
@@ -260,14 +263,12 @@ class BackgroundWriter:
             raise StoreError(failures[0] + more)
 
     def _start(self) -> None:
-        memory = os.memfd_create("wan-interp-store", os.MFD_CLOEXEC)
+        memory = sharedmemory.create(self._slots * SLOT)
         self._socket, theirs = socket.socketpair()
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
         try:
-            os.ftruncate(memory, self._slots * SLOT)
-            shared = np.frombuffer(mmap.mmap(memory, self._slots * SLOT), np.uint8)
-            self._all, self._first = shared.data, shared.ctypes.data
+            self._all = sharedmemory.mapped(memory, self._slots * SLOT)
             numbers = [theirs.fileno(), memory, self._slots, SLOT, self.store.path.resolve()]
             command = [sys.executable, "-m", "interp.store.worker", *map(str, numbers)]
             paths = {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}

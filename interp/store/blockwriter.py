@@ -6,6 +6,7 @@ import numpy as np
 
 from interp.store.blocks import BlockPlan
 from interp.store.output import Output
+from interp.store.underway import Lease
 
 
 class BlockWriter:
@@ -27,11 +28,11 @@ class BlockWriter:
         self.left = plan.nbytes
         self._output = output
 
-    def write(self, start: int, data: memoryview) -> None:
+    def write(self, start: int, data: memoryview, lease: Lease | None = None) -> None:
         """Write whole blocks, the first of which begins at byte ``start`` of the site.
 
         Raises:
-            OSError: the disk did not take them.
+            OSError: the disk did not take them; see `Output.write`, for ``lease``, too.
         """
         plan, stride, at, stop = self.plan, self._output.stride, start, start + data.nbytes
         first = plan.covering(start, start + 1).start
@@ -40,6 +41,6 @@ class BlockWriter:
             piece = data[at - start : until - start]
             sums = plan.checksums(at, piece)
             self.checksums[first : first + len(sums)] = sums
-            self._output.write(piece, self.offset + at)
+            self._output.write(piece, self.offset + at, lease)
             at, first = until, first + len(sums)
         self.left -= data.nbytes

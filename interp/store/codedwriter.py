@@ -11,6 +11,7 @@ from interp.store import zstd
 from interp.store.blocks import BlockPlan
 from interp.store.disk import bytes_of
 from interp.store.output import Output
+from interp.store.underway import Lease
 
 
 class CodedWriter:
@@ -33,8 +34,9 @@ class CodedWriter:
         self._bits, self._output, self._place = bits, output, place
         self._begun: dict[int, tuple[bytearray, int]] = {}
 
-    def write(self, start: int, data: memoryview) -> None:
-        """Take bytes from byte ``start`` of the site on; a block is written once it is whole.
+    def write(self, start: int, data: memoryview, lease: Lease | None = None) -> None:
+        """Take bytes from byte ``start`` of the site on; a block is written once it is whole. They are not read later,
+        so no lease is held.
 
         Raises:
             OSError: the disk did not take it.

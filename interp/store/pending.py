@@ -11,6 +11,7 @@ from interp.store.datafile import DataFile
 from interp.store.disk import allocate, open_direct, pwrite_all, replace
 from interp.store.manifest import Line, Manifest
 from interp.store.output import Output
+from interp.store.underway import Underway
 
 
 class PendingFile:
@@ -21,7 +22,7 @@ class PendingFile:
         manifest: where it will be listed.
         size: bytes to take now.
         what: how errors call it, as "run 3f2a".
-        direct: write past the page cache where that can be, see `interp.store.output`.
+        underway: what writes past the page cache where that can be, see `interp.store.output`; None writes through it.
 
     Attributes:
         fd: its descriptor.
@@ -31,7 +32,7 @@ class PendingFile:
         StoreError: it is there already or is being written, or there is no space for it.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, size: int, what: str, direct: bool = False) -> None:
+    def __init__(self, path: Path, manifest: Manifest, size: int, what: str, underway: Underway | None = None) -> None:
         self.path, self.what = path, what
         self._manifest = manifest
         self._temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
@@ -46,8 +47,8 @@ class PendingFile:
             self.output = Output(self.fd)
         try:
             allocate(self.fd, size, what)
-            if direct:
-                self.output = Output(self.fd, open_direct(self._temporary))
+            if underway is not None:
+                self.output = Output(self.fd, open_direct(self._temporary), underway)
         except BaseException:
             self.discard()
             raise
@@ -56,8 +57,9 @@ class PendingFile:
         """Write all but the data of sites, and make the file last.
 
         Raises:
-            OSError: the disk did not take it.
+            OSError: the disk did not take it, or what was written before.
         """
+        self.output.settle()
         for offset, piece in file.pieces():
             pwrite_all(self.fd, piece, offset)
         os.ftruncate(self.fd, file.size)

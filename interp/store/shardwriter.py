@@ -23,6 +23,7 @@ from interp.store.layout import RunLayout, SiteLayout
 from interp.store.manifest import Line, Manifest
 from interp.store.pending import PendingFile
 from interp.store.sitebuffer import SiteBuffer
+from interp.store.underway import Lease, Underway
 
 
 class ShardWriter:
@@ -32,17 +33,17 @@ class ShardWriter:
         path: the shard to be.
         layout: what will be written.
         manifest: where the finished run is listed.
-        direct: write past the page cache where that can be, see `interp.store.output`.
+        underway: what writes past the page cache where that can be, see `interp.store.output`; None writes through it.
 
     Raises:
         StoreError: the run is there already or is being written, or there is no space for it.
     """
 
-    def __init__(self, path: Path, layout: RunLayout, manifest: Manifest, direct: bool = False) -> None:
+    def __init__(self, path: Path, layout: RunLayout, manifest: Manifest, underway: Underway | None = None) -> None:
         self.path, self.layout = path, layout
         self._over: str | None = None
         self._file = DataFile(layout.stored)
-        self._pending = PendingFile(path, manifest, self._file.size, f"run {layout.run}", direct)
+        self._pending = PendingFile(path, manifest, self._file.size, f"run {layout.run}", underway)
         self._check = RunCheck(layout)
         self._sites = {
             site.site: SiteBuffer(site, self._file.plan(site), self._blocks(site)) for site in layout.stored.sites
@@ -75,13 +76,13 @@ class ShardWriter:
             self._discard(f"{type(error).__name__} came in the middle of a write")
             raise
 
-    def put_bytes(self, site: str, start: int, data: memoryview) -> None:
+    def put_bytes(self, site: str, start: int, data: memoryview, lease: Lease | None = None) -> None:
         """Keep some bytes that another process has checked; see `SiteBuffer.put_bytes`.
 
         Raises:
             OSError: the disk failed; `abort` must follow.
         """
-        self._sites[site].put_bytes(start, data)
+        self._sites[site].put_bytes(start, data, lease)
 
     def finish(self, labels: Mapping[str, Any] | None = None) -> None:
         """Write the labels, make all of it last, and list the run as finished.

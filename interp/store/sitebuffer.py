@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from interp.store.cellcheck import Given
 from interp.store.codedwriter import CodedWriter
 from interp.store.disk import bytes_at, bytes_of, copy_bytes
 from interp.store.layout import SiteLayout
+from interp.store.underway import Lease
 
 
 @dataclass
@@ -72,18 +74,19 @@ class SiteBuffer:
         if not group.lacks:
             self._end(number, group)
 
-    def put_bytes(self, start: int, data: memoryview) -> None:
+    def put_bytes(self, start: int, data: memoryview, lease: Lease | None = None) -> None:
         """Take bytes of a cell, or of cells of 1 MiB or more: these in whole blocks.
 
         Args:
             start: the first byte's place in the site.
             data: they.
+            lease: of their memory, see `interp.store.output.Output.write`.
 
         Raises:
             OSError: the disk did not take them.
         """
         if self._cells == 1:
-            self.blocks.write(start, data)
+            self.blocks.write(start, data, lease)
             return
         number, at = divmod(start, self._cells * self.plan.cell_nbytes)
         group = self._groups.get(number) or self._begin(number)
@@ -104,5 +107,9 @@ class SiteBuffer:
         return group
 
     def _end(self, number: int, group: Group) -> None:
-        self.blocks.write(number * self._group_nbytes, group.flat)
-        self._spare.append(self._groups.pop(number).memory)
+        del self._groups[number]
+        lease = Lease(partial(self._spare.append, group.memory))
+        try:
+            self.blocks.write(number * self._group_nbytes, group.flat, lease)
+        finally:
+            lease.drop()

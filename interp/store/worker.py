@@ -8,7 +8,6 @@ whichever is killed.
 
 from __future__ import annotations
 
-import mmap
 import os
 import signal
 import socket
@@ -16,14 +15,18 @@ import sys
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from interp.errors import InterpError
+from interp.store import sharedmemory
 from interp.store.index import run_of, site_of
 from interp.store.shardwriter import ShardWriter
 from interp.store.store import Store
+from interp.store.underway import Lease, Underway
 from interp.store.wire import RECORD, receive, send
 
 UNFINISHED = 4
@@ -35,16 +38,17 @@ class Worker:
 
     Args:
         end: its end of the socket.
-        memory: the shared slots.
+        memory: the shared slots, uint8 [byte].
         slot_nbytes: bytes of each.
         store: where to write.
     """
 
-    def __init__(self, end: socket.socket, memory: mmap.mmap, slot_nbytes: int, store: Store) -> None:
+    def __init__(self, end: socket.socket, memory: np.ndarray, slot_nbytes: int, store: Store) -> None:
         self.end, self.store, self.slot_nbytes = end, store, slot_nbytes
-        self.memory = memoryview(memory)
+        self.memory = memory.data
         self.writers: dict[int, ShardWriter] = {}
         self.sites: dict[int, list[str]] = {}
+        self._underway = Underway()
         self._finisher = ThreadPoolExecutor(1)  # one: runs are listed in the order in which they were finished
         self._finishing: deque[Future[None]] = deque()
         self._lock = threading.Lock()
@@ -61,27 +65,34 @@ class Worker:
             self._finisher.shutdown()
             for writer in self.writers.values():
                 writer.abort()
+            self._underway.end()
 
     def on_open(self, body: bytes, number: int, layout: dict[str, Any], sites: list[dict[str, Any]]) -> None:
         """Begin a run."""
         path = self.store.path / "runs" / f"{layout['run']}.h5"
         try:
             whole = run_of(layout, map(site_of, sites))
-            self.writers[number] = ShardWriter(path, whole, self.store.manifest, direct=True)
+            self.writers[number] = ShardWriter(path, whole, self.store.manifest, self._underway)
             self.sites[number] = [site["site"] for site in sites]
         except (InterpError, OSError) as error:
             self._failed(number, error, None)
 
     def on_slot(self, body: bytes, slot: int) -> None:
-        """Write what a slot holds, and hand it back."""
+        """Have written what a slot holds; it is handed back when the last of it is."""
         memory = self.memory[slot * self.slot_nbytes : (slot + 1) * self.slot_nbytes]
+        lease = Lease(partial(self._hand_back, slot))
         for number, site, start, place, nbytes in RECORD.iter_unpack(body):
             if number in self.writers:  # else it has failed
+                data = memory[place : place + nbytes]
                 try:
-                    self.writers[number].put_bytes(self.sites[number][site], start, memory[place : place + nbytes])
+                    self.writers[number].put_bytes(self.sites[number][site], start, data, lease)
                 except (InterpError, OSError) as error:
                     self._failed(number, error, self.writers.pop(number))
-        self._say({"slot": slot})
+        lease.drop()
+
+    def _hand_back(self, slot: int) -> None:
+        with suppress(ConnectionError):  # a thread may find the other end gone; `run` will, too
+            self._say({"slot": slot})
 
     def on_finish(self, body: bytes, number: int, labels: dict[str, Any], arrays: list[list[Any]]) -> None:
         """Have a run finished."""
@@ -125,7 +136,7 @@ class Worker:
         self._say({"failed": number, "error": text})
 
     def _say(self, head: dict[str, Any]) -> None:
-        with self._lock:  # two threads speak
+        with self._lock:  # several threads speak
             send(self.end, head)
 
 
@@ -142,7 +153,7 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that captures; this one ends after it
     step_back()
     end, memory, slots, slot_nbytes = map(int, arguments[:4])
-    shared = mmap.mmap(memory, slots * slot_nbytes)
+    shared = sharedmemory.mapped(memory, slots * slot_nbytes)
     Worker(socket.socket(fileno=end), shared, slot_nbytes, Store.open(arguments[4])).run()
 
 

@@ -22,6 +22,7 @@ from interp.store import BackgroundWriter, RunLayout, SiteLayout, Store
 from interp.store.disk import open_direct
 from interp.store.output import LEAST, Output
 from interp.store.shardwriter import ShardWriter
+from interp.store.underway import Lease, Underway
 from tests.store.making import PROVENANCE, layout_of, tensors_of
 from tests.store.test_writing import leftovers
 
@@ -30,7 +31,12 @@ PAGE = 4096
 
 
 @pytest.fixture(autouse=True)
-def _the_file_system_can(tmp_path: Path) -> None:
+def _direct_writes(tmp_path: Path) -> None:
+    the_file_system_can(tmp_path)
+
+
+def the_file_system_can(tmp_path: Path) -> None:
+    """Skips the test where nothing can be written past the page cache."""
     probe = tmp_path / "probe"
     probe.touch()
     fd = open_direct(probe)
@@ -72,12 +78,15 @@ def page_aligned(data: np.ndarray, shift: int) -> memoryview:
 def write_directly(store: Store) -> None:
     """As the process that writes does, in this one."""
     layout = odd_layout()
-    with ShardWriter(store.path / "runs/r.h5", layout, store.manifest, direct=True) as writer:
+    with ShardWriter(store.path / "runs/r.h5", layout, store.manifest, Underway(1)) as writer:
         for site, start, data in pieces():
+            lease = Lease(lambda: None)
             try:
-                writer.put_bytes(site, start, data)
+                writer.put_bytes(site, start, data, lease)
             except OSError as error:
                 raise writer.failed("writing", error) from error
+            finally:
+                lease.drop()
         writer.finish()
 
 
