@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from interp.address.resolution import size_text
 from interp.errors import InterpError, SelectionError
@@ -58,6 +60,20 @@ def within(limit: float, plans: Sequence[ViewPlan], dtype: str) -> Budget:
     if budget.nbytes > limit:
         raise InterpError(_too_much(budget, f"the limit of {size_text(limit)}", limit, plans, dtype, "raise limit="))
     return budget
+
+
+def check_disk(to: Path, plans: Sequence[ViewPlan], dtype: str) -> None:
+    """Whether a capture to a folder can be kept there, given the plan of each run.
+
+    Raises:
+        InterpError: the disk has less space; names the views that would fit.
+    """
+    budget = Budget.of(plans)
+    there = next(folder for folder in (to, *to.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    if budget.nbytes > free:
+        said = f"the {size_text(free)} that are free on the disk of {to}"
+        raise InterpError(_too_much(budget, said, free, plans, dtype, "free some space"))
 
 
 def check_memory(plans: Sequence[ViewPlan], dtype: str) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from interp.budget import within
+from interp.budget import check_disk, within
 from interp.capture import NoSink, Recorder, dtype_named
 from interp.errors import InterpError
 from interp.hostcopy import HostCopies
@@ -84,7 +84,10 @@ def capture_runs(
         common["codec"] = codec
     there = Store.open(to).runs if (to / "store.json").is_file() else ()
     todo = [run for run in unique if run.key not in there]
-    budget = within(limit, [plans[_kind(run)] for run in todo], dtype)
+    kept = [plans[_kind(run)] for run in todo]
+    budget = within(limit, kept, dtype)
+    if codec is None:  # else it takes less, and each run looks for itself
+        check_disk(to, kept, dtype)
     store = Store.create(to, common)
     if progress:
         print(f"capture to {to}: {budget}; {len(unique) - len(todo)} already there", flush=True)

@@ -281,7 +281,8 @@ class Lab:
             The `interp.store.Store`.
 
         Raises:
-            InterpError: no runs, a byte budget above ``limit``, or edits that cannot be repeated from a description.
+            InterpError: no runs, a byte budget above ``limit`` or above what the disk has free, or edits that cannot be
+                repeated from a description.
             SelectionError: the selection matches nothing in one of the runs, or a view does not fit a hook point.
             StoreError: the folder cannot be used, or a write failed; finished runs are kept.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,21 +25,29 @@ from interp.store.verify import verify as verify_store
 FAILED = 2
 """Exit status where the user has to change something; `verify` ends with 1 if it found damage."""
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
 app = typer.Typer(no_args_is_help=True, help="Look after stores of captured activations.")
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the store.")]
 
 
 def _told(command: Callable[..., None]) -> Callable[..., None]:
-    """An error that a user can act on is one sentence on stderr and exit status 2."""
+    """An error that a user can act on is one sentence on stderr and exit status 2; so is Ctrl-C, with status 130."""
 
     @functools.wraps(command)
     def told(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
-        except InterpError as error:
+        except BrokenPipeError:  # nobody reads on, as after "| head"
+            raise
+        except (InterpError, OSError) as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(FAILED) from error
+        except KeyboardInterrupt as error:
+            typer.echo("interrupted: what was finished before is intact, and the same command goes on", err=True)
+            raise typer.Exit(INTERRUPTED) from error
 
     return told
 
@@ -48,17 +57,19 @@ def _told(command: Callable[..., None]) -> Callable[..., None]:
 def info(store: Folder) -> None:
     """Say what a store holds."""
     found = info_of(Store.open(store))
-    console = Console(width=None if Console().is_terminal else 160)
+    console = Console(width=None if Console().is_terminal else 160, markup=False, emoji=False, highlight=False)
     console.print(f"{found.path}: {found.runs} runs, {_size(found.nbytes)}; {found.consolidated} of them site-major")
     for name, value in found.provenance.items():
-        console.print(f"  {name}: {value}", highlight=False)
+        said = value if isinstance(value, str) and value.isprintable() else json.dumps(value)
+        console.print(f"  {name}: {said}")
     grids = ", ".join(f"{f} x {r} x {c} ({n} runs)" for (f, r, c), n in found.grids.items())
     console.print(f"  token grids (frame x row x col): {grids or 'none'}")
     console.print(f"  labels: {', '.join(found.labels) or 'none'}")
-    table = Table("site", "axes", "shape", "dtype", "runs", "size")
+    table = Table("site", "axes", "shape", "dtype", "codec", "runs", "size")
     for site in found.sites:
         shapes = "; ".join(" x ".join(map(str, shape)) for shape in site.shapes)
-        table.add_row(site.site, " ".join(site.axes), shapes, site.dtype, str(site.runs), _size(site.nbytes))
+        codecs = ", ".join(codec or "none" for codec in site.codecs)
+        table.add_row(site.site, " ".join(site.axes), shapes, site.dtype, codecs, str(site.runs), _size(site.nbytes))
     console.print(table)
     for name in found.unlisted:
         console.print(f"not a finished run: {name}")

@@ -71,13 +71,16 @@ def consolidate(
         raise StoreError(f"{folder} cannot be made: {error.strerror}") from error
     manifest = Manifest(folder / "manifest.jsonl")
     manifest.load()
+    if any(folder.glob("*.tmp.*")):  # what was killed has left its space taken
+        manifest.clean(folder)
+    _remove(folder, manifest, {name for name, line in manifest.lines.items() if _lost(folder / f"{name}.h5", line)})
     names = {_name(store, runs): runs for runs in kinds.values()}
     todo = {name: runs for name, runs in names.items() if name not in manifest.lines}
     total = 2 * sum(store.layout(runs[0]).nbytes * len(runs) for runs in todo.values())
     meter = _Meter(total, progress)
     for name, runs in todo.items():
         _Job(store, folder / f"{name}.h5", manifest, runs, memory, meter).run()
-    _remove_old(folder, manifest, set(names))
+    _remove(folder, manifest, manifest.lines.keys() - names.keys())
     store.refresh()
     return tuple(todo)
 
@@ -216,11 +219,15 @@ def _labels(shards: list[Shard]) -> dict[str, np.ndarray]:
     return out
 
 
-def _remove_old(folder: Path, manifest: Manifest, keep: set[str]) -> None:
-    """Site-major files that newer ones have replaced."""
-    old = set(manifest.lines) - keep
-    if old:
-        manifest.remove(old)
-        for name in old:
+def _lost(path: Path, line: Line) -> bool:
+    """Is a file gone, or cut? `verify` finds all other damage."""
+    return not path.is_file() or path.stat().st_size != line.size
+
+
+def _remove(folder: Path, manifest: Manifest, names: set[str]) -> None:
+    """Take site-major files off the list, which are lost or which newer ones have replaced."""
+    if names:
+        manifest.remove(names)
+        for name in names:
             (folder / f"{name}.h5").unlink(missing_ok=True)
         sync_folder(folder)

@@ -116,11 +116,12 @@ def allocate(fd: int, size: int, what: str) -> None:
     try:
         os.posix_fallocate(fd, 0, size)
     except OSError as error:
-        if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # a file system that cannot: go without
-            return
         disk = os.fstatvfs(fd)
         free = disk.f_bavail * disk.f_frsize
-        raise StoreError(f"{what} needs {size:,} bytes, and {free:,} are free: {error.strerror}") from error
+        cannot = error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # the file system: go without
+        if not cannot or size > free:
+            why = os.strerror(errno.ENOSPC) if cannot else error.strerror
+            raise StoreError(f"{what} needs {size:,} bytes, and {free:,} are free: {why}") from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -60,13 +60,10 @@ def read_head(path: Path) -> dict[str, Any]:
     return dict(body["provenance"])
 
 
-def check_same(path: Path, have: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Compare provenances; "versions" may differ.
-
-    Raises:
-        StoreError: they differ.
-    """
+def differences(
+    have: Mapping[str, Any], given: Mapping[str, Any], where: tuple[str, str] = ("there", "here")
+) -> str | None:
+    """In what two provenances differ, as part of a sentence; "versions" may differ."""
     differ = sorted(k for k in have.keys() | given.keys() if k != "versions" and have.get(k) != given.get(k))
-    if differ:
-        said = "; ".join(f"{k} is {have.get(k)!r} there and {given.get(k)!r} here" for k in differ[:3])
-        raise StoreError(f"{path} holds a store of other provenance ({said}); give another folder")
+    said = (f"{k} is {have.get(k)!r} {where[0]} and {given.get(k)!r} {where[1]}" for k in differ[:3])
+    return "; ".join(said) or None

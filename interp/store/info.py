@@ -22,14 +22,16 @@ class SiteInfo:
         axes: of a run.
         shapes: how many runs have which shape.
         dtype: number format.
+        codecs: how many runs store it with which codec, None without.
         runs: runs that keep it.
-        nbytes: bytes of data.
+        nbytes: bytes of data, before compression.
     """
 
     site: str
     axes: tuple[str, ...]
     shapes: dict[tuple[int, ...], int]
     dtype: str
+    codecs: dict[str | None, int]
     runs: int
     nbytes: int
 
@@ -74,7 +76,9 @@ def info(store: Store) -> StoreInfo:
         layouts = [index.sites[name].layout for index in indexes if name in index.sites]
         shapes = Counter(layout.shape for layout in layouts)
         nbytes = sum(layout.nbytes for layout in layouts)
-        sites.append(SiteInfo(name, layouts[0].axes, dict(shapes), layouts[0].dtype, len(layouts), nbytes))
+        codecs = Counter(layout.codec for layout in layouts)
+        first = layouts[0]
+        sites.append(SiteInfo(name, first.axes, dict(shapes), first.dtype, dict(codecs), len(layouts), nbytes))
     return StoreInfo(
         path=store.path,
         provenance=store.provenance,

@@ -10,7 +10,7 @@ from xxhash import xxh3_64
 
 from interp.errors import StoreError
 from interp.store.disk import pread_into, pwrite_all
-from interp.store.head import check_same
+from interp.store.head import differences
 from interp.store.manifest import Line
 from interp.store.pending import PendingFile
 from interp.store.store import Store
@@ -42,7 +42,9 @@ def merge(
     if not stores:
         raise StoreError("no stores were given to merge")
     for store in stores[1:]:
-        check_same(stores[0].path, stores[0].provenance, store.provenance)
+        differ = differences(stores[0].provenance, store.provenance, ("in the first", "in the second"))
+        if differ:
+            raise StoreError(f"{stores[0].path} and {store.path} do not belong together: {differ}")
     merged = Store.create(target, stores[0].provenance)
     todo: dict[str, tuple[Store, Line]] = {}
     for store in stores:

@@ -15,7 +15,7 @@ from interp.errors import StoreError, suggest
 from interp.store.background import BackgroundWriter
 from interp.store.cells import Cell, cells_of
 from interp.store.files import Files
-from interp.store.head import check_same, read_head, write_head
+from interp.store.head import differences, read_head, write_head
 from interp.store.index import Index
 from interp.store.labels import stacked_labels
 from interp.store.layout import RunLayout, to_json
@@ -67,7 +67,9 @@ class Store:
         try:
             path.mkdir(parents=True, exist_ok=True)
             if (path / "store.json").is_file():
-                check_same(path, read_head(path), given)
+                differ = differences(read_head(path), given)
+                if differ:
+                    raise StoreError(f"{path} holds a store of other provenance ({differ}); give another folder")
             elif any(entry.name != "runs" and ".tmp." not in entry.name for entry in path.iterdir()):
                 raise StoreError(f"{path} is neither empty nor a store; give a new folder")
             else:

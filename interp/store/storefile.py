@@ -169,7 +169,10 @@ class Bundle(StoreFile):
     """
 
     def __init__(self, store: Path, line: Line) -> None:
-        remedy = f"remove {store / 'consolidated'} (the runs themselves stay) and consolidate again"
+        remedy = (
+            "if it was consolidated meanwhile, open the store anew; else "
+            f"remove {store / 'consolidated'} (the runs themselves stay) and consolidate again"
+        )
         super().__init__(store / "consolidated", line, f"site-major file {line.run}", remedy)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from interp.errors import StoreError
-from interp.store import Store, consolidate, verify
+from interp.store import Store, consolidate, info, verify
 from tests.store.making import (
     HEADS,
     NORM,
@@ -197,3 +198,33 @@ def test_a_disk_that_fails_at_any_call(tmp_path: Path) -> None:
             assert torch.equal(store.read(RESID, 5, "cond", as_="torch"), stacked(store, RESID)[:, 2, 0])
     assert at > 12
     assert verify(Store.open(path)).ok
+
+
+def test_what_a_killed_consolidation_left_is_removed(tmp_path: Path) -> None:
+    """Its space was taken when it began, and on a full disk the next would find none."""
+    store = make_store(tmp_path / "s", seeds=2)
+    folder = store.path / "consolidated"
+    folder.mkdir()
+    (folder / "x.h5.tmp.1").write_bytes(b"left")
+    with (folder / "y.h5.tmp.1").open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert info(store).unlisted == ("consolidated/x.h5.tmp.1", "consolidated/y.h5.tmp.1")
+        (name,) = consolidate(store)
+        assert sorted(p.name for p in folder.iterdir()) == sorted([f"{name}.h5", "manifest.jsonl", "y.h5.tmp.1"])
+
+
+@pytest.mark.parametrize("keep", [None, 0, 1000])
+def test_a_file_that_was_lost_is_made_anew(tmp_path: Path, keep: int | None) -> None:
+    store = make_store(tmp_path / "s", seeds=2)
+    (name,) = consolidate(store)
+    path = store.path / "consolidated" / f"{name}.h5"
+    good = path.read_bytes()
+    if keep is None:
+        path.unlink()
+    else:
+        path.write_bytes(good[:keep])
+    with pytest.raises(StoreError, match=r"site-major file .*open the store anew; else remove .*consolidated"):
+        Store.open(store.path).read(RESID, 0, "cond")
+    assert consolidate(store) == (name,)
+    assert path.read_bytes() == good
+    assert consolidate(store) == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import tomllib
@@ -50,7 +51,7 @@ def test_merging_what_does_not_belong_together_is_refused_before_anything_is_cop
     first, second = two_stores(tmp_path)
     other = Store.create(tmp_path / "c", {**PROVENANCE, "model_hash": "other"})
     write_run(other, layout_of("run3", seed=3))
-    with pytest.raises(StoreError, match="model_hash is 'abc' there and 'other' here"):
+    with pytest.raises(StoreError, match=r"a and .*c do not .*: model_hash is 'abc' in the first and 'other' in"):
         merge(tmp_path / "m", [first, other.path])
     store = Store.open(second)
     store.drop(["run1"])
@@ -303,6 +304,36 @@ def test_the_command_line_says_what_is_wrong_in_one_sentence(tmp_path: Path) -> 
         assert status == 2
         assert said.startswith("error: ")
         assert "not a store" in said
+        assert said.count("\n") == 1
+
+
+def test_provenance_is_shown_as_it_is(tmp_path: Path) -> None:
+    """Brackets and colons mean something to the library that prints, and escape codes to a terminal."""
+    about = {"selection": "blocks.*[step=0:5]", "note": "[/bold] :smile:", "list": ["a", 1], "code": "\x1b[31m"}
+    write_run(Store.create(tmp_path / "s", about), layout_of("run0"))
+    said = invoke("info", tmp_path / "s")[1]
+    for line in ("selection: blocks.*[step=0:5]", "note: [/bold] :smile:", 'list: ["a", 1]', r'code: "\u001b[31m"'):
+        assert f"  {line}\n" in said
+
+
+@pytest.mark.parametrize("command", ["info", "verify", "consolidate", "merge", "export"])
+def test_ctrl_c_and_a_failing_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """Damage, mistakes and an interruption can be told apart by the status."""
+    store = make_store(tmp_path / "s", seeds=1)
+    arguments = {"merge": [tmp_path / "m", store.path], "export": [store.path, tmp_path / "out"]}
+    name = {"info": "info_of"}.get(command, f"{command}_{'stores' if command == 'merge' else 'store'}")
+    for error, status, words in (
+        (KeyboardInterrupt(), 130, "interrupted: what was finished before is intact"),
+        (OSError(errno.EIO, "Input/output error", "/disk"), 2, "error: [Errno 5] Input/output error: '/disk'"),
+    ):
+
+        def fails(*args: Any, error: BaseException = error, **kwargs: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(importlib.import_module("interp.store.cli"), name, fails)
+        got, said = invoke(command, *arguments.get(command, [store.path]))
+        assert got == status
+        assert said.startswith(words)
         assert said.count("\n") == 1
 
 

@@ -7,6 +7,7 @@ import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -220,7 +221,11 @@ def test_a_file_system_that_cannot_allocate_is_written_all_the_same(
         raise OSError(errno.EOPNOTSUPP, "no")
 
     monkeypatch.setattr(os, "posix_fallocate", refuse)
-    assert_sound(make_store(tmp_path / "s", seeds=2).path, ("run0", "run1"))
+    store = make_store(tmp_path / "s", seeds=2)
+    monkeypatch.setattr(os, "fstatvfs", lambda fd: SimpleNamespace(f_bavail=1, f_frsize=4096))
+    with pytest.raises(StoreError, match=r"run run2 needs .* bytes, and 4,096 are free: No space left on device"):
+        store.writer("run2", layout_of("run2"))
+    assert_sound(store.path, ("run0", "run1"))
 
 
 def test_the_order_that_makes_it_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

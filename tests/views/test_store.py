@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import types
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +76,19 @@ def test_a_capture_too_large_names_views_that_fit(tmp_path: Path) -> None:
         lab.capture(runs, RESID, to=tmp_path / "s", limit=full // 2, progress=False)
     assert "grid_pool-4x4" not in str(refused.value)  # finer than this grid
     lab.capture(runs, RESID, to=tmp_path / "s2", limit=full // 2, views="frame_mean", progress=False)
+
+
+def test_what_the_disk_cannot_hold_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab, runs = tiny()
+    full = ViewPlan.of(select(RESID).resolve(lab.space(runs[0])), (), "bfloat16").nbytes * 2
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=full - 1))
+    with pytest.raises(InterpError, match=r"more than the .* that are free on the disk of .*frame_mean"):
+        lab.capture(runs, RESID, to=tmp_path / "new/s", progress=False)
+    assert not (tmp_path / "new").exists()
+    lab.capture(runs, RESID, to=tmp_path / "s", codec="zstd", progress=False)
+    lab.capture(runs, RESID, to=tmp_path / "s", codec="zstd", progress=False)
 
 
 def test_what_memory_cannot_hold_names_views_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
