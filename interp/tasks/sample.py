@@ -50,11 +50,14 @@ class Sample:
         """
         first = () if self.task or self.image is None else (self.image,)
         last = () if self.last_image is None else (self.last_image,)
-        if not (first or last or self.video):
+        video, mask = self.video or (), self.mask or ()
+        if not (first or last or video or mask):
             return None
-        digest = hashlib.sha256(f"{len(first)}{len(last)}".encode())
-        for picture in (*first, *last, *(self.video or ()), *(self.mask or ())):
-            digest.update(f"{picture.mode}{picture.size}".encode() + picture.tobytes())
+        counts = f"{len(first)}{len(last)}" + (f"-{len(video)}-{len(mask)}" if mask else "")
+        digest = hashlib.sha256(counts.encode())
+        for picture in (*first, *last, *video, *mask):
+            shown = picture.convert("RGBA") if picture.mode == "P" else picture  # else its colours would not count
+            digest.update(f"{picture.mode}{picture.size}".encode() + shown.tobytes())
         return digest.hexdigest()[:16]
 
     @property

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from interp.errors import InterpError
 from interp.lab import load
+from interp.tasks import Sample
 from tests import pipelines
 from tests.tracer.runs import KINDS, arguments_of, bare_latents, sample_of, specs_of
 
@@ -87,6 +89,29 @@ def test_pictures_that_the_key_does_not_stand_for_make_another_run() -> None:
     results = [r.trajectory.result for r in lab.run([run, other])]
     assert not torch.equal(*results)
     assert torch.equal(lab.run([run, run])[0].trajectory.result, results[0])
+
+
+def test_where_a_video_ends_and_its_mask_begins_counts() -> None:
+    one, two, three = (pipelines.picture(seed) for seed in range(3))
+    red, blue = (Image.new("P", (2, 2)) for _ in range(2))
+    red.putpalette([255, 0, 0])
+    blue.putpalette([0, 0, 255])
+    bare = Sample("", "k", "p", None, None, 8, 8, 5)
+    pictures = [
+        dataclasses.replace(bare, **given).pictures
+        for given in (
+            {},
+            {"video": (one, two), "mask": (three,)},
+            {"video": (one,), "mask": (two, three)},
+            {"video": (one, two, three)},
+            {"mask": (one, two, three)},
+            {"image": one, "video": (two, three)},
+            {"image": red},
+            {"image": blue},
+        )
+    ]
+    assert pictures[0] is None
+    assert len(set(pictures)) == len(pictures)
 
 
 def test_hints_have_one_scale_each_which_is_part_of_the_run() -> None:
