@@ -108,6 +108,7 @@ def _put_site(
     dataset = new_dataset(group, site.site, site.kind.h5(), shape, site.chunk)
     put_attribute(dataset, "axes", axes)
     put_attribute(dataset, "branches", layout.branches_of(site))
+    put_attribute(dataset, "dtype", site.dtype)
     if site.tokens is not None:
         put_attribute(dataset, "tokens", f"/tokens/{numbers[site.tokens]}")
     put_attribute(dataset, "cells_per_group", plan.together)

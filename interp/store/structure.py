@@ -15,7 +15,8 @@ import numpy as np
 from h5py import h5a, h5d, h5l, h5t
 
 from interp.store.dtypes import dtype_of_h5
-from interp.store.index import LARGEST_INDEX, Index, Piece, SiteEntry
+from interp.store.index import LARGEST_INDEX, Index, Piece, SiteEntry, grid_fields
+from interp.store.layout import to_json
 from interp.store.sparse import SparseFile
 from interp.store.zstd import FILTERS, MOST
 
@@ -106,16 +107,21 @@ def _check_kind(kind: h5t.TypeID, where: str) -> None:
 
 def _agree(file: h5py.File, found: dict[str, h5py.Dataset], index: Index) -> None:
     run = index.run
-    wanted = {f"{group}/{name}" for group in ("sites", "checksums") for name in index.sites}
-    wanted |= {f"labels/{name}" for name in index.labels} | {f"tokens/{i}" for i in range(len(index.token_sets))}
-    wanted |= {*DATASETS, *(["runs"] if index.runs else [])}
+    there = {f"{group}/{name}" for group in ("sites", "checksums") for name in index.sites}
+    there |= {f"labels/{name}" for name in index.labels} | {f"tokens/{i}" for i in range(len(index.token_sets))}
+    there |= {*DATASETS, *(["runs"] if index.runs else [])}
     if index.runs:  # text labels of many runs are for other tools only
-        wanted |= {name for name, dataset in found.items() if name.startswith("labels/") and dataset.dtype.kind == "S"}
-    differ = sorted(found.keys() ^ wanted)
+        there |= {name for name, dataset in found.items() if name.startswith("labels/") and dataset.dtype.kind == "S"}
+    differ = sorted(found.keys() ^ there)
     if differ:
         raise ValueError(f"its index and its HDF5 objects disagree about {differ[0]}")
     if _text(file.attrs["run"]) != run.run:
         raise ValueError(f"HDF5 says that it is of run {file.attrs['run']!r}")
+    if not index.runs and _text(_values(found["provenance"])) != to_json(run.provenance, "provenance"):
+        raise ValueError("its index and /provenance disagree")
+    for name, wanted in grid_fields(run.grid).items():
+        if not np.array_equal(file["grid"].attrs[name], wanted):
+            raise ValueError(f"its index and /grid disagree about {name}")
     if index.runs and tuple(_text(value) for value in _values(found["runs"])) != index.runs:
         raise ValueError("its index and /runs disagree")
     for name, values in (("steps", run.steps), ("sigmas", run.sigmas), ("timesteps", run.timesteps)):
@@ -129,7 +135,14 @@ def _agree(file: h5py.File, found: dict[str, h5py.Dataset], index: Index) -> Non
         axes, shape = layout.axes, layout.shape
         if index.runs:
             axes, shape = (*axes[:2], "run", *axes[2:]), (*shape[:2], len(index.runs), *shape[2:])
-        same = (dataset.shape, tuple(_text(axis) for axis in dataset.attrs["axes"])) == (shape, axes)
+        tokens = None if entry.tokens is None else f"/tokens/{entry.tokens}"
+        said = (
+            dataset.shape,
+            _texts(dataset, "axes"),
+            _texts(dataset, "branches"),
+            _said_of(dataset, "tokens", "codec"),
+        )
+        same = said == (shape, axes, run.branches_of(layout), (tokens, layout.codec))
         if not same or dtype_of_h5(dataset.id.get_type()) != layout.kind or _places(dataset) != _said(entry):
             raise ValueError(f"its index and /sites/{name} disagree")
         _same_piece(found[f"checksums/{name}"], entry.checksums)
@@ -172,6 +185,16 @@ def _same_piece(dataset: h5py.Dataset, piece: Piece) -> None:
     offset = dataset.id.get_offset() or 0
     if (offset, dataset.shape, dataset.dtype.newbyteorder("=").name) != (piece.offset, piece.shape, piece.dtype):
         raise ValueError(f"its index and {dataset.name} disagree")
+
+
+def _texts(dataset: h5py.Dataset, name: str) -> tuple[str, ...]:
+    """An attribute of several texts."""
+    return tuple(_text(value) for value in dataset.attrs[name])
+
+
+def _said_of(dataset: h5py.Dataset, *names: str) -> tuple[str | None, ...]:
+    """Attributes of one text; None where there is none of that name."""
+    return tuple(_text(dataset.attrs[name]) if name in dataset.attrs else None for name in names)
 
 
 def _text(value: bytes | str | np.bytes_) -> str:

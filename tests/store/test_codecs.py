@@ -154,6 +154,14 @@ def test_zstd_saves_space_and_plain_h5py_reads_it(tmp_path: Path) -> None:
         assert all(not dataset.chunks for dataset in file["sites"].values())
 
 
+def test_plain_h5py_restores_int8_and_knows_what_it_was(tmp_path: Path) -> None:
+    store = coded_store(tmp_path / "s", "int8")
+    with h5py.File(store.path / "runs/run1.h5") as shard:
+        site, scale = shard["sites/small"], shard["sites/small.int8_scale"]
+        assert (site.dtype, site.attrs["dtype"], site.attrs["codec"]) == (np.int8, b"bfloat16", b"int8")
+        assert np.array_equal(site[1, 1] * scale[1, 1], store.read("small", 4, "uncond", ["run1"])[0])
+
+
 def test_numbers_that_do_not_get_smaller_or_vanish_are_stored_as_they_are(tmp_path: Path) -> None:
     site = SiteLayout("site", ("step", "branch", "number"), (2, 1, 1 << 20), "uint8", branches=("cond",), codec="zstd")
     base = coded_layout("r", None)

@@ -191,7 +191,7 @@ def test_plain_h5py_finds_everything(store: Store) -> None:
         assert dict(file["grid"].attrs)["rows"] == 3
         site = file["sites"][RESID]
         assert site.attrs["axes"].tolist() == [b"step", b"branch", b"token", b"feature"]
-        assert site.shape == (4, 2, 24, 16)
+        assert (site.attrs["dtype"], site.shape) == (b"bfloat16", (4, 2, 24, 16))
         assert np.array_equal(site[2, 1], tensors_of(layout)[RESID][2, 1].float().numpy())
         assert file["labels/kind"].asstr()[()] == "k1"
         assert file["labels/solved"][()] == np.False_

@@ -141,6 +141,17 @@ HOSTILE: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     "compound": (replace_with("steps", data=np.zeros(4, "i4,i4")), "type that the format does not have"),
     "other steps": (lambda f: f["steps"].__setitem__(0, 7), "/steps disagree"),
     "other axes": (lambda f: f["sites"][RESID].attrs.__setitem__("axes", np.array([b"a"] * 4)), "disagree"),
+    "other branches": (
+        lambda f: f["sites"][RESID].attrs.__setitem__("branches", np.array([b"uncond", b"cond"])),
+        f"/sites/{RESID} disagree",
+    ),
+    "other tokens": (lambda f: f["sites"][RESID].attrs.__setitem__("tokens", np.bytes_("/tokens/1")), "disagree"),
+    "other grid": (lambda f: f["grid"].attrs.__setitem__("rows", 4), "/grid disagree about rows"),
+    "no grid": (lambda f: f["grid"].attrs.__delitem__("rows"), "HDF5 cannot read it"),
+    "other provenance": (
+        lambda f: f["provenance"].__setitem__((), f["provenance"][()].replace(b"tiny", b"huge")),
+        "/provenance disagree",
+    ),
     "other label": (lambda f: f["labels/route"].__setitem__((), 9), "/labels/route disagree"),
     "no label": (lambda f: f.__delitem__("labels/route"), "disagree about labels/route"),
     "many attributes": (lambda f: [f.attrs.__setitem__(f"a{i}", i) for i in range(99)], "attributes"),
