@@ -18,8 +18,9 @@ from probes.cell import fit_cell
 from probes.errors import ProbeError
 from probes.plan import Plan, make_plan
 from probes.prepare import prepare
-from probes.score import interval, resample
+from probes.score import resample
 from probes.source import Key
+from probes.spread import interval
 from probes.transfer import apply, known, score_elsewhere
 
 SCHEMA = {

@@ -18,6 +18,7 @@ from scipy.stats import t as student
 
 from probes.errors import ProbeError
 from probes.score import METRICS, between_folds, bootstrap, resample
+from probes.spread import Spread
 
 if TYPE_CHECKING:
     from probes.result import GridResult
@@ -29,7 +30,7 @@ def max_deviation(draws: Floats, point: Floats, groups: int, between: Floats) ->
     """Error [cell] of each cell, each resample's studentised deviation [resample, cell], the largest [resample].
 
     ``draws`` [resample, cell] scatter around ``point`` [cell]; ``between`` [cell] is the variance that they lack
-    (`probes.score`). Deviations are as wide as a t distribution's with one degree of freedom less than groups. Cells
+    (`probes.spread`). Deviations are as wide as a t distribution's with one degree of freedom less than groups. Cells
     that do not vary count as exact.
     """
     own = draws.std(axis=0, ddof=1)
@@ -44,11 +45,12 @@ def simultaneous_bands(grid: GridResult, level: float = 0.95) -> pl.DataFrame:
     """step, layer, score, low, high: bounds that hold in all cells at once with probability ``level``."""
     if not 0 < level < 1:
         raise ProbeError(f"level={level}: need 0 < level < 1.")
+    draws = resample(grid.sums.shape[1], int(grid.spec["bootstrap"]), int(grid.spec["seed"]) + 2)
+    spread = Spread.of(grid.sums, grid.effects, draws, METRICS[grid.spec["score"]])
+    low, high = spread.bounds(float(np.quantile(spread.largest(), level)))
     point = grid.table["score"].to_numpy()
-    error, _, largest = max_deviation(grid.resamples(), point, grid.sums.shape[1], between_folds(grid.effects))
-    reach = float(np.quantile(largest, level))
     return grid.table.select("step", "layer", "score").with_columns(
-        low=pl.Series(point - reach * error), high=pl.Series(point + reach * error)
+        low=pl.Series(np.minimum(low, point)), high=pl.Series(np.maximum(high, point))
     )
 
 

@@ -22,8 +22,9 @@ from probes.plan import Plan
 from probes.prepare import fit_each, prepare
 from probes.result import GridResult
 from probes.said import said
-from probes.score import interval, resample
+from probes.score import resample
 from probes.source import Key, Pool, Source
+from probes.spread import interval
 
 OWN_QUANTILE_FROM = 200
 """Shuffles from which on each cell's chance quantile is its own; below, the spread is pooled over the grid (see

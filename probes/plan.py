@@ -74,7 +74,7 @@ class Plan:
     def pairs(self) -> tuple[tuple[int, int], ...]:
         """Inner training sets leave out two folds. One fit serves twice: it validates fold b for the probe tested on a,
         and fold a for the probe tested on b, which halves the cost of the nested choice. What folds have in common
-        (`probes.score`) is seen in them, so they are fitted even where there is nothing to choose."""
+        (`probes.spread`) is seen in them, so they are fitted even where there is nothing to choose."""
         return tuple(combinations(range(self.folds.k), 2)) if self.folds.k > 2 else ()
 
     def train(self) -> NDArray[np.bool_]:

@@ -5,7 +5,7 @@ Columns of ``table``, one row per cell, ordered by step and layer:
 ===================== ======= ==========================================================================================
 step, layer           int     the cell
 sigma                 float   noise level of the step, where the source knows it
-score, low, high      float   out-of-fold score and its interval; what it covers is said in `probes.score`
+score, low, high      float   out-of-fold score and its interval; what it covers is said in `probes.spread`
 chance, chance_high   float   mean score on shuffled labels, and the upper quantile of that chance level
 p                     float   how often shuffled labels score as high
 auc                   float   area under the ROC curve within folds (classes only)
@@ -67,7 +67,7 @@ class GridResult:
         """Scores [resample, cell] on resampled groups; the same groups for every cell, so cells can be compared.
 
         They scatter by less than scores do where probes are noise: what folds have in common is not in them (see
-        `probes.score`), and is in ``effects``.
+        `probes.spread`), and is in ``effects``.
         """
         draws = resample(self.sums.shape[1], int(self.spec["bootstrap"]), int(self.spec["seed"]) + 2)
         return bootstrap(self.sums, draws, METRICS[self.spec["score"]])

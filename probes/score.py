@@ -1,22 +1,7 @@
-"""Scores as sums over groups, so that one matrix product bootstraps a whole grid; and what an interval covers.
+"""Scores as sums over groups, so that one matrix product bootstraps a whole grid. Intervals are `probes.spread`'s.
 
 Each metric is a function of per-group sums (rows right and rows in all, per class; or sums of squares). Groups are the
 unit of resampling: rows of one group are not independent.
-
-*What the interval is of:* the score that the fitted probes, one a fold, would get on new groups, mean over folds (the
-"k-fold test error" of Bayle et al. 2020, "Cross-validation confidence intervals for test error"). It is not the score
-of probes fitted to other samples, which varies by more.
-
-*How it is made:* where probes hardly depend on single groups, the score varies as a mean over independent groups
-does, and resampling groups shows how much (Bayle et al., theorems 1 and 4). Probes of noise are not like that: rows of
-fold b make the probe that tests fold a, and the other way about, so that the folds' scores rise and fall together, and
-at chance their mean varies by twice as much as resampling shows. In Hoeffding's terms, with S_a the score of fold a
-less what its probe would get on new groups, ``S_a = f(Z_a) + h(Z_a, Z_b) + ...``: h is what the pair of folds has in
-common, with mean 0 given either of them. Resampling gives the variance of each S_a, and misses ``2 sum_(a<b)
-cov(S_a, S_b) = 2 sum_(a<b) E h(Z_a, Z_b) h(Z_b, Z_a)``. It shows in probes that leave out two folds, which the choice
-of regularisation fits anyway (and nested cross-validation, Bates et al. 2021, needs): what b's rows do for the score
-of a, times what a's rows do for the score of b (`fold_effects`, `between_folds`). The product also holds the square of
-what any rows of that number would do, which is small and makes intervals wider.
 """
 
 from __future__ import annotations
@@ -26,8 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
-from scipy.stats import t as student
 
 from probes.errors import ProbeError
 
@@ -131,10 +114,30 @@ def resample(groups: int, count: int, seed: int) -> Floats:
 
 
 def bootstrap(sums: Floats, draws: Floats, score: Metric) -> Floats:
-    """Scores [resample, cell] of group sums [cell, group, statistic]."""
+    """Scores [resample, cell] of group sums [cell, group, statistic].
+
+    Where no row is wrong, no resample holds a wrong one, though new groups may. Such a cell counts as if one row were
+    wrong, and one with no row right as if one were: about what the rule of three says of so many rows.
+    """
     cells, groups, stats = sums.shape
+    sums = with_a_fault(sums) if score.classification else sums
     flat = np.ascontiguousarray(np.moveaxis(sums, 1, 0)).reshape(groups, cells * stats)
     return score.from_sums((draws @ flat).reshape(len(draws), cells, stats))
+
+
+def with_a_fault(sums: Floats) -> Floats:
+    """Sums of classes, with one row turned in cells where all are right or all are wrong: of the commonest class, in
+    the group that holds most of it."""
+    right, rows = np.split(sums, 2, axis=-1)
+    share = right.sum(axis=(1, 2)) / np.maximum(rows.sum(axis=(1, 2)), 1)
+    even = np.flatnonzero((share == 0) | (share == 1))
+    if not len(even):
+        return sums
+    out = sums.copy()
+    for cell in even:
+        kind = int(rows[cell].sum(axis=0).argmax())
+        out[cell, int(rows[cell, :, kind].argmax()), kind] += 1 - 2 * share[cell]
+    return out
 
 
 def fold_effects(by_fold: Floats, paired: Floats, score: Metric) -> Floats:
@@ -164,27 +167,6 @@ def between_folds(effects: Floats) -> Floats:
     """Variance [cell] of the score that folds have in common, of effects [cell, fold, fold]; at least 0."""
     common = (effects * np.swapaxes(effects, -1, -2)).sum(axis=(-2, -1))  # every pair of folds twice
     return np.asarray(np.maximum(common, 0.0))
-
-
-def interval(
-    sums: Floats, effects: Floats, draws: Floats, score: Metric, level: float
-) -> tuple[Floats, Floats, Floats]:
-    """Score [cell] of group sums [cell, group, statistic], and its bounds; the method is in the module's docstring.
-
-    Percentiles of resampled groups, each as far again from the score as few groups ask for (a bootstrap of G groups has
-    (G - 1) / G of the variance, and knows it no better than G - 1 degrees of freedom do), and then, squares added, as
-    far as what folds have in common (``effects`` [cell, fold, fold]) moves it.
-    """
-    groups, tail = sums.shape[1], (1 - level) / 2
-    point = score.from_sums(sums.sum(axis=1))
-    low, high = np.nanquantile(bootstrap(sums, draws, score), [tail, 1 - tail], axis=0)
-    if groups > 1:
-        reach = float(student.ppf(1 - tail, groups - 1))
-        wider = reach / norm.ppf(1 - tail) * np.sqrt(groups / (groups - 1))
-        more = reach**2 * between_folds(effects)
-        low = point - np.sqrt((wider * (point - low)) ** 2 + more)
-        high = point + np.sqrt((wider * (high - point)) ** 2 + more)
-    return point, low, high if not score.classification else np.minimum(high, 1.0)
 
 
 def auc(decision: Floats, labels: NDArray[np.int64], fold: NDArray[np.int64], classes: int) -> float:

@@ -24,8 +24,9 @@ from probes.cell_fit import Directions, predict
 from probes.errors import ProbeError
 from probes.plan import Plan
 from probes.prepare import fit_each, prepare
-from probes.score import class_sums, fold_effects, interval, resample, value_sums
+from probes.score import class_sums, fold_effects, resample, value_sums
 from probes.source import Key
+from probes.spread import interval
 
 Places = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Mean and deviation [fold, left out besides, feature] of training rows."""
@@ -112,7 +113,7 @@ def fit_transfer(
         resamples, level: of groups, and of the intervals.
 
     Cells are read twice, one at a time. Of each, the probes that leave out one fold and those that leave out two are
-    kept: the latter show what folds have in common (`probes.score`), off the diagonal as on it.
+    kept: the latter show what folds have in common (`probes.spread`), off the diagonal as on it.
     """
     if along not in ("step", "layer", "all"):
         raise ProbeError(f"along={along!r} is not known; use 'step', 'layer' or 'all'.")

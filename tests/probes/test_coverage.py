@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from probes import GridResult, fit_grid
+from probes import GridResult, fit_grid, fit_transfer, simultaneous_bands
 from probes.cell import fit_cell
 from probes.prepare import prepare
+from probes.score import METRICS
+from probes.transfer import _places
 
 GROUPS, ROWS, WIDTH, STEPS, ONSET = 40, 6, 4, 6, 3
 SHARED = 0.6
@@ -83,6 +85,69 @@ def onsets(repetitions: int, strength: float) -> list[tuple[int | None, int | No
     return [grid(seed, strength).onset().select("onset", "low", "high").row(-1) for seed in range(repetitions)]
 
 
+def covered_at_once(repetitions: int, strength: float) -> float:
+    """Share of repetitions in which all steps lie in the simultaneous band."""
+    hits = 0
+    for seed in range(repetitions):
+        band, truth = simultaneous_bands(grid(seed, strength)), Made.of(seed, strength).truth(strength, seed)
+        hits += bool(((band["low"].to_numpy() <= truth) & (truth <= band["high"].to_numpy())).all())
+    return hits / repetitions
+
+
+def near_the_end(repetitions: int, strength: float) -> float:
+    """Share of repetitions whose interval holds the truth, of one step with a signal: scores up to 0.995."""
+    hits = 0
+    for seed in range(repetitions):
+        made = Made.of(seed, strength)
+        made = Made({(ONSET, 0): made.cells[ONSET, 0]}, made.y, made.group)
+        row = fit_grid(made.cells, made.y, **made.options(), shuffles=0, bootstrap=1000, seed=seed).table
+        hits += row["low"][0] <= made.truth(strength, seed)[0] <= row["high"][0]
+    return hits / repetitions
+
+
+def covered_elsewhere(repetitions: int, strength: float, rescale: bool) -> np.ndarray:
+    """Share of repetitions [train, test] whose interval of transfer holds the truth; three steps that share most of
+    their noise, with no signal, half of it, and all, each on a scale of its own."""
+    steps, score = range(3), METRICS["balanced_accuracy"]
+    hits = np.zeros((3, 3))
+    for seed in range(repetitions):
+        rng = np.random.default_rng(seed)
+        group = np.repeat(np.arange(GROUPS), ROWS)
+        y = rng.integers(0, 2, size=len(group))
+
+        def noise(rng=rng, group=group):
+            shared = np.sqrt(SHARED) * rng.normal(size=(GROUPS, WIDTH))[group]
+            return shared + np.sqrt(1 - SHARED) * rng.normal(size=(len(group), WIDTH))
+
+        common, cells = noise(), {}
+        for s in steps:
+            x = np.sqrt(0.7) * common + np.sqrt(0.3) * noise()
+            x[:, 0] += strength * s / 2 * (2 * y - 1)
+            cells[s, 0] = (1 + s) * x
+        options = {"groups": group, "model": "means", "standardise": False, "dtype": "float64", "seed": seed}
+        result = fit_transfer(cells, y, rescale=rescale, **options)
+        low, high = (result.matrix(layer=0, column=name)[0] for name in ("low", "high"))
+        data, plan = prepare(cells, y, **options, shuffles=0)
+        x = {s: data.matrix((s, 0), dtype=plan.dtype) for s in steps}
+        places, own = {s: _places(x[s], plan) for s in steps}, np.arange(plan.folds.k)
+        assert plan.score is score
+        for train in steps:
+            probes = fit_cell(x[train], plan, keep_directions=True).directions
+            assert probes is not None
+            for test in steps:
+                w, b = probes.coef[..., 0].astype(float), probes.intercept[:, 0]
+                if rescale and test != train:
+                    (there, deviation), (here, spread) = (
+                        [part[own, own] for part in places[s]] for s in (train, test)
+                    )  # fmt: skip
+                    b = b + ((there - here * deviation / spread) * w).sum(axis=1)
+                    w = w * deviation / spread
+                gap, wide = (1 + test) * strength * test / 2 * w[:, 0], (1 + test) * np.linalg.norm(w, axis=1)
+                truth = np.mean((norm.cdf((gap + b) / wide) + norm.cdf((gap - b) / wide)) / 2)
+                hits[train, test] += low[train, test] <= truth <= high[train, test]
+    return hits / repetitions
+
+
 def test_intervals_hold_the_truth():
     assert 0.85 <= covered(30).mean() <= 1.0
 
@@ -103,6 +168,33 @@ def test_95_of_100_intervals_hold_the_truth(strength):
     share = covered(500, strength)
     print(f"strength {strength}: covered {share.round(3).tolist()}, mean {share.mean():.3f}")
     assert 0.93 <= share.mean() <= 0.97
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strength", [0.0, 1.4, 1.8, 2.2, 2.6])
+def test_intervals_hold_scores_near_the_end_of_their_scale(strength):
+    share = near_the_end(500, strength)
+    print(f"strength {strength}: covered {share:.3f}")
+    assert 0.93 <= share <= 0.985
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strength", [0.0, 0.7, 1.4])
+def test_bands_hold_all_steps_at_once(strength):
+    share = covered_at_once(500, strength)
+    print(f"strength {strength}: all steps in {share:.3f} of 500")
+    assert 0.92 <= share <= 0.98
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rescale", [False, True])
+@pytest.mark.parametrize("strength", [0.0, 0.7, 1.4])
+def test_intervals_of_transfer_hold_the_truth_off_the_diagonal_too(strength, rescale):
+    share = covered_elsewhere(500, strength, rescale)
+    away = share[~np.eye(3, dtype=bool)]
+    print(f"strength {strength}, rescale={rescale}: {share.round(3).tolist()}, off the diagonal {away.mean():.3f}")
+    assert 0.93 <= away.mean() <= 0.98
+    assert share.min() >= 0.915
 
 
 @pytest.mark.slow

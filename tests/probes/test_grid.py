@@ -6,7 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from scipy.stats import norm, t
+from scipy.special import expit, logit
+from scipy.stats import t
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, r2_score
 from sklearn.pipeline import make_pipeline
@@ -86,18 +87,27 @@ def test_the_interval_is_that_of_resampled_groups_and_of_what_folds_share():
     for _ in range(4000):
         pick = rng.integers(0, 25, size=25)
         scores.append(right[pick].sum() / total[pick].sum())
-    low, high = np.quantile(scores, [0.025, 0.975])
-    reach = t.ppf(0.975, 24)
-    wider = reach / norm.ppf(0.975) * np.sqrt(25 / 24)
-    point = right.sum() / total.sum()
-    shared = common(x, y, draw_folds(group, 5, strata=y, seed=0).fold)
+    own, shared = np.var(scores) * 25 / 24, common(x, y, draw_folds(group, 5, strata=y, seed=0).fold)
     assert shared > 0
-    low, high = (
-        point + sign * np.hypot(wider * (end - point), reach * shared**0.5) for sign, end in ((-1, low), (1, high))
-    )
-    assert grid.table["low"][0] == pytest.approx(low, abs=0.01)
-    assert grid.table["high"][0] == pytest.approx(high, abs=0.01)
+    point = right.sum() / total.sum()
+    freedom = (own + shared) ** 2 / (own**2 / 24 + shared**2 / 10)  # 25 groups, 10 pairs of folds
+    away = t.ppf(0.975, freedom) * np.sqrt(own + shared) / (point * (1 - point))  # of log odds
+    low, high = expit(logit(point) - away), expit(logit(point) + away)
+    assert grid.table["low"][0] == pytest.approx(low, abs=0.004)
+    assert grid.table["high"][0] == pytest.approx(high, abs=0.004)
     np.testing.assert_allclose(between_folds(grid.effects), shared, rtol=1e-9)
+
+
+def test_a_score_without_a_fault_is_not_certain():
+    rng = np.random.default_rng(0)
+    y, group = np.arange(200) % 2, np.arange(200) // 5
+    cells = {(0, 0): rng.normal(size=(200, 2)) + 20 * y[:, None], (1, 0): rng.normal(size=(200, 2)) + 5 * y[:, None]}
+    cells[2, 0] = cells[0, 0].copy()
+    cells[2, 0][[1, 3]] *= -1  # two rows of the second class
+    table = fit_grid(cells, y, groups=group, shuffles=0, bootstrap=1000, model="means", score="accuracy").table
+    assert table["score"][0] == table["high"][0] == 1
+    assert 0.95 < table["low"][0] < 0.99  # the rule of three says 1 - 3.7 / 200
+    assert table["low"][0] > table["low"][2]
 
 
 def common(x, y, fold):

@@ -7,7 +7,8 @@ import pytest
 
 from probes import LogisticProbe, ProbeError, fit_grid, fit_transfer, transfer_between
 from probes.folds import draw_folds
-from probes.score import between_folds, class_sums, interval, metric, resample
+from probes.score import between_folds, class_sums, metric, resample
+from probes.spread import interval
 from tests.probes.data import reference
 
 
