@@ -48,10 +48,11 @@ class CodedExtent:
         stop = start + out.nbytes
         for block in self.plan.covering(start, stop):
             a, b = self.plan.bounds(block)
-            if self._last is None or self._last[0] != block:
-                self._last = block, self._unfolded(fd, block)
+            last = self._last  # looked at once, as another thread may read, too
+            if last is None or last[0] != block:
+                last = self._last = block, self._unfolded(fd, block)
             low, high = max(a, start), min(b, stop)
-            out[low - start : high - start] = self._last[1][low - a : high - a]
+            out[low - start : high - start] = last[1][low - a : high - a]
 
     def check(self, fd: int) -> None:
         """Read, check and unfold every block.

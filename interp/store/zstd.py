@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import h5py
@@ -25,6 +26,8 @@ ZSTD = 32015
 """The filter's number, as registered with The HDF Group."""
 
 FILTERS = (h5z.FILTER_SHUFFLE, ZSTD)
+
+_numbers = count()
 
 
 def set_chunks(plan: Any, chunk: tuple[int, ...]) -> None:
@@ -43,8 +46,8 @@ def set_chunks(plan: Any, chunk: tuple[int, ...]) -> None:
 
 @contextmanager
 def _one_block(block: np.ndarray) -> Iterator[h5py.Dataset]:
-    """A dataset of one chunk, in a file in memory."""
-    with h5py.File("block", "w", driver="core", backing_store=False) as file:
+    """A dataset of one chunk, in a file in memory, whose name no other thread uses meanwhile."""
+    with h5py.File(f"block {next(_numbers)}", "w", driver="core", backing_store=False) as file:
         plan = h5p.create(h5p.DATASET_CREATE)
         set_chunks(plan, block.shape)
         kind, space = h5py.h5t.py_create(block.dtype), h5s.create_simple(block.shape)
@@ -60,17 +63,17 @@ def encode(block: np.ndarray) -> bytes:
     return bytes(stored) if block.nbytes // MOST < len(stored) < block.nbytes else block.tobytes()
 
 
-def decode(stored: bytes | memoryview, count: int, bits: np.dtype) -> np.ndarray:
-    """A block [count] from its stored bytes.
+def decode(stored: bytes | memoryview, size: int, bits: np.dtype) -> np.ndarray:
+    """A block [size] from its stored bytes.
 
     Raises:
         ValueError: they are no such block.
     """
-    if len(stored) == count * bits.itemsize:
+    if len(stored) == size * bits.itemsize:
         return np.frombuffer(stored, bits)
-    if _unfolded_nbytes(bytes(stored[:18])) != count * bits.itemsize:  # the filter would take what the frame asks for
+    if _unfolded_nbytes(bytes(stored[:18])) != size * bits.itemsize:  # the filter would take what the frame asks for
         raise ValueError("it says that it unfolds to another size")
-    out = np.empty(count, bits)
+    out = np.empty(size, bits)
     try:
         with _one_block(out) as dataset:
             dataset.id.write_direct_chunk((0,), stored)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +105,17 @@ def test_reads_as_the_naive_version(store: Store, site: str) -> None:
     got = store.read(site, step=4, branch="uncond", tokens=[20, 3, 4], as_="torch")
     assert got.dtype is torch.bfloat16
     assert torch.equal(got, torch.from_numpy(expected[:, 1, 1][:, [20, 3, 4]]).to(torch.bfloat16))
+
+
+def test_threads_share_a_store(tmp_path: Path) -> None:
+    """Each cell of some blocks, by threads that want others at the same time."""
+    store = coded_store(tmp_path / "s", "zstd")
+    cells = [(site, step, branch) for site in SITES for step in (0, 4, 7) for branch in ("cond", "uncond")]
+    wanted = [store.read(*cell) for cell in cells]
+    again = Store.open(store.path)
+    with ThreadPoolExecutor(4) as threads:
+        for got, values in zip(threads.map(lambda cell: again.read(*cell), cells * 3), wanted * 3, strict=True):
+            assert np.array_equal(got, values)
 
 
 def test_batches_read_the_same(store: Store) -> None:
