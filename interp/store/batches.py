@@ -83,13 +83,19 @@ class Batches(IterableDataset[Batch]):
         if size < 1:
             raise StoreError(f"a batch of {size} rows cannot be; give size=1 or more")
         self.path, self.site, self.label, self.size = path, site, label, size
-        self.shuffle, self.seed, self.epoch = shuffle, seed, 0
+        self.shuffle, self.seed = shuffle, seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
         self._asked = (step, branch, None if runs is None else list(runs), tokens)
         self.rows  # noqa: B018 - what is asked and is not there is told now, not in a worker
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next pass; each epoch has its own."""
-        self.epoch = epoch
+        """Choose the order of the next pass; each epoch has its own. Workers that live on hear of it, too."""
+        self._epoch.fill_(epoch)
+
+    @property
+    def epoch(self) -> int:
+        """Which order the next pass has."""
+        return int(self._epoch)
 
     @property
     def rows(self) -> int:

@@ -102,12 +102,17 @@ def test_orders(tmp_path: Path) -> None:
 def test_reader_processes_share_an_epoch(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s", seeds=2)
     batches = store.batches(RESID, 16, branch="uncond", label="on_path")
-    alone = list(batches)
-    shared = list(DataLoader(batches, batch_size=None, num_workers=2, multiprocessing_context="fork"))
-    assert len(shared) == len(alone)
-    for got, wanted in zip(shared, alone, strict=True):
-        assert torch.equal(got.features, wanted.features)
-        assert torch.equal(got.token, wanted.token)
+    for stay in (False, True):  # workers that stay are told of the next epoch
+        loader = DataLoader(
+            batches, batch_size=None, num_workers=2, multiprocessing_context="fork", persistent_workers=stay
+        )
+        for epoch in range(2):
+            batches.set_epoch(epoch)
+            alone, shared = list(batches), list(loader)
+            assert len(shared) == len(alone)
+            for got, wanted in zip(shared, alone, strict=True):
+                assert torch.equal(got.features, wanted.features)
+                assert torch.equal(got.token, wanted.token)
 
 
 def test_sites_without_tokens_and_labels_of_runs(tmp_path: Path) -> None:
