@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import importlib
 import json
+import os
 import tomllib
+from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from interp.errors import StoreError
 from interp.store import Store, consolidate, export, info, merge, verify
 from tests.store.making import HEADS, NORM, PROVENANCE, RESID, labels_of, layout_of, make_store, stacked, write_run
 from tests.store.test_damage import flip
+from tests.store.test_writing import Faults, leftovers
 
 EXPORT = importlib.import_module("interp.store.export")
 
@@ -344,3 +347,48 @@ def test_the_installed_command_is_this_one() -> None:
     assert CliRunner().invoke(app, ["--version"]).output == f"wan-interp {project['version']}\n"
     helped = CliRunner().invoke(app, ["cache", "--help"]).output
     assert all(name in helped for name in ("info", "verify", "consolidate", "merge", "export"))
+
+
+def failing_at_each_call(action: Callable[[], object], after: Callable[[str], None]) -> int:
+    """Have the disk refuse each call in turn until all work; gives how many there are."""
+    at = 0
+    while True:
+        at += 1
+        faults, said = Faults(at, errno.ENOSPC, short=at % 2 == 0), ""
+        with pytest.MonkeyPatch.context() as patch:
+            faults.install(patch)
+            try:
+                action()
+            except StoreError as error:
+                said = str(error)
+        if faults.count < at:
+            return at
+        assert os.strerror(errno.ENOSPC) in said
+        after(said)
+
+
+def test_merging_onto_a_disk_that_fails_at_any_call(tmp_path: Path) -> None:
+    """What was merged is whole, and merging again goes on."""
+    sources = two_stores(tmp_path)
+
+    def after(said: str) -> None:
+        if (tmp_path / "m/store.json").exists():
+            assert verify(Store.open(tmp_path / "m")).ok
+            Store.create(tmp_path / "m", PROVENANCE)
+        assert leftovers(tmp_path) == []
+
+    assert failing_at_each_call(lambda: merge(tmp_path / "m", sources), after) > 12
+    merged = Store.open(tmp_path / "m")
+    assert merged.runs == ("run0", "run1", "run2")
+    assert verify(merged).ok
+
+
+def test_exporting_onto_a_disk_that_fails_at_any_call(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s", seeds=2)
+
+    def after(said: str) -> None:
+        assert said.startswith(("exporting to", str(tmp_path / "out")))
+        assert list((tmp_path / "out").iterdir()) == []
+
+    assert failing_at_each_call(lambda: export(store, tmp_path / "out"), after) > 12
+    assert len(list((tmp_path / "out").iterdir())) == 5
