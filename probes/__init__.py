@@ -5,6 +5,7 @@ Works on arrays and stores; knows nothing of models.
 
 from probes.between import transfer_between
 from probes.calibration import Calibration, calibration
+from probes.codes import code_grid
 from probes.compare import compare_grids, simultaneous_bands
 from probes.control_task import control_target
 from probes.errors import LeakageError, ProbeError
@@ -27,6 +28,7 @@ __all__ = [
     "RidgeProbe",
     "TransferResult",
     "calibration",
+    "code_grid",
     "compare_grids",
     "control_target",
     "fit_grid",

@@ -87,7 +87,7 @@ def known(options: Mapping[str, Any]) -> dict[str, Any]:
     names = [name for name in inspect.signature(prepare).parameters if name not in ("source", "target", "shuffles")]
     for name in options:
         if name not in names:
-            raise ProbeError(f"Transfer has no option {name!r}{suggest(name, names)}. It has {', '.join(names)}.")
+            raise ProbeError(f"There is no option {name!r}{suggest(name, names)}. There are {', '.join(names)}.")
     return dict(options)
 
 
