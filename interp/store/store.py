@@ -143,7 +143,11 @@ class Store:
             if names:
                 manifest.remove(names)
             for name in names:
-                (self.path / folder / f"{name}.h5").unlink(missing_ok=True)
+                path = self.path / folder / f"{name}.h5"
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    raise StoreError(f"{path} is off the list and cannot be removed: {error.strerror}") from error
         self.refresh()
 
     @property

@@ -201,3 +201,9 @@ def test_tokens_that_are_not_on_the_grid(tmp_path: Path) -> None:
     rewrite_index(store.path, "run0", lambda body: body["grid"].update(rows=1))
     with pytest.raises(StoreError, match=r"run run0: .* tokens that are not on its grid"):
         Store.open(store.path).read(RESID, 0, "cond", as_="polars")
+
+
+def test_what_cannot_be_removed_is_off_the_list_all_the_same(copy: Path) -> None:
+    folder(copy / "runs/run1.h5")
+    assert_refused(copy, "run1.h5 is off the list", action=lambda path: Store.open(path).drop(["run1"]))
+    assert Store.open(copy).runs == ("run0", "run2")
