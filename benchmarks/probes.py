@@ -119,8 +119,9 @@ class Data:
 
 
 def ours(case: Case, data: Data, tol: float = 1e-4) -> list[Decisions]:
-    """Every cell, in batches of what fits into the cache."""
-    size = stack_size(case.n, case.d, FOLDS * 5 * case.outputs)
+    """Every cell, in even batches of what fits into the cache."""
+    most = stack_size(case.n, case.d, FOLDS * 5 * case.outputs)
+    size = -(-len(data.cells) // -(-len(data.cells) // most))
     solve = _logistic if case.model == "logistic" else _ridge
     out: list[Decisions] = []
     for start in range(0, len(data.cells), size):

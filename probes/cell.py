@@ -157,7 +157,10 @@ def needed_bytes(plan: Plan, features: int) -> int:
     item = torch.finfo(plan.dtype).bits // 8
     unknowns = min(features, rows) + 1
     matrices = (2 + 2 * len(plan.path)) * unknowns**2
-    kernels = sets * rows**2 if features > KERNEL_FROM * rows else 0
+    kernels = 0
+    if features > KERNEL_FROM * rows:  # one a set, and for each C inverses of what sets leave out: most if two folds
+        left_out = max(len(plan.pairs) * (2 * rows / plan.folds.k) ** 2, rows**2 / plan.folds.k)
+        kernels = int(sets * rows**2 + len(plan.path) * left_out)
     fits = min(fits, max(1, BATCH_BYTES // (rows * item)))
     return item * (4 * rows * features + matrices + kernels + fits * (8 * rows + 24 * unknowns))
 

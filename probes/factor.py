@@ -7,7 +7,7 @@ On other devices by torch, all at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -23,6 +23,10 @@ BORDER_FROM = 256
 
 ENDLESS = 1e30
 """Diagonal under right-hand sides that are factored: whatever is taken from it, its square root does not fail."""
+
+
+SMALL = 1_000_000
+"""Multiplications up to which OpenBLAS takes its short way, without copies, in a product."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +61,8 @@ class Factors:
         return rows
 
     def inverse(self) -> Float[Tensor, "matrix size size"]:
-        """Inverses of the matrices; on a CPU the factors are used up."""
-        if not _on_cpu(self.matrix):
-            return torch.cholesky_inverse(self.matrix, upper=True)
-        potri = _lapack("potri", self.matrix)
-        for m in self.matrix.numpy():
-            potri(m.T, lower=1, overwrite_c=1)
-        return mirrored(self.matrix)
+        """Inverses of the matrices, by torch on a CPU too: its LAPACK takes two thirds of the time of scipy's."""
+        return torch.cholesky_inverse(self.matrix, upper=True).mT  # symmetric; so that rows lie in one piece
 
     def keep(self, some: Tensor) -> Factors:
         """Those of some matrices."""
@@ -75,13 +74,28 @@ def products(parts: Sequence[Float[Tensor, "_ size"]]) -> Float[Tensor, "part si
     if not _on_cpu(parts[0]):
         return torch.stack([x.T @ x for x in parts])
     size = parts[0].shape[1]
+    # Zeros: syrk leaves the other half alone, sums over sets read it, and what happened to lie there may be NaN.
     out = torch.from_numpy(np.zeros((len(parts), size, size), dtype=parts[0].numpy().dtype))
-    (syrk,) = get_blas_funcs(("syrk",), dtype=parts[0].numpy().dtype)
+    syrk = _blas("syrk", parts[0])
     for x, product in zip(parts, out.numpy(), strict=True):
         rows = x.numpy()
         by_rows = bool(rows.flags.c_contiguous)  # BLAS counts by columns, so these are the transpose to it
         given = rows.T if by_rows else np.asfortranarray(rows)
         syrk(1.0, given, trans=not by_rows, c=product.T, lower=1, overwrite_c=1)
+    return out
+
+
+def times(
+    rows: Float[Tensor, "matrix row size"], matrices: Float[Tensor, "matrix size width"]
+) -> Float[Tensor, "matrix row width"]:
+    """Each matrix of few rows times one of many. On a CPU scipy's BLAS takes half the time where both are small."""
+    count, size, width = matrices.shape
+    if not _on_cpu(rows) or rows.shape[1] * size * width > SMALL:
+        return torch.bmm(rows, matrices)
+    out = torch.empty(count, rows.shape[1], width, dtype=rows.dtype)
+    gemm = _blas("gemm", rows)
+    for a, b, c in zip(rows.contiguous().numpy(), matrices.contiguous().numpy(), out.numpy(), strict=True):
+        gemm(1.0, b.T, a.T, c=c.T, overwrite_c=1)
     return out
 
 
@@ -136,10 +150,14 @@ def _on_cpu(value: Tensor) -> bool:
 
 
 def _lapack(name: str, like: Tensor) -> Any:
-    return _routine(name, like.numpy().dtype)
+    return _routine(get_lapack_funcs, name, like.numpy().dtype)
+
+
+def _blas(name: str, like: Tensor) -> Any:
+    return _routine(get_blas_funcs, name, like.numpy().dtype)
 
 
 @cache
-def _routine(name: str, dtype: np.dtype[Any]) -> Any:
-    (found,) = get_lapack_funcs((name,), dtype=dtype)
+def _routine(of: Callable[..., Any], name: str, dtype: np.dtype[Any]) -> Any:
+    (found,) = of((name,), dtype=dtype)
     return found

@@ -10,13 +10,15 @@ Shapes: B cells, n rows, D unknowns with the intercept last, P fits with K outpu
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from probes.by_set import BySet
 from probes.factor import Factors
 
 INVERT_UP_TO = 257
@@ -30,7 +32,7 @@ STALE = 1.4
 class Solver(Protocol):
     """Takes gradients [B, Q, D] of fits that share it to steps; ``keep``: that of the cells numbered."""
 
-    def __call__(self, rows: Tensor, /) -> Tensor: ...
+    def __call__(self, rows: Tensor, columns: BySet, /) -> Tensor: ...
 
     def keep(self, b: Tensor) -> Solver: ...
 
@@ -40,7 +42,12 @@ class Form(ABC):
     [B, Q, D]. Where the product is the plain one, that is v itself, the same tensor.
 
     ``which`` [P] is the training set of each fit; ``by_set``: preconditioners are not shared by training sets.
+    ``renew_at``: iterations after which preconditioners are held against the curvature met. ``far_first``: the first
+    step goes to the minimum along it.
     """
+
+    renew_at: tuple[int, ...] = (3, 9, 27, 81)
+    far_first = False
 
     def __init__(self, c: Float[Tensor, "B P"], outputs: int, which: Int[Tensor, " P"], *, by_set: bool) -> None:
         self.c, self.outputs, self.which, self.by_set = c, outputs, which, by_set
@@ -78,39 +85,49 @@ class Form(ABC):
 
     def prepare(self, bend: Float[Tensor, "B P n"]) -> None:
         """Renew the preconditioners that assume another curvature of the loss, at each row, than ``bend``."""
-        old, self.shared = self.shared, []
+        old, found = self.shared, list[_Shared]()
         for at, mask in self._kinds():
-            share = mask.to(bend.dtype) / mask.sum(dim=1, keepdim=True).clamp_min(1)
-            curve = torch.bmm(share[:, None], bend.expand(len(mask), -1, -1))[:, 0]
-            for one in old:
-                if torch.equal(one.mask, mask) and not self.stale(one.curve, curve):
-                    self.shared.append(one)
+            curve, some = self.curve(mask, bend), mask.any(dim=1)
+            for one in [*found, *old]:
+                if one.at == at and not self.stale(one.curve[some], curve[some]):
                     break
             else:
-                self.shared.append(_Shared(mask, curve, self.factor(at, mask, curve)))
+                one = _Shared(at, self.factor(at, mask, curve), curve, mask, self.columns_of(self.which))
+            same = [i for i, other in enumerate(found) if other.solver is one.solver]
+            if same:
+                found[same[0]] = replace(one, mask=found[same[0]].mask | mask)
+            else:
+                found.append(replace(one, mask=mask))
+        self.shared = [replace(one, columns=self.columns_of(self.which[one.fits])) for one in found]
+
+    def columns_of(self, which: Int[Tensor, " P"]) -> BySet:
+        """Columns of fits of some training sets."""
+        return BySet.of(which.repeat_interleave(self.outputs), 1 + int(which.max()))
+
+    def curve(self, mask: Bool[Tensor, "B P"], bend: Float[Tensor, "B P n"]) -> Float[Tensor, "B n"]:
+        """Mean over the fits in the mask."""
+        share = mask.to(bend.dtype) / mask.sum(dim=1, keepdim=True).clamp_min(1)
+        return torch.bmm(share[:, None], bend.expand(len(mask), -1, -1))[:, 0]
 
     def _kinds(self) -> list[tuple[int, Bool[Tensor, "B P"]]]:
-        """Fits that share a preconditioner, by C and perhaps by training set."""
+        """Fits that share a preconditioner, by C (large ones first) and perhaps by training set."""
         if not self.by_set:
-            return [(0, self.c == value) for value in torch.unique(self.c)]
+            return [(0, self.c == value) for value in torch.unique(self.c).flip(0)]
         pairs = torch.stack([self.which.expand_as(self.c).to(self.c.dtype), self.c]).flatten(1)
-        return [(int(at), (self.c == value) & (self.which == at)) for at, value in torch.unique(pairs.T, dim=0)]
+        return [(int(at), (self.c == value) & (self.which == at)) for at, value in torch.unique(pairs.T, dim=0).flip(0)]
 
     def precondition(self, g: Tensor) -> Tensor:
         """About the inverse Hessian times a gradient. Kinds differ between fits and, seldom, between cells."""
         if len(self.shared) == 1:
-            return self.shared[0].solver(g)
+            return self.shared[0].solver(g, self.shared[0].columns)
         out = torch.zeros_like(g)
         for one in self.shared:
-            some = one.mask.any(dim=0)
-            at = wide(some.nonzero().flatten(), self.outputs)
-            solved = one.solver(g[:, at])
-            own = one.mask[:, some]
-            if bool(own.all()):
-                out[:, at] = solved
-            else:
-                own = own if self.outputs == 1 else own.repeat_interleave(self.outputs, dim=1)
-                out[:, at] += solved * own[..., None].to(g.dtype)
+            at = wide(one.fits, self.outputs)
+            solved = one.solver(g.index_select(1, at), one.columns)
+            own = one.mask[:, one.fits]
+            if not bool(own.all()):
+                solved *= own.repeat_interleave(self.outputs, dim=1)[..., None]
+            out.index_add_(1, at, solved)
         return out
 
     def keep(self, b: Tensor | None, p: Tensor | None) -> None:
@@ -118,22 +135,29 @@ class Form(ABC):
         self.c = take(self.c, b, p)
         self.which = self.which if p is None else self.which[p]
         kept = (one.keep(b, p) for one in self.shared)
-        self.shared = [one for one in kept if bool(one.mask.any())]
+        self.shared = [replace(one, columns=self.columns_of(self.which[one.fits])) for one in kept if len(one.fits)]
 
 
 @dataclass(frozen=True)
 class _Shared:
-    """A preconditioner, the fits it is for and the curvature of the loss at each row that it assumes."""
+    """A preconditioner, the curvature of the loss at each row that it assumes, and the fits it is for."""
 
-    mask: Bool[Tensor, "B P"]
-    curve: Float[Tensor, "B n"]
+    at: int
     solver: Solver
+    curve: Float[Tensor, "B n"]
+    mask: Bool[Tensor, "B P"]
+    columns: BySet
+
+    @cached_property
+    def fits(self) -> Int[Tensor, " some"]:
+        """Numbers of the fits that are of this kind in some cell."""
+        return self.mask.any(dim=0).nonzero().flatten()
 
     def keep(self, b: Tensor | None, p: Tensor | None) -> _Shared:
         mask = take(self.mask, b, p)
         if b is None:
-            return _Shared(mask, self.curve, self.solver)
-        return _Shared(mask, self.curve[b], self.solver.keep(b))
+            return replace(self, mask=mask)
+        return replace(self, mask=mask, curve=self.curve[b], solver=self.solver.keep(b))
 
 
 @dataclass(frozen=True)
@@ -148,7 +172,7 @@ class Definite:
         factors = Factors.of(matrix)
         return Definite(factors.inverse() if matrix.shape[1] <= INVERT_UP_TO else factors)
 
-    def __call__(self, rows: Float[Tensor, "B Q D"]) -> Float[Tensor, "B Q D"]:
+    def __call__(self, rows: Float[Tensor, "B Q D"], columns: BySet | None = None) -> Float[Tensor, "B Q D"]:
         return self.held.solve(rows.clone()) if isinstance(self.held, Factors) else rows @ self.held
 
     def keep(self, b: Tensor) -> Definite:

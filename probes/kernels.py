@@ -12,7 +12,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probes.forms import STALE, Definite, Form, Solver
+from probes.by_set import BySet
+from probes.factor import Factors, times
+from probes.forms import STALE, Form, Solver
+
+LOOSE = 3.0
+"""How many times the curvature that there is a preconditioner may assume: steps are short then, not long."""
+
+AT_FIRST = 12.0
+"""Curvature of the loss, times the mean of the kernel's diagonal, that preconditioners assume at most before the first
+step. Fits of weak regularisation end near it, whatever their C: they tell the rows apart, and curvature falls. So they
+share a preconditioner that is not far off."""
 
 
 class Kernels(Form):
@@ -21,9 +31,12 @@ class Kernels(Form):
 
     The unknowns are (a, b) with inner product ``a kernel a' + b b'``, in which nothing is worse conditioned than the
     problem itself, however alike rows are. ``kernels`` [B, S, n, n], one for each training set, since each scales
-    features its own way; fit p takes number ``which[p]``, ascending. With ``uneven`` each has a preconditioner of its
-    own; otherwise their mean serves all.
+    features its own way; fit p takes number ``which[p]``, ascending, and has coefficients of its rows ``train`` [S, n].
+    With ``uneven`` each set has a preconditioner of its own; otherwise their mean serves all.
     """
+
+    renew_at = (1, 5, 15, 45)
+    far_first = True
 
     def __init__(
         self,
@@ -31,40 +44,32 @@ class Kernels(Form):
         c: Float[Tensor, "B P"],
         outputs: int,
         which: Int[Tensor, " P"],
+        train: Bool[Tensor, "S n"],
         *,
         uneven: bool,
     ) -> None:
         super().__init__(c, outputs, which, by_set=uneven)
-        self.kernels = kernels
+        self.kernels, self.train = kernels, train
+        # Worth it for one output: of several, iterations cost more, and few are saved.
+        self.left_out = LeftOut.of(train) if outputs == 1 else None
+        self.loose = LOOSE if outputs == 1 else STALE
         self.mean = kernels if uneven else kernels.mean(dim=1, keepdim=True)
-        self._slices()
+        self.columns = self.columns_of(which)
 
-    def _slices(self) -> None:
-        counts = torch.bincount(self.which, minlength=self.kernels.shape[1])
-        self.even = bool((counts == counts[0]).all()) and self.kernels.is_contiguous()
-        ends = counts.mul(self.outputs).cumsum(0).tolist()
-        self.places = [(s, slice(a, e)) for s, (a, e) in enumerate(zip([0, *ends], ends, strict=False)) if a < e]
+    def columns_of(self, which: Int[Tensor, " P"]) -> BySet:
+        """Columns of some fits."""
+        return BySet.of(which.repeat_interleave(self.outputs), self.kernels.shape[1])
 
     @property
     def size(self) -> tuple[int, int, int]:
         b, _, n, _ = self.kernels.shape
         return b, n, n + 1
 
-    def times(self, a: Float[Tensor, "B Q n"]) -> Float[Tensor, "B Q n"]:
-        """Each fit's kernel times its coefficients."""
-        b, sets, n, _ = self.kernels.shape
-        if self.even:
-            return torch.bmm(a.reshape(b * sets, -1, n), self.kernels.reshape(b * sets, n, n)).view(a.shape)
-        out = torch.empty_like(a)
-        for s, at in self.places:
-            out[:, at] = torch.bmm(a[:, at], self.kernels[:, s])
-        return out
-
     def gradient(self, v: Tensor, residual: Tensor) -> Tensor:
         return torch.cat([v[..., :-1] + residual, residual.sum(dim=2, keepdim=True)], dim=2)
 
     def lower(self, v: Tensor) -> Tensor:
-        return torch.cat([self.times(v[..., :-1]), v[..., -1:]], dim=2)
+        return torch.cat([self.columns.times(v[..., :-1], self.kernels), v[..., -1:]], dim=2)
 
     def decide(self, v: Tensor, acts: Tensor) -> Float[Tensor, "B Q n"]:
         return acts[..., :-1] + acts[..., -1:]
@@ -74,52 +79,115 @@ class Kernels(Form):
         out[..., -1] = 0
         return out
 
+    def prepare(self, bend: Float[Tensor, "B P n"]) -> None:
+        if not self.shared:
+            size = self.mean.diagonal(dim1=2, dim2=3).mean(dim=(1, 2))
+            bend = torch.minimum(bend, (AT_FIRST / size)[:, None, None])
+        super().prepare(bend)
+
+    def curve(self, mask: Bool[Tensor, "B P"], bend: Float[Tensor, "B P n"]) -> Float[Tensor, "B n"]:
+        """Of each row, over the fits that train on it, where preconditioners leave out rows."""
+        if self.left_out is None:
+            return super().curve(mask, bend)
+        own = mask.to(bend.dtype)[:, None]
+        count = own @ self.train[self.which].to(bend.dtype)
+        return ((own @ bend) / count.clamp_min(1))[:, 0]
+
     def factor(self, at: int, mask: Bool[Tensor, "B P"], curve: Float[Tensor, "B n"]) -> Solver:
-        return Newton.of(self.mean[:, at], curve)
+        return Newton.of(self.mean[:, at], curve, self.left_out)
 
     def stale(self, old: Float[Tensor, "B n"], new: Float[Tensor, "B n"]) -> bool:
-        return bool(((new - old).abs().sum(dim=1) > (STALE - 1) * old.sum(dim=1)).any())
+        before, now = old.sum(dim=1, keepdim=True).clamp_min(1e-30), new.sum(dim=1, keepdim=True).clamp_min(1e-30)
+        ratio = now / before
+        moved = (new / now - old / before).abs().sum(dim=1)
+        return bool(((ratio > STALE) | (ratio < 1 / self.loose)).any() | (moved > STALE - 1).any())
 
     def keep(self, b: Tensor | None, p: Tensor | None) -> None:
         super().keep(b, p)
         if b is not None:
             self.kernels, self.mean = self.kernels[b], self.mean[b]
         if p is not None:
-            self._slices()
+            self.columns = self.columns_of(self.which)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Rows that training sets leave out.
+
+    ``rows`` [S, m]: their numbers (any, where a set leaves out fewer: ``real`` says which are meant); ``corner``: where
+    their products lie in a matrix [n, n]; ``all`` [S, m + 1]: the numbers, then n, which is that of the intercept.
+    """
+
+    rows: Int[Tensor, "S m"]
+    real: Bool[Tensor, "S m"]
+    corner: Int[Tensor, " S*m*m"]
+    all: Int[Tensor, "S m+1"]
+
+    @staticmethod
+    def of(train: Bool[Tensor, "S n"]) -> LeftOut:
+        sets, n = train.shape
+        count = (~train).sum(dim=1)
+        rows = (~train).to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : max(1, int(count.max()))]
+        real = torch.arange(rows.shape[1], device=rows.device) < count[:, None]
+        corner = (n * rows[:, :, None] + rows[:, None]).flatten()
+        return LeftOut(rows, real, corner, torch.cat([rows, rows.new_full((sets, 1), n)], dim=1))
+
+    def inverse(self, matrix: Float[Tensor, "B n n"]) -> Float[Tensor, "B S m m"]:
+        """Inverses of what definite matrices hold for the rows; 0 for others."""
+        sets, m = self.rows.shape
+        both = self.real[:, :, None] & self.real[:, None]
+        found = matrix.flatten(1).index_select(1, self.corner).view(-1, sets, m, m)
+        found = found * both + torch.diag_embed((~self.real).to(matrix.dtype))
+        return torch.cholesky_inverse(torch.linalg.cholesky_ex(found)[0]) * both
 
 
 @dataclass(frozen=True)
 class Newton:
-    """Solver of ``H (a, b) = g`` with H = [[1 + W K, w], [w' K, sum w]], where W has the diagonal w [B, n].
+    """Solver of ``H (a, b) = g`` with H = [[1 + W K, w], [w' K, sum w]], where W has the diagonal w [n], which is 0 off
+    a training set; so are a and g.
 
-    ``inner`` solves with ``1 + root K root``, where ``root`` squared is w; ``reach`` [B, 1, n]: (1 + W K)^-1 w.
+    The first rows less the last say ``-1' a = g_b - 1' g_a``, in which no w appears. So one ``inverse`` [B, D, D], of H
+    for all rows, serves all sets: rows are left out by taking from g what makes a 0 there. Times ``correct`` [B, S, m,
+    m + 1], what a would be gives that, and what goes with it for the intercept. Without these, w is that of all rows.
     """
 
-    inner: Definite
-    root: Float[Tensor, "B 1 n"]
-    reach: Float[Tensor, "B 1 n"]
+    inverse: Float[Tensor, "B D D"]
+    left_out: LeftOut | None = None
+    correct: Float[Tensor, "B S m m+1"] | None = None
 
     @staticmethod
-    def of(kernel: Float[Tensor, "B n n"], w: Float[Tensor, "B n"]) -> Newton:
-        root = torch.maximum(w, 1e-6 * w.amax(dim=1, keepdim=True)).clamp_min(1e-30).sqrt()
-        matrix = root[:, :, None] * kernel * root[:, None]
+    def of(kernel: Float[Tensor, "B n n"], w: Float[Tensor, "B n"], left_out: LeftOut | None) -> Newton:
+        b, n = w.shape
+        root = torch.maximum(w, 1e-6 * w.amax(dim=1, keepdim=True)).clamp_min(1e-30).sqrt()[:, None]
+        matrix = (kernel * root).mul_(root.mT)
         matrix.diagonal(dim1=1, dim2=2).add_(1)
-        made = Newton(Definite.of(matrix), root[:, None], w[:, None])
-        return replace(made, reach=made.rows(made.reach))
+        inner = Factors.of(matrix).inverse()
+        e = torch.bmm(root, inner)  # root e: (1 + W K)^-1 w, whose sum is the Schur complement of the intercept
+        mass = (root * e).sum(dim=2, keepdim=True).clamp_min(1e-30)
+        inner.baddbmm_(e.mT, e / mass, alpha=-1)
+        ratio = root / root.mT
+        inverse = w.new_empty(b, n + 1, n + 1)
+        reach = torch.div(root * e, mass, out=inverse[:, n:, :n]).clone()
+        inverse[:, n:, :n] *= -1
+        torch.mul(inner, ratio, out=inverse[:, :n, :n])
+        inverse[:, :n, :n] += reach
+        inverse[:, :n, n:] = ((e / root - 1) / mass).mT
+        inverse[:, n, n] = 1 / mass[:, 0, 0]
+        if left_out is None:
+            return Newton(inverse)
+        correct = left_out.inverse(inner)
+        correct *= ratio.flatten(1).index_select(1, left_out.corner).view_as(correct)
+        return Newton(inverse, left_out, torch.cat([correct, correct.sum(dim=3, keepdim=True)], dim=3))
 
-    def rows(self, part: Float[Tensor, "B Q n"]) -> Float[Tensor, "B Q n"]:
-        """(1 + W K)^-1 of every row."""
-        return self.inner(part / self.root).mul_(self.root)
-
-    def __call__(self, g: Float[Tensor, "B Q D"]) -> Tensor:
-        """The first row of H gives a = (1 + W K)^-1 (g_a - w b); the sum of the first less the second says 1'a =
-        1'g_a - g_b, which gives b."""
-        part = g[..., :-1]
-        solved = self.rows(part)
-        off = g[..., -1:] - (part - solved).sum(dim=2, keepdim=True)
-        b = off / self.reach.sum(dim=2, keepdim=True).clamp_min(1e-30)
-        return torch.cat([solved.addcmul_(b, self.reach, value=-1), b], dim=2)
+    def __call__(self, g: Float[Tensor, "B Q D"], columns: BySet) -> Tensor:
+        out = times(g, self.inverse)
+        if self.left_out is None or self.correct is None:
+            return out
+        which = torch.cat([self.left_out.all[s].expand(at.stop - at.start, -1) for s, at in columns.places])
+        which = which.expand(len(g), -1, -1)
+        off = columns.times(out.gather(2, which[..., :-1]), self.correct)
+        return out.sub_(times(torch.zeros_like(g).scatter_add_(2, which, off), self.inverse))
 
     def keep(self, b: Tensor) -> Newton:
         """The solvers of some cells."""
-        return Newton(self.inner.keep(b), self.root[b], self.reach[b])
+        return replace(self, inverse=self.inverse[b], correct=None if self.correct is None else self.correct[b])

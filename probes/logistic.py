@@ -167,7 +167,8 @@ def _kernels(parts: Sequence[Block], columns: Sequence[Columns], c: Tensor, outp
     kernels = torch.stack([part.kernels for part in parts if part.kernels is not None])
     penalty = torch.stack([part.penalty for part in parts])
     ratio = penalty / penalty.mean(dim=2, keepdim=True)
-    return Kernels(kernels, c, outputs, which, uneven=bool((ratio > UNEVEN).any() | (ratio < 1 / UNEVEN).any()))
+    own = train[:, list(parts[0].sets)].T
+    return Kernels(kernels, c, outputs, which, own, uneven=bool((ratio > UNEVEN).any() | (ratio < 1 / UNEVEN).any()))
 
 
 def _grams(x: Tensor, train: Tensor, parts: Sequence[Block], columns: Sequence[Columns]) -> tuple[Tensor, Tensor]:

@@ -21,13 +21,13 @@ from probes.forms import Form, take, wide
 
 MEMORY = 4
 """Steps remembered. More cost more and hardly save an iteration: what is left is the change of curvature on the way."""
-REFRESH_AT = (3, 9, 27, 81)
-"""Iterations after which the preconditioner is held against the curvature met."""
 
 LEAST_STEPS = 2
 ALL = slice(None)
 CURVATURE = 0.5
 """Accept a step once the slope along it has fallen to this share."""
+NEAR = 0.01
+"""The same of the first step, which is also not to end short of it: it goes far where fits are hardly regularised."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def minimise(form: Form, loss: Loss, *, tol: float = 1e-4, max_iter: int = 300) 
             if last:
                 return Minimum(v, z, converged, step)
             state.keep(~batch, ~finished)
-        state.advance()
+        state.advance(first=step == 0)
         step += 1
 
 
@@ -116,6 +116,7 @@ class _State:
         self.step = self.step_acts = self.direction = self.acts = self.v
         self.slope = self.size = torch.zeros_like(form.c)
         self.done = torch.zeros_like(form.c, dtype=torch.bool)
+        self.bend = self.rows
 
     def spread(self, value: Tensor) -> Tensor:
         """[cell, P, ...] as [cell, Q, ...]."""
@@ -154,12 +155,13 @@ class _State:
     def look(self, step: int, tol: float) -> Tensor:
         """Gradient and direction at the present point; mask [cell, fit] of what has converged."""
         g = self.form.gradient(self.v, self.residual)
-        if step == 0 or step in REFRESH_AT:
+        if step == 0 or step in self.form.renew_at:
             p = self.probabilities(self.z, self.absent)
             bend = p.sub_(p * p).mul_(self.rows)
             if self.k > 1:
                 # Slopes of outputs sum to 0, so the curvature met is that of the other k - 1 directions.
                 bend = bend.unflatten(1, (-1, self.k)).sum(dim=2).div_(self.k - 1)
+            self.bend = bend
             self.form.prepare(bend)
         if self.g is not None:
             y = g - self.g
@@ -205,24 +207,32 @@ class _State:
             self.history = [replace(pair, weight=pair.weight.masked_fill(up, 0.0)) for pair in self.history]
             self.slope = self.dot(self.g, self.acts)
 
-    def advance(self) -> None:
+    def advance(self, *, first: bool) -> None:
         """Step along the direction to where the slope there has mostly gone."""
         d, dz = self.direction, self.form.decide(self.direction, self.acts)
         pull = self.form.pull(d, self.acts)
         bent, base = self.dot(pull, d), self.dot(pull, self.v)
         down = -self.slope
         t = (~self.done).to(d.dtype)
+        first = first and self.form.far_first
+        most, least = (NEAR, -NEAR) if first else (CURVATURE, -torch.inf)
+        if first:
+            t *= down / (bent + self.dot(self.spread(self.bend) * dz, dz)).clamp_min(1e-30)
+        short, short_slope = torch.zeros_like(t), self.slope
         z = torch.addcmul(self.z, self.spread(t)[..., None], dz)
         residual = self.residuals(z)
         for _ in range(20):
             # Monotone in t, as the objective is convex.
             slope = self.dot(residual, dz) + base + t * bent
-            over = (slope > CURVATURE * down) & ~self.done
-            if not bool(over.any()):
+            off = ((slope > most * down) | (slope < least * down)) & ~self.done
+            if not bool(off.any()):
                 break
-            # Overshot: the secant between where the step began and this point.
-            t = torch.where(over, torch.maximum(t * down / (down + slope), 0.1 * t), t)
-            some = wide(over.any(dim=0).nonzero().flatten(), self.k)
+            # The secant between this point and the last found to be short of the minimum.
+            more = torch.nan_to_num((t - short) * slope / (short_slope - slope))
+            beyond = slope > 0
+            short, short_slope = torch.where(beyond, short, t), torch.where(beyond, short_slope, slope)
+            t = torch.where(off, (t + more).clamp(min=0.1 * t, max=4 * t), t)
+            some = wide(off.any(dim=0).nonzero().flatten(), self.k)
             part = torch.addcmul(self.z[:, some], self.spread(t)[:, some, None], dz[:, some])
             z[:, some] = part
             residual[:, some] = self.residuals(part, some)

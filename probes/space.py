@@ -255,9 +255,10 @@ def _kernels(block: Block, *, shared: bool) -> Float[Tensor, "set row row"]:
     """Products of all rows, scaled as each training set scales them."""
     n = len(block.x)
     out = torch.empty(1 if shared else len(block.sets), n, n, dtype=block.x.dtype, device=block.x.device)
+    scaled = torch.empty_like(block.x)
     for s, kernel in enumerate(out):
         scale = 1 / block.penalty[:, s].sqrt()
-        scaled = block.x * (scale if block.alive is None else scale * block.alive[:, s])
+        torch.mul(block.x, scale if block.alive is None else scale * block.alive[:, s], out=scaled)
         kernel[:] = mirrored(products([scaled.T])[0])
     return out.expand(len(block.sets), n, n)
 

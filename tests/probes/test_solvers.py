@@ -11,8 +11,9 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from probes import fit_grid
+from probes.by_set import BySet
 from probes.features import Features
-from probes.kernels import Kernels
+from probes.kernels import Kernels, LeftOut, Newton
 from probes.logistic import Columns, balance, solve_logistic
 from probes.ridge import solve_ridge
 from probes.space import blocks
@@ -256,6 +257,25 @@ def test_separable_cells_converge_without_a_word(classes, n, d):
     grid = fit_grid({(0, 0): x}, y, groups=np.arange(n), path=(0.001, 1.0, 100.0), shuffles=3, bootstrap=10)
     assert grid.table["score"][0] == 1
     assert fit_grid({(0, 0): x}, y, groups=np.arange(n), shuffles=3, bootstrap=10).table["score"][0] == 1
+
+
+def test_newton_steps_in_the_kernel_form_are_those_of_each_training_set():
+    rng = torch.Generator().manual_seed(0)
+    n, double = 12, torch.float64
+    x = torch.randn(2, n, 30, generator=rng, dtype=double)
+    kernel, w = x @ x.mT, torch.rand(2, n, generator=rng, dtype=double) + 0.1
+    train = torch.ones(3, n, dtype=torch.bool)
+    train[0, :3], train[1, 5] = False, False  # three rows left out, one, none
+    which = torch.tensor([0, 0, 1, 2])
+    g = torch.randn(2, 4, n + 1, generator=rng, dtype=double)
+    g[..., :-1] *= train[which]
+    found = Newton.of(kernel.clone(), w, LeftOut.of(train))(g, BySet.of(which, 3))
+    for b in range(2):
+        for q, s in enumerate(which.tolist()):
+            own = w[b] * train[s]
+            top = torch.cat([torch.eye(n, dtype=double) + own[:, None] * kernel[b], own[:, None]], dim=1)
+            h = torch.cat([top, torch.cat([own @ kernel[b], own.sum()[None]])[None]])
+            torch.testing.assert_close(found[b, q], torch.linalg.solve(h, g[b, q]))
 
 
 def test_rows_that_are_nearly_the_same_in_the_kernel_form():
