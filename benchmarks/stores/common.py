@@ -39,7 +39,7 @@ class Scale:
     small: int = 65_536
     large_tokens: int = 8_192
     peers: int = 1_024
-    background_runs: int = 90
+    background_runs: int = 150
     runs: int = 300
     steps: int = 20
     sites: int = 12
