@@ -118,7 +118,7 @@ class Background:
     def __init__(self, folder: Path, producer: Producer) -> None:
         self.folder, self.producer = folder, producer
         self.spent: dict[str, list[float]] = {}
-        self.seconds = 0.0
+        self._writing: dict[str, float] = {}
         self._store: Store | None = None
 
     def before(self) -> None:
@@ -127,17 +127,24 @@ class Background:
         os.sync()  # what was removed may keep the disk busy
         self._store = Store.create(self.folder / "store")
 
+    @property
+    def seconds(self) -> float:
+        """What writing took the last time, in one process or in two, whichever was faster."""
+        return min(self._writing.values())
+
     def alone(self) -> None:
         """One process, nothing computed; the next cases compute for as long as this took."""
-        start = time.perf_counter()
-        self.producer.run(self._store, 0)
-        self.seconds = time.perf_counter() - start
+        self._timed("one", lambda: self.producer.run(self._store, 0))
 
-    def background(self, times: float, idle: str = "device", borrow: bool = False) -> None:
+    def nothing_computed(self) -> None:
+        """Two processes, nothing computed; the next cases compute for as long as this took, where it was faster."""
+        self._timed("two", lambda: self.background(0))
+
+    def background(self, seconds: float, idle: str = "device", borrow: bool = False) -> None:
         """Two processes."""
         assert self._store is not None
         with self._store.background(borrow=borrow) as writers:
-            self.producer.run(writers, times * self.seconds, idle)
+            self.producer.run(writers, seconds, idle)
 
     def start(self) -> None:
         """Two processes, and nothing to write."""
@@ -149,15 +156,23 @@ class Background:
         """By name; each notes its processor time."""
         cases: dict[str, Callable[[], None]] = {
             "write": self.alone,
-            "idle": partial(self.background, 0),
+            "idle": self.nothing_computed,
             "start": self.start,
             "one process": lambda: self.producer.run(self._store, self.seconds),
         }
         for idle, times in ASKED:
             cases[f"compute {idle} {times}"] = partial(self._compute, times, idle)
-            cases[f"background {idle} {times}"] = partial(self.background, times, idle)
-            cases[f"borrowed {idle} {times}"] = partial(self.background, times, idle, True)
+            cases[f"background {idle} {times}"] = partial(self._beside, times, idle)
+            cases[f"borrowed {idle} {times}"] = partial(self._beside, times, idle, True)
         return {name: partial(self._noted, name, case) for name, case in cases.items()}
+
+    def _timed(self, name: str, case: Callable[[], None]) -> None:
+        start = time.perf_counter()
+        case()
+        self._writing[name] = time.perf_counter() - start
+
+    def _beside(self, times: float, idle: str, borrow: bool = False) -> None:
+        self.background(times * self.seconds, idle, borrow)
 
     def _compute(self, times: float, idle: str) -> None:
         self.producer.run(None, times * self.seconds, idle)
@@ -171,9 +186,9 @@ class Background:
 def background_rows(folder: Path, scale: Scale, rounds: int, only: str = "") -> list[dict[str, Any]]:
     """Writing beside a producer that is idle half of the time, which is to cost little of max(compute, write).
 
-    The producer takes as long as writing in one process took the last time, where overlap has most to gain and is
-    hardest, or twice as long; the speed of a disk drifts. The limit is the longer of the two in the same round, "write"
-    being whichever is faster, one process or two.
+    The producer takes as long as writing took the last time, where overlap has most to gain and is hardest, or twice as
+    long; the speed of a disk drifts. The limit is the longer of the two in the same round. "Write" is whichever is
+    faster, one process or two.
     """
     if not any(name.startswith(only) for name in ("compute and write", "write in the background")):
         return []
@@ -182,6 +197,8 @@ def background_rows(folder: Path, scale: Scale, rounds: int, only: str = "") -> 
     ways = Background(folder, Producer(layouts, tensors))
     ways.before()
     ways.alone()  # says how long to compute, before the first round
+    ways.before()
+    ways.nothing_computed()
     times = rounds_of(ways.cases(), max(2, rounds - 2), before=ways.before, warmup=0)
     empty(folder)
     write = Times(tuple(map(min, times["write"].seconds, times["idle"].seconds)))
