@@ -18,17 +18,7 @@ import torch
 from interp.errors import StoreError
 from interp.store import SiteLayout, Store
 from interp.store.manifest import Line
-from tests.store.making import HEADS, NORM, PROVENANCE, RESID, layout_of, make_store, stacked, write_run
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_store(tmp_path_factory.mktemp("damage") / "s", seeds=3).path
-
-
-@pytest.fixture
-def copy(original: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "s"))
+from tests.store.making import HEADS, NORM, PROVENANCE, RESID, layout_of, stacked, write_run
 
 
 def read_all(path: Path) -> None:

@@ -31,16 +31,6 @@ from tests.store.test_damage import assert_refused, rewrite_index, site
 TERABYTE = 1 << 40
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_store(tmp_path_factory.mktemp("hostile") / "s", seeds=3).path
-
-
-@pytest.fixture
-def copy(original: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "s"))
-
-
 @pytest.fixture(autouse=True)
 def nobody_waits_for_ever() -> Iterator[None]:
     """Opening a pipe that nobody writes to would hang."""
