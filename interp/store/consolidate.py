@@ -23,7 +23,7 @@ from interp.store.datafile import DataFile, Members
 from interp.store.disk import bytes_of, pread_into, sync_folder
 from interp.store.h5 import texts
 from interp.store.layout import RunLayout, SiteLayout
-from interp.store.manifest import Line, Manifest
+from interp.store.manifest import LIST, Line, Manifest
 from interp.store.pending import PendingFile
 from interp.store.sitestream import SiteStream
 from interp.store.storefile import Shard
@@ -69,7 +69,7 @@ def consolidate(
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise StoreError(f"{folder} cannot be made: {error.strerror}") from error
-    manifest = Manifest(folder / "manifest.jsonl")
+    manifest = Manifest(folder / LIST)
     manifest.load()
     if any(folder.glob("*.tmp.*")):  # what was killed has left its space taken
         manifest.clean(folder)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from interp.store.manifest import Line, Manifest
+from interp.errors import StoreError
+from interp.store.manifest import LIST, Line, Manifest
 from interp.store.part import Chosen, Part
 from interp.store.storefile import Bundle, Shard
 
@@ -35,7 +36,7 @@ class Files:
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path, self.manifest = path, manifest
-        self.bundle_manifest = Manifest(path / "consolidated" / "manifest.jsonl")
+        self.bundle_manifest = Manifest(path / "consolidated" / LIST)
         self.bundle_manifest.load()
         self._shards: dict[str, Shard] = {}
         self._found: tuple[int, Found] | None = None
@@ -45,6 +46,32 @@ class Files:
         if run not in self._shards:
             self._shards[run] = Shard(self.path, self.manifest.lines[run])
         return self._shards[run]
+
+    def drop(self, names: set[str]) -> None:
+        """Take runs and site-major files off their lists, then remove what they name.
+
+        Raises:
+            StoreError: the disk failed.
+        """
+        for manifest, folder in self._lists:
+            if chosen := names & manifest.lines.keys():
+                manifest.remove(chosen)
+            for name in chosen:
+                path = folder / f"{name}.h5"
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    raise StoreError(f"{path} is off the list and cannot be removed: {error.strerror}") from error
+
+    def clean(self) -> None:
+        """Remove what writers that are gone have left.
+
+        Raises:
+            StoreError: something cannot be removed.
+        """
+        for manifest, folder in self._lists:
+            if folder.is_dir():
+                manifest.clean(*{manifest.path.parent, folder})
 
     def bundle_lines(self) -> tuple[Line, ...]:
         """What the manifest of site-major files says."""
@@ -80,6 +107,11 @@ class Files:
             else:
                 alone.append((run, Chosen.of([(0, place)])))
         return Found(tuple(alone), {name: Chosen.of(found) for name, found in pairs.items()})
+
+    @property
+    def _lists(self) -> tuple[tuple[Manifest, Path], ...]:
+        """Each manifest, and the folder of the files that it lists."""
+        return (self.manifest, self.path / "runs"), (self.bundle_manifest, self.path / "consolidated")
 
     @cached_property
     def _bundles(self) -> dict[str, Bundle]:

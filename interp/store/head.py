@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,49 @@ from typing import Any
 from xxhash import xxh3_64_hexdigest
 
 from interp.errors import StoreError
-from interp.store.disk import read_small, write_whole
+from interp.store.disk import locked, read_small, write_whole
 from interp.store.layout import from_json, to_json
+from interp.store.manifest import LIST
 
 FORMAT = "wan-interp-store"
 VERSION = 1
 LARGEST = 1 << 26
+HEAD = "store.json"
 FOLDERS = ("runs", "consolidated")
+
+
+def begin(path: Path, provenance: Mapping[str, Any]) -> None:
+    """Make a folder a store, or see that the one that is there is of this provenance; others may do so meanwhile.
+
+    Args:
+        path: the folder; made if missing.
+        provenance: what all runs have in common.
+
+    Raises:
+        StoreError: the folder holds something else, or a store of other provenance.
+        OSError: the disk did not take it.
+    """
+    given = from_json(to_json(dict(provenance), "provenance of the store").encode())
+    path.mkdir(parents=True, exist_ok=True)
+    if not _is_of(path, given):
+        if any(each.name not in (HEAD, LIST, FOLDERS[0]) and ".tmp." not in each.name for each in path.iterdir()):
+            raise StoreError(f"{path} is neither empty nor a store; give a new folder")
+        with locked(path / LIST) as fd:
+            if not _is_of(path, given):
+                if os.fstat(fd).st_size:
+                    raise StoreError(f"{path} lists runs and has lost its {HEAD}; give a new folder")
+                write_head(path, given)
+    (path / FOLDERS[0]).mkdir(exist_ok=True)
+
+
+def _is_of(path: Path, given: Mapping[str, Any]) -> bool:
+    """Is there a store of that provenance? False if there is none."""
+    if not (path / HEAD).is_file():
+        return False
+    differ = differences(read_head(path), given)
+    if differ:
+        raise StoreError(f"{path} holds a store of other provenance ({differ}); give another folder")
+    return True
 
 
 def write_head(path: Path, provenance: Mapping[str, Any]) -> None:
@@ -27,7 +64,7 @@ def write_head(path: Path, provenance: Mapping[str, Any]) -> None:
     """
     body = {"format": FORMAT, "version": VERSION, "provenance": provenance}
     body["xxh3"] = xxh3_64_hexdigest(to_json(body, "head").encode())
-    write_whole(path / "store.json", json.dumps(body, indent=1, sort_keys=True).encode() + b"\n")
+    write_whole(path / HEAD, json.dumps(body, indent=1, sort_keys=True).encode() + b"\n")
 
 
 def read_head(path: Path) -> dict[str, Any]:
@@ -36,7 +73,7 @@ def read_head(path: Path) -> dict[str, Any]:
     Raises:
         StoreError: there is no store, or it is damaged, of another version or leads out of its folder.
     """
-    head = path / "store.json"
+    head = path / HEAD
     try:
         body = from_json(read_small(head, LARGEST))
     except OSError as error:

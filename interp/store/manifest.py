@@ -20,6 +20,8 @@ from interp.errors import StoreError
 from interp.store.disk import locked, open_read, pwrite_all, try_lock, write_whole
 from interp.store.layout import check_name, from_json
 
+LIST = "manifest.jsonl"
+
 PIECE = 1 << 20
 """Bytes that are read at a time, and more than any line has."""
 

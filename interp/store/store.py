@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -15,11 +14,11 @@ from interp.errors import StoreError, suggest
 from interp.store.background import BackgroundWriter
 from interp.store.cells import Cell, cells_of
 from interp.store.files import Files
-from interp.store.head import differences, read_head, write_head
+from interp.store.head import begin, read_head
 from interp.store.index import Index
 from interp.store.labels import stacked_labels
-from interp.store.layout import RunLayout, to_json
-from interp.store.manifest import Line, Manifest
+from interp.store.layout import RunLayout
+from interp.store.manifest import LIST, Line, Manifest
 from interp.store.shardwriter import ShardWriter
 from interp.store.tables import runs_table, schedule_table, sites_table, values_table
 from interp.store.view import SiteView
@@ -46,7 +45,7 @@ class Store:
     def __init__(self, path: Path, provenance: Mapping[str, Any]) -> None:
         self.path = path
         self.provenance = dict(provenance)
-        self.manifest = Manifest(path / "manifest.jsonl")
+        self.manifest = Manifest(path / LIST)
         self._views: dict[tuple[str, int], SiteView] = {}
         self._runs: tuple[int, tuple[str, ...]] = (-1, ())
         self.refresh()
@@ -63,20 +62,11 @@ class Store:
         Raises:
             StoreError: the folder cannot be used, holds something else, or holds a store of other provenance.
         """
-        path, given = Path(path), json.loads(to_json(dict(provenance or {}), "provenance of the store"))
+        path = Path(path)
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            if (path / "store.json").is_file():
-                differ = differences(read_head(path), given)
-                if differ:
-                    raise StoreError(f"{path} holds a store of other provenance ({differ}); give another folder")
-            elif any(entry.name != "runs" and ".tmp." not in entry.name for entry in path.iterdir()):
-                raise StoreError(f"{path} is neither empty nor a store; give a new folder")
-            else:
-                write_head(path, given)
-            (path / "runs").mkdir(exist_ok=True)
+            begin(path, provenance or {})
             store = Store.open(path)
-            store._clean()
+            store._files.clean()
         except OSError as error:
             raise StoreError(f"{path} cannot be used as a store: {error.strerror}") from error
         return store
@@ -134,20 +124,10 @@ class Store:
             StoreError: one is not there, or the disk failed.
         """
         asked = set(runs)
-        bundles = asked & self._files.bundle_manifest.lines.keys()
-        chosen = set(self.chosen(sorted(asked - bundles))) if asked - bundles else set()
-        for manifest, folder, names in (
-            (self.manifest, "runs", chosen),
-            (self._files.bundle_manifest, "consolidated", bundles),
-        ):
-            if names:
-                manifest.remove(names)
-            for name in names:
-                path = self.path / folder / f"{name}.h5"
-                try:
-                    path.unlink(missing_ok=True)
-                except OSError as error:
-                    raise StoreError(f"{path} is off the list and cannot be removed: {error.strerror}") from error
+        missing = asked - self._files.bundle_manifest.lines.keys()
+        if missing:
+            self.chosen(sorted(missing))  # says so
+        self._files.drop(asked)
         self.refresh()
 
     @property
@@ -352,9 +332,3 @@ class Store:
         if not chosen:
             raise StoreError(f"no runs to read: {self.path} holds {len(self)} finished runs")
         return chosen
-
-    def _clean(self) -> None:
-        """Remove what writers that are gone have left."""
-        self.manifest.clean(self.path, self.path / "runs")
-        if (self.path / "consolidated").is_dir():
-            Manifest(self.path / "consolidated" / "manifest.jsonl").clean(self.path / "consolidated")

@@ -13,6 +13,7 @@ from xxhash import xxh3_64
 from interp.errors import StoreError
 from interp.store.disk import pread_into
 from interp.store.index import Piece
+from interp.store.manifest import LIST
 from interp.store.sparse import SparseFile, between
 from interp.store.storefile import Bundle, Shard, StoreFile
 from interp.store.structure import check_structure
@@ -76,7 +77,7 @@ def unlisted(store: Store) -> tuple[str, ...]:
     """Files that are no finished run and no site-major file of now, as paths in the store's folder."""
     listed = {store.path / "runs" / f"{run}.h5" for run in store.runs}
     folder = store.path / "consolidated"
-    listed |= {folder / "manifest.jsonl", *(folder / f"{line.run}.h5" for line in store.bundle_lines())}
+    listed |= {folder / LIST, *(folder / f"{line.run}.h5" for line in store.bundle_lines())}
     found = {*store.path.glob("runs/*"), *folder.glob("*")} - listed
     return tuple(sorted(path.relative_to(store.path).as_posix() for path in found))
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 import torch
 
 from interp.errors import StoreError
-from interp.store import RunLayout, Store, disk, skeleton
+from interp.store import RunLayout, Store, disk, head, skeleton
 from tests.store.making import (
     HEADS,
     NORM,
@@ -79,6 +81,41 @@ def test_a_store_of_other_provenance_is_not_continued(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="model_hash is 'abc' there and 'xyz' here"):
         Store.create(tmp_path / "s", {**PROVENANCE, "model_hash": "xyz"})
     Store.create(tmp_path / "s", {**PROVENANCE, "versions": {"torch": "9"}})
+
+
+def test_two_that_make_a_store_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first decides what it is; the second goes on with that, or is told."""
+    both, said = threading.Barrier(2), list[str]()
+    real = head.write_head
+
+    def write_head(path: Path, provenance: dict[str, Any]) -> None:
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.2)  # were both to come so far, each would make a store of its own
+        real(path, provenance)
+
+    def create(model: str) -> None:
+        try:
+            Store.create(tmp_path / "s", {"model": model})
+        except StoreError as error:
+            said.append(str(error))
+
+    monkeypatch.setattr(head, "write_head", write_head)
+    threads = [threading.Thread(target=create, args=(model,)) for model in ("a", "b")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (refused,) = said
+    assert "holds a store of other provenance (model is" in refused
+    assert leftovers(tmp_path) == []
+
+
+def test_a_list_of_runs_without_its_store_is_not_taken_for_a_new_one(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "s", seeds=1).path
+    (path / "store.json").unlink()
+    with pytest.raises(StoreError, match=r"lists runs and has lost its store.json"):
+        Store.create(path, PROVENANCE)
+    assert not (path / "store.json").exists()
 
 
 def test_mistakes_are_named_and_leave_the_writer_usable(tmp_path: Path) -> None:
