@@ -90,3 +90,12 @@ def make_store(path: Path, seeds: int = 4, **layout: Any) -> Store:
 def stacked(store: Store, site: str) -> Tensor:
     """What `Store.read` should give, from the known numbers: [run, step, branch, <site axes>]."""
     return torch.stack([tensors_of(store.layout(run))[site] for run in store.runs])
+
+
+def two_stores(path: Path) -> tuple[Path, Path]:
+    """run0 and run1 on one machine, run1 (the same) and run2 on another."""
+    first = make_store(path / "a", seeds=2)
+    second = Store.create(path / "b", PROVENANCE)
+    for seed in (1, 2):
+        write_run(second, layout_of(f"run{seed}", seed=seed))
+    return first.path, second.path

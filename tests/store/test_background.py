@@ -17,8 +17,9 @@ import torch
 
 from interp.errors import StoreError
 from interp.store import BackgroundWriter, RunLayout, SiteLayout, Store
+from tests.store.faults import leftovers
 from tests.store.making import PROVENANCE, RESID, labels_of, layout_of, make_store, tensors_of
-from tests.store.test_writing import assert_sound, leftovers
+from tests.store.test_writing import assert_sound
 
 
 def write_run(writers: BackgroundWriter, layout: RunLayout, finish: bool = True) -> None:

@@ -14,7 +14,7 @@ from interp.errors import InterpError, StoreError
 from interp.lab import Lab
 from interp.store import BackgroundWriter, Store, verify
 from tests.pipelines import call_arguments, tiny_i2v
-from tests.store.test_writing import leftovers
+from tests.store.faults import leftovers
 from tests.tracer.runs import specs_of
 
 SITE = "blocks.*.hook_resid_post"

@@ -14,6 +14,7 @@ import torch
 
 from interp.errors import StoreError
 from interp.store import Store, consolidate, info, verify
+from tests.store.faults import Faults, leftovers
 from tests.store.making import (
     HEADS,
     NORM,
@@ -28,7 +29,6 @@ from tests.store.making import (
     write_run,
 )
 from tests.store.test_damage import flip
-from tests.store.test_writing import Faults, leftovers
 
 
 def hide_shards(store: Store) -> Store:

@@ -23,8 +23,8 @@ from interp.store.disk import open_direct
 from interp.store.output import LEAST, Output
 from interp.store.shardwriter import ShardWriter
 from interp.store.underway import Lease, Underway
+from tests.store.faults import leftovers
 from tests.store.making import PROVENANCE, layout_of, tensors_of
-from tests.store.test_writing import leftovers
 
 FLAG = getattr(os, "O_DIRECT", 0)
 PAGE = 4096

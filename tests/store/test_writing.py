@@ -6,7 +6,6 @@ import errno
 import fcntl
 import os
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ import torch
 
 from interp.errors import StoreError
 from interp.store import RunLayout, Store, disk, head, skeleton
+from tests.store.faults import Faults, leftovers
 from tests.store.making import (
     HEADS,
     NORM,
@@ -29,10 +29,6 @@ from tests.store.making import (
     tensors_of,
     write_run,
 )
-
-
-def leftovers(path: Path) -> list[str]:
-    return [p.name for p in path.rglob("*") if ".tmp." in p.name]
 
 
 def assert_sound(path: Path, runs: tuple[str, ...]) -> None:
@@ -179,32 +175,6 @@ def test_an_exception_in_the_callers_block_discards_the_run(tmp_path: Path) -> N
         interrupted()
     writer.abort()
     assert_sound(store.path, ())
-
-
-class Faults:
-    """Makes the n-th of the system calls fail that change what is on the disk."""
-
-    CALLS = ("pwrite", "fsync", "ftruncate", "replace", "posix_fallocate", "open")
-
-    def __init__(self, at: int, error: int, short: bool) -> None:
-        self.at, self.error, self.short, self.count = at, error, short, 0
-
-    def install(self, patch: pytest.MonkeyPatch) -> None:
-        for name in self.CALLS:
-            patch.setattr(os, name, self.wrap(name, getattr(os, name)))
-
-    def wrap(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if name == "open" and not args[1] & os.O_CREAT:
-                return real(*args, **kwargs)
-            self.count += 1
-            if self.count == self.at:
-                if name == "pwrite" and self.short and len(args[1]) > 1:  # part of the bytes, then nothing
-                    real(args[0], memoryview(args[1])[: len(args[1]) // 2], args[2])
-                raise OSError(self.error, os.strerror(self.error))
-            return real(*args, **kwargs)
-
-        return call
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
