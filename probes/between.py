@@ -1,12 +1,13 @@
 """Does a probe of one kind of run read another? Train on one seed, size, prompt or style, test on every other.
 
-Folds are those of the whole: a row is only ever tested by probes whose training rows share no group with it, so a maze
-seen under one seed is not tested under another.
+Folds are those of the whole, dealt evenly by kind: a row is only ever tested by probes whose training rows share no
+group with it, so a maze seen under one seed is not tested under another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from probes.cell import fit_cell
 from probes.errors import ProbeError
+from probes.folds import draw_folds
 from probes.plan import Plan, make_plan
 from probes.prepare import prepare
 from probes.score import resample
@@ -70,8 +72,10 @@ def transfer_between(
         raise ProbeError(
             f"between= holds one kind of run only, {names[0].item()!r}; there is nothing to transfer between."
         )
-    plans = {name: _plan_of(kind == name, plan, str(name)) for name in names}
-    seed, rows = int(options.get("seed", 0)) + 2, []
+    seed, rows = int(options.get("seed", 0)), []
+    if np.ndim(options.get("folds", 5)) == 0:
+        plan = by_kind(plan, kind, seed=seed)
+    plans = {name: plan_of(plan, kind == name, str(name)) for name in names}
     for key in progress(data.keys) if progress else data.keys:
         x = data.matrix(key, dtype=plan.dtype, device=plan.device)
         for train, own in plans.items():
@@ -82,13 +86,21 @@ def transfer_between(
             for test in names:
                 sums, effects = score_elsewhere(decision, plan, kind == test)
                 sums = sums[np.unique(plan.folds.group[kind == test])]  # groups of other kinds say nothing
-                draws = resample(len(sums), resamples, seed)
+                draws = resample(len(sums), resamples, seed + 2)
                 point, low, high = interval(sums[None], effects[None], draws, plan.score, level)
                 rows.append((str(train), str(test), *key, point[0], low[0], high[0], int((kind == test).sum())))
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
-def _plan_of(mask: NDArray[np.bool_], plan: Plan, name: str) -> Plan:
+def by_kind(plan: Plan, kind: NDArray[Any], *, seed: int) -> Plan:
+    """The plan with its folds drawn anew, so that each holds as many rows [row] of every kind as can be."""
+    _, strata = np.unique(kind, return_inverse=True)
+    if plan.classification:
+        strata = strata * len(plan.classes) + plan.y.astype(np.int64)
+    return replace(plan, folds=draw_folds(plan.folds.group, plan.folds.k, strata=strata, seed=seed))
+
+
+def plan_of(plan: Plan, mask: NDArray[np.bool_], name: str) -> Plan:
     """The plan of some rows, with the folds of all."""
     fold = plan.folds.fold[mask]
     if len(np.unique(fold)) < plan.folds.k:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import norm
 
-from probes import GridResult, fit_grid, fit_transfer, simultaneous_bands
+from probes import GridResult, fit_grid, fit_transfer, simultaneous_bands, transfer_between
+from probes.between import by_kind, plan_of
 from probes.cell import fit_cell
 from probes.prepare import prepare
 from probes.score import METRICS
@@ -21,6 +23,12 @@ from probes.transfer import _places
 GROUPS, ROWS, WIDTH, STEPS, ONSET = 40, 6, 4, 6, 3
 SHARED = 0.6
 """Variance of the noise that rows of a group share; what is left is their own."""
+
+
+def noise(rng: np.random.Generator, group: np.ndarray) -> np.ndarray:
+    """[row, feature]"""
+    shared = np.sqrt(SHARED) * rng.normal(size=(GROUPS, WIDTH))[group]
+    return shared + np.sqrt(1 - SHARED) * rng.normal(size=(len(group), WIDTH))
 
 
 @dataclass(frozen=True)
@@ -38,8 +46,7 @@ class Made:
         y = rng.integers(0, 2, size=len(group))
         cells = {}
         for s in range(STEPS):
-            noise = np.sqrt(SHARED) * rng.normal(size=(GROUPS, WIDTH))[group]
-            x = noise + np.sqrt(1 - SHARED) * rng.normal(size=(len(group), WIDTH))
+            x = noise(rng, group)
             x[:, 0] += (s >= ONSET) * strength * (2 * y - 1)
             cells[s, 0] = x
         return Made(cells, y, group)
@@ -114,14 +121,9 @@ def covered_elsewhere(repetitions: int, strength: float, rescale: bool) -> np.nd
         rng = np.random.default_rng(seed)
         group = np.repeat(np.arange(GROUPS), ROWS)
         y = rng.integers(0, 2, size=len(group))
-
-        def noise(rng=rng, group=group):
-            shared = np.sqrt(SHARED) * rng.normal(size=(GROUPS, WIDTH))[group]
-            return shared + np.sqrt(1 - SHARED) * rng.normal(size=(len(group), WIDTH))
-
-        common, cells = noise(), {}
+        common, cells = noise(rng, group), {}
         for s in steps:
-            x = np.sqrt(0.7) * common + np.sqrt(0.3) * noise()
+            x = np.sqrt(0.7) * common + np.sqrt(0.3) * noise(rng, group)
             x[:, 0] += strength * s / 2 * (2 * y - 1)
             cells[s, 0] = (1 + s) * x
         options = {"groups": group, "model": "means", "standardise": False, "dtype": "float64", "seed": seed}
@@ -145,6 +147,42 @@ def covered_elsewhere(repetitions: int, strength: float, rescale: bool) -> np.nd
                 gap, wide = (1 + test) * strength * test / 2 * w[:, 0], (1 + test) * np.linalg.norm(w, axis=1)
                 truth = np.mean((norm.cdf((gap + b) / wide) + norm.cdf((gap - b) / wide)) / 2)
                 hits[train, test] += low[train, test] <= truth <= high[train, test]
+    return hits / repetitions
+
+
+def covered_between(repetitions: int, strength: float, crossed: bool) -> np.ndarray:
+    """Share of repetitions [train, test] whose interval of `transfer_between` holds the truth: two kinds of rows, the
+    second with three fifths of the signal, and that turned. ``crossed``: groups hold rows of both kinds, as mazes do
+    under two seeds; else each is of one kind."""
+    signal = strength * np.array([[1.0, 0.0], [0.6 * np.cos(0.7), 0.6 * np.sin(0.7)]])  # [kind, feature]
+    hits = np.zeros((2, 2))
+    for seed in range(repetitions):
+        rng = np.random.default_rng(seed)
+        group = np.repeat(np.arange(GROUPS), ROWS)
+        kind = (np.arange(len(group)) if crossed else group) % 2
+        y, x = rng.integers(0, 2, size=len(group)), noise(rng, group)
+        x[:, :2] += (2 * y - 1)[:, None] * signal[kind]
+        options = {"groups": group, "model": "means", "standardise": False, "dtype": "float64", "seed": seed}
+        table = transfer_between({(0, 0): x}, y, between=kind, **options).sort("train", "test")
+        data, whole = prepare({(0, 0): x}, y, **options, path=0.03, shuffles=0)
+        plan = by_kind(whole, kind, seed=seed)
+        for train in (0, 1):
+            own = kind == train
+            probes = fit_cell(
+                data.matrix((0, 0), dtype=plan.dtype)[torch.from_numpy(own)],
+                plan_of(plan, own, ""),
+                keep_directions=True,
+            ).directions
+            assert probes is not None
+            w, b = probes.coef[..., 0].astype(float), probes.intercept[:, 0]
+            for test in (0, 1):
+                gap, wide = w[:, :2] @ signal[test], np.linalg.norm(w, axis=1)
+                found = np.stack([norm.cdf((gap - b) / wide), norm.cdf((gap + b) / wide)])  # [class, fold]
+                tested = [(plan.folds.fold == f) & (kind == test) for f in range(plan.folds.k)]
+                rows = np.array([[(of & (y == k)).sum() for of in tested] for k in (0, 1)])
+                truth = np.mean((found * rows).sum(axis=1) / rows.sum(axis=1))
+                low, high = table.select("low", "high").row(2 * train + test)
+                hits[train, test] += low <= truth <= high
     return hits / repetitions
 
 
@@ -195,6 +233,16 @@ def test_intervals_of_transfer_hold_the_truth_off_the_diagonal_too(strength, res
     print(f"strength {strength}, rescale={rescale}: {share.round(3).tolist()}, off the diagonal {away.mean():.3f}")
     assert 0.93 <= away.mean() <= 0.98
     assert share.min() >= 0.915
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("crossed", [True, False])
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+def test_intervals_between_kinds_of_runs_hold_the_truth(strength, crossed):
+    share = covered_between(200, strength, crossed)
+    print(f"strength {strength}, crossed={crossed}: {share.round(3).tolist()}, mean {share.mean():.3f}")
+    assert 0.93 <= share.mean() <= 0.98
+    assert share.min() >= 0.9
 
 
 @pytest.mark.slow

@@ -167,7 +167,7 @@ def test_between_kinds_of_runs():
     assert max(score["0", "2"], score["2", "1"]) < 0.65
     assert (table["n"] == 80).all()
     # The plain way: train on size 0 outside a fold, test on size 1 inside it.
-    fold = draw_folds(groups, 5, strata=y, seed=0).fold
+    fold = draw_folds(groups, 5, strata=2 * size + y, seed=0).fold
     right = 0
     for f in range(5):
         probe = LogisticProbe(C=0.1).fit(x[(fold != f) & (size == 0)], y[(fold != f) & (size == 0)])
@@ -177,6 +177,16 @@ def test_between_kinds_of_runs():
         {(0, 0): x}, y, groups=groups, between=size, path=0.1, class_weight=None, resamples=5, tol=1e-7
     )
     assert plain.filter(train="0", test="1")["score"][0] == pytest.approx(right / 80, abs=1 / 80 + 1e-9)
+
+
+def test_folds_hold_rows_of_every_kind():
+    rng = np.random.default_rng(0)
+    x, y, groups = rng.normal(size=(80, 3)), np.arange(80) % 2, np.arange(80) // 4
+    for seed in range(4):  # seven groups of the kind that has fewest, in five folds
+        options = {"groups": groups, "between": np.minimum(groups % 3, 1), "model": "means", "seed": seed}
+        assert transfer_between({(0, 0): x}, y, resamples=5, **options).height == 4
+    with pytest.raises(ProbeError, match="'0' lie in 1 of 5 folds"):  # folds that are given are kept
+        transfer_between({(0, 0): x}, y, folds=groups // 4, **options | {"between": np.minimum(groups // 4, 1)})
 
 
 def test_values_between_kinds_and_what_cannot_be_done():
