@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from itertools import starmap
 from pathlib import Path
 from types import TracebackType
@@ -52,6 +53,9 @@ class BackgroundWriter:
         memory: bytes of shared memory, at least 16 MiB; a capture holds no more than this (and the process that writes
             about as much as 1 MiB a site of an unfinished run).
         borrow: copy tensors in a thread, see `Store.background`; as many bytes of them as ``memory`` may wait.
+
+    Raises:
+        StoreError: the process cannot be started.
     """
 
     def __init__(self, store: Store, memory: int = 256 << 20, borrow: bool = False) -> None:
@@ -263,21 +267,35 @@ class BackgroundWriter:
             raise StoreError(failures[0] + more)
 
     def _start(self) -> None:
-        memory = sharedmemory.create(self._slots * SLOT)
-        self._socket, theirs = socket.socketpair()
+        """Begin the other process, with its end of a socket and the memory.
+
+        Raises:
+            StoreError: the system does not give what that takes.
+        """
+        with ExitStack() as undo:
+            try:
+                memory = sharedmemory.create(self._slots * SLOT)
+                undo.callback(os.close, memory)
+                ours, theirs = socket.socketpair()
+                undo.callback(theirs.close)
+                failed = undo.enter_context(ExitStack())
+                failed.callback(ours.close)
+                self._all = sharedmemory.mapped(memory, self._slots * SLOT)
+                numbers = [theirs.fileno(), memory, self._slots, SLOT, self.store.path.resolve()]
+                command = [sys.executable, "-m", "interp.store.worker", *map(str, numbers)]
+                paths = {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
+                self.process = subprocess.Popen(
+                    command, pass_fds=(theirs.fileno(), memory), stdin=subprocess.DEVNULL, env={**os.environ, **paths}
+                )
+            except OSError as error:
+                raise StoreError(
+                    f"the process that writes cannot be started with {self._slots * SLOT:,} bytes of shared memory "
+                    f"({error.strerror}); give less memory=, or write with store.writer()"
+                ) from error
+            failed.pop_all()
+        self._socket = ours
         self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLIN)
-        try:
-            self._all = sharedmemory.mapped(memory, self._slots * SLOT)
-            numbers = [theirs.fileno(), memory, self._slots, SLOT, self.store.path.resolve()]
-            command = [sys.executable, "-m", "interp.store.worker", *map(str, numbers)]
-            paths = {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
-            self.process = subprocess.Popen(
-                command, pass_fds=(theirs.fileno(), memory), stdin=subprocess.DEVNULL, env={**os.environ, **paths}
-            )
-        finally:
-            theirs.close()
-            os.close(memory)
+        self._poll.register(ours, select.POLLIN)
 
     def _end(self) -> None:
         self._closed = True

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interp.errors import SelectionError, StoreError
-from interp.store.layout import RunLayout, SiteLayout
+from interp.store.layout import RunLayout, SiteLayout, few
 
 if TYPE_CHECKING:
     from interp.grid import TokenGrid
@@ -45,7 +45,7 @@ def cells_of(store: Store, selection: Selection, runs: Sequence[str], as_: Any) 
     chosen = _resolved(first, selection)
     found = [(site, *place) for site in first.sites for place in _places(first, site, chosen)]
     if not found:
-        kept = f"steps {', '.join(map(str, first.steps))}; branches {', '.join(first.branches)}"
+        kept = f"steps {few(first.steps)}; branches {', '.join(first.branches)}"
         raise StoreError(f"{selection} names nothing that {store.path} keeps; it keeps {kept}")
     for site, *_ in found:
         _check_kept_whole(site, chosen)

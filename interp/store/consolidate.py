@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from interp.store.store import Store
 
 MEMORY = 512 << 20
+
+NAME = re.compile(r"[0-9a-f]{16}")
+"""Names of site-major files, see `_name`."""
 
 
 @dataclass(frozen=True)
@@ -65,22 +69,21 @@ def consolidate(
     for run in store.runs:
         kinds.setdefault(_kind(store.layout(run)), []).append(run)
     folder = store.path / "consolidated"
+    manifest = Manifest(folder / LIST)
     try:
         folder.mkdir(exist_ok=True)
+        manifest.load()
+        _remove_unlisted(folder, manifest)
+        _remove(folder, manifest, {name for name, line in manifest.lines.items() if _lost(folder / f"{name}.h5", line)})
+        names = {_name(store, runs): runs for runs in kinds.values()}
+        todo = {name: runs for name, runs in names.items() if name not in manifest.lines}
+        total = 2 * sum(store.layout(runs[0]).nbytes * len(runs) for runs in todo.values())
+        meter = _Meter(total, progress)
+        for name, runs in todo.items():
+            _Job(store, folder / f"{name}.h5", manifest, runs, memory, meter).run()
+        _remove(folder, manifest, manifest.lines.keys() - names.keys())
     except OSError as error:
-        raise StoreError(f"{folder} cannot be made: {error.strerror}") from error
-    manifest = Manifest(folder / LIST)
-    manifest.load()
-    if any(folder.glob("*.tmp.*")):  # what was killed has left its space taken
-        manifest.clean(folder)
-    _remove(folder, manifest, {name for name, line in manifest.lines.items() if _lost(folder / f"{name}.h5", line)})
-    names = {_name(store, runs): runs for runs in kinds.values()}
-    todo = {name: runs for name, runs in names.items() if name not in manifest.lines}
-    total = 2 * sum(store.layout(runs[0]).nbytes * len(runs) for runs in todo.values())
-    meter = _Meter(total, progress)
-    for name, runs in todo.items():
-        _Job(store, folder / f"{name}.h5", manifest, runs, memory, meter).run()
-    _remove(folder, manifest, manifest.lines.keys() - names.keys())
+        raise StoreError(f"{folder} cannot be used: {error.strerror}") from error
     store.refresh()
     return tuple(todo)
 
@@ -222,6 +225,18 @@ def _labels(shards: list[Shard]) -> dict[str, np.ndarray]:
 def _lost(path: Path, line: Line) -> bool:
     """Is a file gone, or cut? `verify` finds all other damage."""
     return not path.is_file() or path.stat().st_size != line.size
+
+
+def _remove_unlisted(folder: Path, manifest: Manifest) -> None:
+    """Remove what a killed consolidation has left: its space is taken, and nobody would use it."""
+    if any(folder.glob("*.tmp.*")):
+        manifest.clean(folder)
+    ours = [path for path in folder.glob("*.h5") if NAME.fullmatch(path.stem)]
+    if any(path.stem not in manifest.lines for path in ours):
+        with manifest.locked():  # under it a file is renamed and listed
+            for path in ours:
+                if path.stem not in manifest.lines:
+                    path.unlink(missing_ok=True)
 
 
 def _remove(folder: Path, manifest: Manifest, names: set[str]) -> None:

@@ -155,21 +155,22 @@ def write_whole(path: Path, data: bytes) -> None:
         raise
 
 
-TO_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_TO_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """How a file is opened to be read: a symbolic link is not followed, and nobody waits for the other end of a pipe."""
 
 
-def open_read(path: Path) -> int:
-    """Open a plain file to read it; a symbolic link is not followed.
+def open_read(path: str | Path) -> tuple[int, os.stat_result]:
+    """Open a plain file to read it, and say what it is; a symbolic link is not followed.
 
     Raises:
         OSError: it cannot be opened, or is a folder, a pipe or a device.
     """
-    fd = os.open(path, TO_READ)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    fd = os.open(path, _TO_READ)
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
         os.close(fd)
         raise OSError(errno.EINVAL, "it is not a plain file")
-    return fd
+    return fd, found
 
 
 def read_small(path: Path, most: int) -> bytes:
@@ -178,12 +179,11 @@ def read_small(path: Path, most: int) -> bytes:
     Raises:
         OSError: it cannot be read, or is longer.
     """
-    fd = open_read(path)
+    fd, found = open_read(path)
     try:
-        size = os.fstat(fd).st_size
-        if size > most:
-            raise OSError(errno.EFBIG, f"it has {size:,} bytes, more than can be meant")
-        return os.read(fd, size)
+        if found.st_size > most:
+            raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, more than can be meant")
+        return os.read(fd, found.st_size)
     finally:
         os.close(fd)
 

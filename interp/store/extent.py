@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +13,7 @@ from xxhash import xxh3_64, xxh3_64_intdigest
 
 from interp.errors import StoreError
 from interp.store.blocks import LARGE, BlockPlan
-from interp.store.disk import TO_READ, pread_into, read_ahead, scatter_into
+from interp.store.disk import open_read, pread_into, read_ahead, scatter_into
 
 PIECE = LARGE // 4
 """Bytes of a first read that are fetched, and then checked, at a time: so little is still in the processor's cache."""
@@ -45,17 +44,13 @@ class Source:
             StoreError: the file is missing, is not a plain file, or is another than at first.
         """
         try:
-            fd = os.open(self._path, TO_READ)
+            fd, found = open_read(self._path)
         except FileNotFoundError:
             self.refuse("is missing")
         except OSError as error:
             self.refuse(f"cannot be read: {error.strerror}")
-        found = os.fstat(fd)
         identity = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
         if self._identity is None:
-            if not stat.S_ISREG(found.st_mode):
-                os.close(fd)
-                self.refuse("is not a plain file")
             self._identity = identity
         elif self._identity != identity:
             os.close(fd)

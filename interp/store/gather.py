@@ -14,6 +14,7 @@ from interp.errors import StoreError
 from interp.store.codedextent import CodedExtent
 from interp.store.disk import bytes_of
 from interp.store.extent import Extent
+from interp.store.layout import few
 from interp.store.part import Stretch
 
 MERGE = 1 << 16
@@ -86,7 +87,7 @@ def positions(asked: Steps, have: Sequence[int], what: str) -> tuple[list[int], 
     if isinstance(asked, slice):
         if (asked.start or 0) < 0 or (asked.stop is not None and asked.stop < 0):
             raise StoreError(
-                f"{what}: step={asked} counts from the end; name steps by their number, there are {some(have)}"
+                f"{what}: step={asked} counts from the end; name steps by their number, there are {few(have)}"
             )
         wanted, one = [s for s in have if s in range(*asked.indices(max(have) + 1))], False
     else:
@@ -95,7 +96,7 @@ def positions(asked: Steps, have: Sequence[int], what: str) -> tuple[list[int], 
     place = {step: i for i, step in enumerate(have)}
     lost = [step for step in wanted if step not in place]
     if lost or not wanted:
-        raise StoreError(f"{what}: step {lost[0] if lost else asked} was not kept; there are steps {some(have)}")
+        raise StoreError(f"{what}: step {lost[0] if lost else asked} was not kept; there are steps {few(have)}")
     return [place[step] for step in wanted], not one
 
 
@@ -134,14 +135,14 @@ def token_rows(asked: Tokens, kept: np.ndarray | None, grid: Any, what: str) -> 
         raise StoreError(f"{what}: tokens={str(wanted.tolist())[:40]} names none; give their indices, or a mask")
     wanted = wanted.astype(np.int64)
     if wanted.min() < 0 or wanted.max() >= total:
-        raise StoreError(f"{what}: tokens {some(wanted.tolist())} are not on the grid, which has tokens 0-{total - 1}")
+        raise StoreError(f"{what}: tokens {few(wanted.tolist())} are not on the grid, which has tokens 0-{total - 1}")
     if kept is None:
         return wanted
     order = np.argsort(kept)
     rows = order[np.minimum(np.searchsorted(kept, wanted, sorter=order), len(kept) - 1)]
     lost = wanted[kept[rows] != wanted]
     if len(lost):
-        raise StoreError(f"{what}: token {lost[0]} was not kept; there are tokens {some(kept.tolist())}")
+        raise StoreError(f"{what}: token {lost[0]} was not kept; there are tokens {few(kept.tolist())}")
     return rows
 
 
@@ -163,11 +164,3 @@ def _read_rows(fd: int, request: Cells, cell: int, out: np.ndarray, token_axis: 
         scratch = np.empty((high - low, *cell_shape[1:]), out.dtype)
         extent.read(fd, start + low * row, bytes_of(scratch))
         out[part] = scratch[rows[part] - low]
-
-
-def some(values: Sequence[int], limit: int = 8) -> str:
-    """A few numbers, or a range."""
-    values = list(values)
-    if len(values) > 1 and values == list(range(values[0], values[-1] + 1)):
-        return f"{values[0]}-{values[-1]}"
-    return ", ".join(map(str, values[:limit])) + (" ..." if len(values) > limit else "")

@@ -9,7 +9,7 @@ import numpy as np
 
 from interp.errors import StoreError, suggest
 from interp.store.index import Piece
-from interp.store.layout import MOST_AXES, check_name
+from interp.store.layout import MOST_AXES, check_name, few
 
 if TYPE_CHECKING:
     from interp.store.storefile import Shard
@@ -68,7 +68,7 @@ def stacked_labels(shards: Sequence[Shard], name: str, site: str | None) -> np.n
             continue
         if name not in shard.index.labels:
             known = sorted(shard.index.labels)
-            near = suggest(name, known) or f"; it has {', '.join(known) or 'none'}"
+            near = suggest(name, known) or f"; it has {few(known) or 'none'}"
             raise StoreError(f"run {shard.run} has no label {name!r}{near}. Leave such runs out with runs=")
         values.append(_at_tokens(shard, name, site))
     shapes = sorted({value.shape for value in values})

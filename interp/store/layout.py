@@ -257,7 +257,10 @@ def from_json(text: bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-def few(names: Sequence[str], limit: int = 6) -> str:
-    """Some of them, for an error."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+def few(values: Sequence[str | int], limit: int = 8) -> str:
+    """Some names or numbers, for an error; numbers that follow one another as a range."""
+    first, last = (values[0], values[-1]) if len(values) > 1 else ("", "")
+    if isinstance(first, int) and isinstance(last, int) and list(values) == list(range(first, last + 1)):
+        return f"{first}-{last}"
+    more = f" and {len(values) - limit} more" if len(values) > limit else ""
+    return ", ".join(map(str, values[:limit])) + more

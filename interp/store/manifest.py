@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -94,11 +94,11 @@ class Manifest:
         """
         self._forget()
         try:
-            fd = open_read(self.path)
+            fd, _ = open_read(self.path)
         except FileNotFoundError:
             return
         except OSError as error:
-            raise StoreError(f"{self.path} cannot be read: {error.strerror}") from error
+            raise self._cannot("be read", error) from error
         try:
             self._update(fd)
         finally:
@@ -106,13 +106,18 @@ class Manifest:
 
     @contextmanager
     def locked(self) -> Iterator[int]:
-        """Hold the lock of the store; what others have added is seen. Gives a descriptor for `append`."""
-        try:
-            with locked(self.path) as fd:
+        """Hold the lock of the store; what others have added is seen. Gives a descriptor for `append`.
+
+        Raises:
+            StoreError: it cannot be opened or locked, or a line in it is damaged.
+        """
+        with ExitStack() as held:
+            try:
+                fd = held.enter_context(locked(self.path))
                 self._update(fd)
-                yield fd
-        except OSError as error:
-            raise StoreError(f"{self.path} cannot be written: {error.strerror}") from error
+            except OSError as error:
+                raise self._cannot("be written", error) from error
+            yield fd
 
     def append(self, fd: int, line: Line) -> None:
         """Add a finished run, lastingly; all or nothing.
@@ -146,7 +151,10 @@ class Manifest:
         """
         with self.locked():
             kept = [line for run, line in self.lines.items() if run not in runs]
-            write_whole(self.path, b"".join(line.to_json().encode() + b"\n" for line in kept))
+            try:
+                write_whole(self.path, b"".join(line.to_json().encode() + b"\n" for line in kept))
+            except OSError as error:
+                raise self._cannot("be written", error) from error
         self.load()
 
     def clean(self, *folders: Path) -> None:
@@ -159,12 +167,12 @@ class Manifest:
             for temporary in [path for folder in folders for path in folder.glob("*.tmp.*")]:
                 if temporary.is_symlink() or not temporary.is_file():  # not ours
                     continue
-                fd = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
                 try:
-                    if try_lock(fd):
-                        temporary.unlink()
-                finally:
-                    os.close(fd)
+                    _remove_if_free(temporary)
+                except FileNotFoundError:  # its writer has just thrown it away
+                    continue
+                except OSError as error:
+                    raise StoreError(f"{temporary} cannot be removed: {error.strerror}") from error
 
     def _forget(self) -> None:
         self.lines: dict[str, Line] = {}
@@ -198,11 +206,24 @@ class Manifest:
         self._end += len(data)
         self._count += len(texts)
 
+    def _cannot(self, what: str, error: OSError) -> StoreError:
+        return StoreError(f"{self.path} cannot {what}: {error.strerror}")
+
     def _damaged(self, number: int, why: str) -> StoreError:
         return StoreError(
             f"line {number} of {self.path} is damaged: {why}; it is not known which run it speaks of, so remove that "
             f"line to have {'the run repeated' if self.path.parent.name != 'consolidated' else 'it consolidated again'}"
         )
+
+
+def _remove_if_free(temporary: Path) -> None:
+    """Remove a file unless its lock is held."""
+    fd = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if try_lock(fd):
+            temporary.unlink()
+    finally:
+        os.close(fd)
 
 
 def _compact(body: dict[str, object]) -> str:

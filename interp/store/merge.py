@@ -9,7 +9,7 @@ from pathlib import Path
 from xxhash import xxh3_64
 
 from interp.errors import StoreError
-from interp.store.disk import pread_into, pwrite_all
+from interp.store.disk import open_read, pread_into, pwrite_all
 from interp.store.head import differences
 from interp.store.manifest import Line
 from interp.store.pending import PendingFile
@@ -73,7 +73,7 @@ def _copy(store: Store, merged: Store, line: Line) -> None:
     source = store.path / "runs" / f"{line.run}.h5"
     pending = PendingFile(merged.path / "runs" / source.name, merged.manifest, line.size, f"run {line.run}")
     try:
-        fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd, _ = open_read(source)
         try:
             written = _stream(fd, line.size, lambda data, at: pwrite_all(pending.fd, data, at))
         finally:

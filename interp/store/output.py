@@ -43,7 +43,7 @@ class Output:
         self._direct, self._refused = direct, direct is None
         self._underway = underway
         self._flying = 0
-        self._error: OSError | None = None
+        self._error: Exception | None = None
         self._landed = threading.Condition()
 
     def write(self, data: memoryview | bytes, offset: int, lease: Lease | None = None) -> None:
@@ -98,15 +98,22 @@ class Output:
         with self._landed:
             self._flying += 1
         lease.hold()
-        self._underway.begin(lambda: self._fly(view, offset, lease))
+        try:
+            self._underway.begin(lambda: self._fly(view, offset, lease))
+        except BaseException:  # there is no thread to be had
+            self._land(None, lease)
+            raise
 
     def _fly(self, view: memoryview, offset: int, lease: Lease) -> None:
         """Write in a thread."""
         error = None
         try:
             self._write_past(view, offset)
-        except OSError as raised:
+        except Exception as raised:  # for the one who comes next; whatever it is, nobody may wait for ever
             error = raised
+        self._land(error, lease)
+
+    def _land(self, error: Exception | None, lease: Lease) -> None:
         with self._landed:
             self._flying -= 1
             self._error = self._error or error

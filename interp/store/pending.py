@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 from interp.errors import StoreError
@@ -36,22 +37,23 @@ class PendingFile:
         self.path, self.what = path, what
         self._manifest = manifest
         self._temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
-        with manifest.locked():
-            if path.stem in manifest.lines:
-                raise StoreError(f"{what} is already in {path.parent.parent}; nothing is overwritten")
+        with ExitStack() as undo:
             try:
-                self.fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+                with manifest.locked():
+                    if path.stem in manifest.lines:
+                        raise StoreError(f"{what} is already in {path.parent.parent}; nothing is overwritten")
+                    self.fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+                    self.output = Output(self.fd)
+                    undo.callback(self.discard)
+                    fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                allocate(self.fd, size, what)
+                if underway is not None:
+                    self.output = Output(self.fd, open_direct(self._temporary), underway)
             except FileExistsError as error:
                 raise StoreError(f"{what} is being written already ({self._temporary} exists)") from error
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.output = Output(self.fd)
-        try:
-            allocate(self.fd, size, what)
-            if underway is not None:
-                self.output = Output(self.fd, open_direct(self._temporary), underway)
-        except BaseException:
-            self.discard()
-            raise
+            except OSError as error:
+                raise StoreError(f"{what} cannot be written to {path.parent}: {error.strerror}") from error
+            undo.pop_all()
 
     def write_metadata(self, file: DataFile) -> None:
         """Write all but the data of sites, and make the file last.
@@ -78,8 +80,8 @@ class PendingFile:
         with self._manifest.locked() as fd:
             if line.run in self._manifest.lines:
                 raise StoreError(f"{self.what} was finished by another process meanwhile; that one is kept")
-            replace(self._temporary, self.path)
             try:
+                replace(self._temporary, self.path)
                 self._manifest.append(fd, line)
             except BaseException:
                 self.path.unlink(missing_ok=True)

@@ -23,9 +23,17 @@ class Underway:
         self._threads = ThreadPoolExecutor(most, "wan-interp-write")
 
     def begin(self, write: Callable[[], None]) -> None:
-        """Have something done, which must not raise; waits while as many are under way as may be."""
+        """Have something done, which must not raise; waits while as many are under way as may be.
+
+        Raises:
+            RuntimeError: the system has no thread to give, or they were ended.
+        """
         self._room.acquire()
-        self._threads.submit(self._do, write)
+        try:
+            self._threads.submit(self._do, write)
+        except BaseException:
+            self._room.release()
+            raise
 
     def end(self) -> None:
         """Wait for what is under way, and end the threads."""

@@ -12,7 +12,8 @@ import numpy as np
 from interp.errors import StoreError
 from interp.store import int8
 from interp.store.files import Files
-from interp.store.gather import Cells, Steps, Tokens, gather, positions, some, token_rows
+from interp.store.gather import Cells, Steps, Tokens, gather, positions, token_rows
+from interp.store.layout import few
 from interp.store.part import Part
 
 MANY = 10_000
@@ -151,7 +152,7 @@ class SiteView:
             runs[at.kept] += len(part.chosen)
         if len(runs) > 1:
             said = "; ".join(
-                f"steps {some(steps)} of {', '.join(branches)} in {count} runs"
+                f"steps {few(steps)} of {', '.join(branches)} in {count} runs"
                 for (steps, branches), count in runs.most_common(3)
             )
             raise StoreError(f"site {self.site} was not kept alike: {said}; choose with step=, branch= or runs=")

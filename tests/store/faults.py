@@ -17,6 +17,11 @@ def leftovers(path: Path) -> list[str]:
     return [p.name for p in path.rglob("*") if ".tmp." in p.name]
 
 
+def descriptors() -> int:
+    """How many files this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 class Faults:
     """Makes the n-th of the system calls fail that change what is on the disk."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import resource
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ import torch
 
 from interp.errors import StoreError
 from interp.store import BackgroundWriter, RunLayout, SiteLayout, Store
-from tests.store.faults import leftovers
+from tests.store.faults import descriptors, leftovers
 from tests.store.making import PROVENANCE, RESID, labels_of, layout_of, make_store, tensors_of
 from tests.store.test_writing import assert_sound
 
@@ -156,6 +158,17 @@ def test_a_failed_disk_is_told_and_costs_only_that_run(tmp_path: Path) -> None:
     with store.background() as again:
         write_run(again, layout_of("run1", seed=1))
     assert_sound(store.path, ("run0", "run1"))
+
+
+def test_a_process_that_cannot_be_started_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    store, before = make_store(tmp_path / "s", seeds=0), descriptors()
+    monkeypatch.setattr(subprocess, "Popen", fails)
+    with pytest.raises(StoreError, match=r"cannot be started with 268,435,456 bytes .*memory\); give less memory="):
+        store.background()
+    assert descriptors() == before
 
 
 def test_a_writing_process_that_is_killed_is_told(tmp_path: Path) -> None:

@@ -206,11 +206,15 @@ def test_what_a_killed_consolidation_left_is_removed(tmp_path: Path) -> None:
     folder = store.path / "consolidated"
     folder.mkdir()
     (folder / "x.h5.tmp.1").write_bytes(b"left")
+    (folder / "0123456789abcdef.h5").write_bytes(b"off the list, but the kill came before it was removed")
+    (folder / "notes.h5").write_bytes(b"of somebody else")
     with (folder / "y.h5.tmp.1").open("wb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert info(store).unlisted == ("consolidated/x.h5.tmp.1", "consolidated/y.h5.tmp.1")
+        assert len(info(store).unlisted) == 4
         (name,) = consolidate(store)
-        assert sorted(p.name for p in folder.iterdir()) == sorted([f"{name}.h5", "manifest.jsonl", "y.h5.tmp.1"])
+        assert sorted(p.name for p in folder.iterdir()) == sorted(
+            [f"{name}.h5", "manifest.jsonl", "notes.h5", "y.h5.tmp.1"]
+        )
 
 
 @pytest.mark.parametrize("keep", [None, 0, 1000])

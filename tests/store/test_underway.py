@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ class Disk:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.waiting = self.most = 0
         self.go, self.lock = threading.Event(), threading.Lock()
-        self.error: OSError | None = None
+        self.error: Exception | None = None
         real = os.pwrite
 
         def pwrite(fd: int, data: Any, at: int) -> int:
@@ -104,18 +105,41 @@ def test_without_a_lease_all_is_written_at_once(disk: Disk, output: Output) -> N
     assert os.pread(output.fd, LARGE, 0) == b"\7" * LARGE
 
 
-def test_an_error_is_told_by_what_comes_next(disk: Disk, output: Output) -> None:
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), MemoryError("broken")])
+def test_an_error_is_told_by_what_comes_next(disk: Disk, output: Output, error: Exception) -> None:
     free: list[str] = []
-    disk.error = OSError(errno.EIO, "broken")
+    disk.error = error
     lease = Lease(lambda: free.append("memory"))
     output.write(data_of(1), 0, lease)
     lease.drop()
     disk.go.set()
-    with pytest.raises(OSError, match="broken"):
+    with pytest.raises(type(error), match="broken"):
         output.settle()
     assert free == ["memory"], "memory is given back, whatever became of its bytes"
-    with pytest.raises(OSError, match="broken"):
+    with pytest.raises(type(error), match="broken"):
         output.write(data_of(1), LARGE, Lease(lambda: None))
+
+
+def test_a_write_that_no_thread_takes_is_not_waited_for(
+    disk: Disk, output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free: list[str] = []
+
+    def submit(*_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    disk.go.set()
+    for number in range(3):  # more often than writes may be under way
+        lease = Lease(lambda: free.append("memory"))
+        with monkeypatch.context() as patch:
+            patch.setattr(ThreadPoolExecutor, "submit", submit)
+            with pytest.raises(RuntimeError, match="new thread"):
+                output.write(data_of(1), 0, lease)
+        lease.drop()
+        assert len(free) == number + 1
+    output.write(data_of(2), 0, Lease(lambda: None))
+    output.settle()
+    assert os.pread(output.fd, LARGE, 0) == b"\2" * LARGE
 
 
 def test_a_file_is_closed_only_when_no_thread_writes_to_it(disk: Disk, output: Output) -> None:

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from interp.errors import StoreError
-from interp.store import RunLayout, Store, disk, head, skeleton
-from tests.store.faults import Faults, leftovers
+from interp.store import RunLayout, Store, disk, head, manifest, skeleton
+from tests.store.faults import Faults, descriptors, leftovers
 from tests.store.making import (
     HEADS,
     NORM,
@@ -35,6 +35,7 @@ def assert_sound(path: Path, runs: tuple[str, ...]) -> None:
     """Exactly these runs are finished, and all their numbers are right."""
     store = Store.open(path)
     assert store.runs == runs
+    assert sorted(file.name for file in (path / "runs").iterdir()) == sorted(f"{run}.h5" for run in runs)
     assert leftovers(path) == []
     if runs:
         for site in (RESID, HEADS, NORM):
@@ -52,6 +53,31 @@ def test_resume_is_what_the_manifest_lacks(tmp_path: Path) -> None:
     assert ["run0" in store, "run2" in store] == [True, False]
     write_run(store, layout_of("run2", seed=2))
     assert_sound(path, ("run0", "run1", "run2"))
+
+
+def test_a_writer_may_throw_its_file_away_while_it_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(tmp_path / "s", seeds=1)
+    temporary = store.path / "runs/run1.h5.tmp.1"
+    temporary.write_bytes(b"left")
+    monkeypatch.setattr(manifest, "try_lock", lambda fd: temporary.unlink() is None)
+    assert Store.create(store.path, PROVENANCE).runs == ("run0",)
+
+
+def test_a_file_system_without_locks_is_told_and_nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, real, before = make_store(tmp_path / "s", seeds=1), fcntl.flock, descriptors()
+
+    def flock(fd: int, how: int) -> None:
+        if how & fcntl.LOCK_NB:
+            raise OSError(errno.ENOLCK, "No locks available")
+        real(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(StoreError, match=r"run run1 cannot be written to .*runs: No locks available"):
+        store.writer("run1", layout_of("run1"))
+    assert_sound(store.path, ("run0",))
+    assert descriptors() == before
 
 
 def test_files_of_living_writers_are_left_alone(tmp_path: Path) -> None:
