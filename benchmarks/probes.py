@@ -35,7 +35,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.harness import interleaved, kept_rows, publish, result, row
-from probes.cell import stack_size
+from probes.batch import stack_size
 from probes.logistic import Columns, solve_logistic
 from probes.ridge import solve_ridge
 from probes.space import blocks

@@ -11,25 +11,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from probes.batch import BATCH_BYTES
 from probes.cell_fit import CellFit, Directions, Probe, score_cell
 from probes.discriminant import solve_discriminant
-from probes.errors import ProbeError
 from probes.logistic import Columns, solve_logistic
 from probes.plan import Plan
 from probes.ridge import RidgeFit, solve_ridge
-from probes.space import KERNEL_FROM, Block, blocks
-
-BATCH_BYTES = 256 * 2**20
-"""Decision values of one cell solved at once; keeps the memory of token-level cells bounded."""
-
-BATCH_VALUES = 2**18
-"""Decision values worth solving at once: smaller cells are stacked, so that the cost of a call is shared."""
-
-BATCH_FEATURES = 2**20
-"""Features held at once by stacked cells: more would not stay in the cache from one iteration to the next. What the
-kernel form holds instead counts as ``KERNEL_WIDTH`` features per row, at most."""
-
-KERNEL_WIDTH = 4
+from probes.space import Block, blocks
 
 
 class _Work:
@@ -120,49 +108,6 @@ class _Work:
 
 Fit = tuple[int, int, int]
 """Training set, label and place on the path."""
-
-
-def stack_size(rows: int, features: int, fits: int) -> int:
-    """How many cells share the cost of a call well; every output of a fit counts."""
-    width = min(max(features, 1), KERNEL_WIDTH * rows)
-    return max(1, min(BATCH_VALUES // (rows * fits), BATCH_FEATURES // (rows * width)))
-
-
-def batch_size(plan: Plan, features: int, memory: float | None = None) -> int:
-    """How many cells to fit at once: as many as share the cost of a call well, within ``memory`` bytes.
-
-    Raises:
-        ProbeError: one cell needs more.
-    """
-    rows = len(plan.y)
-    fits = max(len(plan.pairs) * len(plan.path), plan.folds.k * plan.tensors.labels.shape[1])
-    best = stack_size(rows, features, fits * plan.outputs)
-    if memory is None:
-        return best
-    one = needed_bytes(plan, features)
-    if one > memory:
-        raise ProbeError(
-            f"One cell of {rows} rows and {features} features needs about {one / 1e6:.0f} MB, more than memory="
-            f"{memory / 1e6:.0f} MB. Raise memory=, thin the rows (max_rows=), keep a smaller view, or ask for fewer "
-            "shuffles."
-        )
-    # A third for fits: reading a store and what allocators keep of freed memory take the rest.
-    return max(1, min(best, int(memory // (3 * one))))
-
-
-def needed_bytes(plan: Plan, features: int) -> int:
-    """What reading and fitting one cell takes at its height, about."""
-    rows, sets = len(plan.y), len(plan.pairs) + plan.folds.k
-    fits = max(len(plan.pairs) * len(plan.path), plan.folds.k * plan.tensors.labels.shape[1]) * plan.outputs
-    item = torch.finfo(plan.dtype).bits // 8
-    unknowns = min(features, rows) + 1
-    matrices = (2 + 2 * len(plan.path)) * unknowns**2
-    kernels = 0
-    if features > KERNEL_FROM * rows:  # one a set, and for each C inverses of what sets leave out: most if two folds
-        left_out = max(len(plan.pairs) * (2 * rows / plan.folds.k) ** 2, rows**2 / plan.folds.k)
-        kernels = int(sets * rows**2 + len(plan.path) * left_out)
-    fits = min(fits, max(1, BATCH_BYTES // (rows * item)))
-    return item * (4 * rows * features + matrices + kernels + fits * (8 * rows + 24 * unknowns))
 
 
 def fit_cell(

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from probes.any_estimator import check_estimator, fit_estimator
-from probes.cell import batch_size, fit_cells
+from probes.batch import batch_size
+from probes.cell import fit_cells
 from probes.cell_fit import CellFit
 from probes.errors import ProbeError
 from probes.leaks import check_target, check_twins

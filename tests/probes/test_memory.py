@@ -16,15 +16,19 @@ from interp.store import RunLayout, SiteLayout, Store
 from probes import ProbeError, fit_grid
 from tests.allocator import HANDED_BACK
 
-FIT = """
+METER = """
 import json, sys
 from pathlib import Path
-from interp.store import Store
-from probes import fit_grid
 
 def held(name):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024
+
+"""
+
+FIT = """
+from interp.store import Store
+from probes import fit_grid
 
 store = Store.open(sys.argv[1])
 options = {"groups": "sample", "branch": "cond", "shuffles": 2, "path": 0.01, "bootstrap": 20}
@@ -37,6 +41,47 @@ everything = [file.read_bytes() for file in store.path.rglob("*") if file.is_fil
 whole = held("VmHWM") - before
 print(json.dumps({"grew": grew, "whole": whole, "cells": grid.table.height, "rows": grid.table["n"][0]}))
 """
+
+NEED = """
+import numpy as np, torch
+from probes.batch import needed_bytes
+from probes.cell import fit_cell
+from probes.plan import make_plan
+
+def fitted(model, rows, features, classes, shuffles, options):
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.normal(size=(rows, features)).astype(np.float32))
+    y = rng.integers(0, classes, size=rows) if classes else rng.normal(size=rows)
+    weights = rng.uniform(0.5, 2, size=rows) if options.pop("weights", False) else None
+    plan = make_plan(np.asarray(y), np.arange(rows) % 50, model=model, shuffles=shuffles, weights=weights, **options)
+    plan.tensors
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = held("VmRSS")
+    fit_cell(x, plan)
+    return {"used": held("VmHWM") - before + x.nbytes, "needed": needed_bytes(plan, features)}
+
+for model in ("logistic", "ridge", "lda", "means"):  # what first calls take
+    for features in (20, 200):
+        fitted(model, 100, features, 2, 2, {})
+for case in json.loads(sys.argv[1]):
+    print(json.dumps({"case": case} | fitted(*case)))
+"""
+
+CASES = (
+    ("ridge", 5000, 512, 2, 20, {}),  # features are held in the order of shares too
+    ("ridge", 5000, 512, 0, 0, {"weights": True}),
+    ("ridge", 1000, 2048, 0, 0, {}),
+    ("lda", 2000, 512, 4, 60, {}),
+    ("lda", 400, 2048, 2, 20, {}),
+    ("means", 400, 4096, 4, 20, {}),
+    ("logistic", 5000, 16, 2, 60, {}),
+    ("logistic", 2000, 512, 4, 20, {"selection": "nested"}),
+    ("logistic", 600, 2048, 2, 20, {}),  # corrections of preconditioners for the rows that sets leave out
+    ("logistic", 600, 2048, 2, 0, {"folds": 10}),
+    ("logistic", 600, 2048, 4, 5, {}),
+    ("logistic", 1000, 1100, 2, 5, {}),  # the kernel form, by the largest training set and not by all rows
+)
+"""Model, rows, features, classes, shuffles, options."""
 
 
 def big_store(path: Path, *, runs: int, tokens: int, width: int, steps: int, layers: int) -> Store:
@@ -68,11 +113,12 @@ def big_store(path: Path, *, runs: int, tokens: int, width: int, steps: int, lay
     return store
 
 
-def fitted(path: Path, cap: float) -> dict[str, int]:
-    command = [sys.executable, "-c", FIT, str(path), str(cap)]
+def measured(script: str, *arguments: str) -> list[dict]:
+    """What a script says in a process of its own, a line each."""
+    command = [sys.executable, "-c", METER + script, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | HANDED_BACK)
     assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def size_of(path: Path) -> int:
@@ -81,7 +127,7 @@ def size_of(path: Path) -> int:
 
 def check(path: Path, cap: float) -> dict[str, int]:
     assert size_of(path) >= 10 * cap
-    found = fitted(path, cap)
+    found = measured(FIT, str(path), str(cap))[-1]
     print(f"store {size_of(path) / 1e6:.0f} MB, cap {cap / 1e6:.0f} MB, grew by {found['grew'] / 1e6:.1f} MB")
     assert found["grew"] <= cap < size_of(path) / 2 < found["whole"]
     return found
@@ -102,6 +148,17 @@ def test_a_store_ten_times_larger_than_the_memory_it_is_given(tmp_path):
 def test_a_gigabyte_in_a_hundred_megabytes(tmp_path):
     big_store(tmp_path / "s", runs=16, tokens=256, width=256, steps=16, layers=16)
     assert check(tmp_path / "s", 100e6)["cells"] == 256
+
+
+@linux
+@pytest.mark.slow
+def test_what_a_cell_is_said_to_need_is_what_it_uses():
+    found = measured(NEED, json.dumps(CASES))
+    for line in found:
+        print(f"{line['case']}: used {line['used'] / 1e6:.0f} MB, needed {line['needed'] / 1e6:.0f} MB")
+    assert len(found) == len(CASES)
+    for line in found:
+        assert line["used"] <= line["needed"] <= 3 * line["used"], line
 
 
 def test_a_cell_that_does_not_fit_is_refused(tmp_path):
