@@ -46,7 +46,7 @@ def _told(command: Callable[..., None]) -> Callable[..., None]:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(FAILED) from error
         except KeyboardInterrupt as error:
-            typer.echo("interrupted: what was finished before is intact, and the same command goes on", err=True)
+            typer.echo("interrupted: what was finished before is intact; give the same command again", err=True)
             raise typer.Exit(INTERRUPTED) from error
 
     return told

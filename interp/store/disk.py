@@ -189,12 +189,17 @@ def read_small(path: Path, most: int) -> bytes:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[int]:
-    """Open a file to read and write and hold its lock, against other threads and processes; gives the descriptor."""
+def locked(path: Path, wait: bool = True) -> Iterator[int]:
+    """Open a file to read and write and hold its lock, against other threads and processes; gives the descriptor.
+
+    Raises:
+        BlockingIOError: another one holds it, with ``wait=False``.
+        OSError: it cannot be opened or locked.
+    """
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             if _same_file(fd, path):  # it may have been replaced while we waited
                 yield fd
                 return

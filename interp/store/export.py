@@ -5,10 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interp.errors import StoreError
-from interp.store.disk import allocate, bytes_of, pwrite_all, replace
+from interp.store.disk import allocate, bytes_of, pwrite_all
+from interp.store.exportfolder import ExportFolder, filling
 from interp.store.index import Piece
 from interp.store.layout import few
 
@@ -64,8 +62,9 @@ def export(
 
     Args:
         store: the store.
-        to: folder; it must not exist or be empty. After an error it is as it was; where a killed export left it, there
-            is no ``runs.parquet``.
+        to: folder; made if missing. It must be empty, or hold nothing but what a killed export left, which is removed
+            (``unfinished-export.jsonl`` in it says what that is, and is there for as long as an export is unfinished).
+            After an error it is empty.
         sites: pattern of site names, as "blocks.*.hook_resid_post".
         form: "safetensors", "npy" or "zarr" (version 3; ``pip install wan-interp[zarr]``).
         step, branch, runs, tokens: as in `Store.read`; a branch of None is all that a site has.
@@ -89,29 +88,23 @@ def export(
         raise StoreError(f"no site of {store.path} matches {sites!r}; there are {few(store.sites)}")
     jobs = [_Job(store, site, keys, step, branch, tokens) for site in chosen]
     table = store.runs_frame  # before hours of work, as it may be refused
-    done, total, written = 0, sum(job.nbytes for job in jobs), list[Path]()
+    done, total, written = 0, sum(job.nbytes for job in jobs), list[str]()
     try:
-        to.mkdir(parents=True, exist_ok=True)
-        if any(to.iterdir()):
-            raise StoreError(f"{to} is not empty; give a new folder, or empty it if an export into it was killed")
-        try:
+        with filling(to) as folder:
             for job in jobs:
-                written.append(to / f"{job.site}.{form}")
-                for nbytes in job.write(written[-1], form):
-                    done += nbytes
-                    if progress:
-                        progress(done, total)
-            written += _write_labels(store, to / "labels", keys)
-            written.append(to / "runs.parquet")
-            with _whole(written[-1]) as path:
+                written.append(f"{job.site}.{form}")
+                with folder.whole(written[-1]) as path:
+                    for nbytes in job.write(path, form):
+                        done += nbytes
+                        if progress:
+                            progress(done, total)
+            written += _write_labels(store, folder, keys)
+            written.append("runs.parquet")
+            with folder.whole(written[-1]) as path:
                 _in_order(table, keys).write_parquet(path)
-        except BaseException:
-            for path in (*written, to / "labels"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-            raise
     except OSError as error:
         raise StoreError(f"exporting to {to} failed: {error.strerror or error}") from error
-    return tuple(written)
+    return tuple(to / name for name in written)
 
 
 class _Job:
@@ -146,9 +139,9 @@ class _Job:
 
     def _write_file(self, path: Path, form: str) -> Iterator[int]:
         head = self._safetensors_head() if form == "safetensors" else self._npy_head()
-        with _whole(path) as temporary, temporary.open("wb") as file:
+        with path.open("wb") as file:
             itemsize = (self.kind.bits if form == "safetensors" else self.kind.values).itemsize
-            allocate(file.fileno(), len(head) + math.prod(self.shape) * itemsize, str(path))
+            allocate(file.fileno(), len(head) + math.prod(self.shape) * itemsize, f"exporting site {self.site}")
             pwrite_all(file.fileno(), head, 0)
             at = len(head)
             for _, _, bits in self._portions():
@@ -161,20 +154,19 @@ class _Job:
         """A chunk is one step and branch of the runs of a portion."""
         import zarr
 
-        with _whole(path) as temporary:
-            array = zarr.create_array(
-                store=temporary,
-                shape=self.shape,
-                chunks=(min(self.runs_at_once, len(self.runs)), 1, 1, *self.shape[3:]),
-                dtype=self.kind.values,
-                fill_value=np.nan if self.kind.values.kind == "f" else None,
-                config={"write_empty_chunks": True},
-                dimension_names=self.about["axes"],
-                attributes=self.about,
-            )
-            for runs, steps, bits in self._portions():
-                array[runs, steps] = self.kind.widen(bits)
-                yield bits.nbytes
+        array = zarr.create_array(
+            store=path,
+            shape=self.shape,
+            chunks=(min(self.runs_at_once, len(self.runs)), 1, 1, *self.shape[3:]),
+            dtype=self.kind.values,
+            fill_value=np.nan if self.kind.values.kind == "f" else None,
+            config={"write_empty_chunks": True},
+            dimension_names=self.about["axes"],
+            attributes=self.about,
+        )
+        for runs, steps, bits in self._portions():
+            array[runs, steps] = self.kind.widen(bits)
+            yield bits.nbytes
 
     def _portions(self) -> Iterator[tuple[slice, slice, np.ndarray]]:
         """Some runs, or some steps of one, and their bits [run, step, branch, <site axes>], in order."""
@@ -220,37 +212,17 @@ def _tokens(view: SiteView, tokens: Tokens) -> dict[str, list[Any]]:
     return {"tokens": (found if (found != found[0]).any() else found[0]).tolist()}
 
 
-def _write_labels(store: Store, to: Path, runs: Sequence[str]) -> Iterator[Path]:
+def _write_labels(store: Store, folder: ExportFolder, runs: Sequence[str]) -> Iterator[str]:
     """Array labels that all runs have in one shape."""
     indexes = [store.index(run) for run in runs]
     for name, label in indexes[0].labels.items():
         if isinstance(label, Piece) and len({getattr(index.labels.get(name), "shape", None) for index in indexes}) == 1:
-            to.mkdir(exist_ok=True)
-            with _whole(to / f"{name}.npy") as path, path.open("wb") as file:
+            with folder.whole(f"labels/{name}.npy") as path, path.open("wb") as file:
                 np.save(file, np.stack([store.label(run, name) for run in runs]), allow_pickle=False)
-            yield to / f"{name}.npy"
+            yield f"labels/{name}.npy"
 
 
 def _in_order(table: pl.DataFrame, runs: Sequence[str]) -> pl.DataFrame:
     import polars as pl
 
     return pl.DataFrame({"run": list(runs)}).join(table, on="run", how="left", maintain_order="left")
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Where to write a file (or zarr's folder), which gets its name when all of it is there, lastingly."""
-    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
-    try:
-        yield temporary
-        if temporary.is_file():
-            fd = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-        replace(temporary, path)
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        temporary.unlink(missing_ok=True)

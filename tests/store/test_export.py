@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from safetensors.torch import load_file, safe_open
 
 from interp.errors import StoreError
 from interp.store import Store, consolidate, export
+from interp.store.exportfolder import UNFINISHED
 from tests.store.faults import failing_at_each_call
 from tests.store.making import HEADS, NORM, RESID, labels_of, layout_of, make_store, stacked, write_run
 from tests.store.test_damage import flip
@@ -104,7 +108,7 @@ def test_an_export_that_is_interrupted_leaves_nothing(tmp_path: Path, form: str)
         nonlocal calls
         calls += 1
         if calls == 2:  # in the second of three sites
-            assert len(list((tmp_path / "out").iterdir())) == 2
+            assert len(list((tmp_path / "out").iterdir())) == 3
             raise Stop
 
     with pytest.raises(Stop):
@@ -112,6 +116,84 @@ def test_an_export_that_is_interrupted_leaves_nothing(tmp_path: Path, form: str)
     assert list((tmp_path / "out").iterdir()) == []
     assert len(export(store, tmp_path / "out", form=form)) == 5
     assert list((tmp_path / "out").rglob("*.tmp.*")) == []
+
+
+KILLED = """
+import os, signal, sys
+from interp.store import Store, export
+calls = []
+def kill(done, total):
+    calls.append(done)
+    if len(calls) == 2:  # in the second of three sites
+        os.kill(os.getpid(), signal.SIGKILL)
+export(Store.open(sys.argv[1]), sys.argv[2], form=sys.argv[3], progress=kill)
+"""
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:zarr")
+@pytest.mark.parametrize("form", ["safetensors", "zarr"])
+def test_an_export_that_was_killed_is_begun_anew(tmp_path: Path, form: str) -> None:
+    """What it left is removed, and nothing else ever is."""
+    if form == "zarr":
+        pytest.importorskip("zarr", reason="zarr is an extra")
+    store, out = make_store(tmp_path / "s", seeds=2), tmp_path / "out"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", KILLED, store.path, out, form], check=False)
+    assert done.returncode == -signal.SIGKILL
+    left = everything(out)
+    assert UNFINISHED in left
+    assert any(".tmp." in name for name in left)
+    first = out / f"{RESID}.{form}"
+    for path in (out / "notes.txt", out / "runs.parquet", out / "labels", first / "notes" if form == "zarr" else first):
+        before = path.read_bytes() if path.exists() else b""
+        path.mkdir() if path.name == "labels" else path.write_bytes(before + b"somebody's own")
+        now = everything(out)
+        with pytest.raises(StoreError, match=r"out is not empty: no export that was killed there made [\w.]+; give"):
+            export(store, out, form=form)
+        assert everything(out) == now
+        path.rmdir() if path.name == "labels" else path.unlink()
+    files = export(store, out, form=form)
+    assert sorted(path.name for path in out.iterdir()) == sorted({path.relative_to(out).parts[0] for path in files})
+    export(store, tmp_path / "other", form=form)
+    assert everything(out) == everything(tmp_path / "other")
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    """All that is in a folder, by name."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")
+    }
+
+
+def test_two_exports_into_one_folder(tmp_path: Path) -> None:
+    store, out = make_store(tmp_path / "s", seeds=1), tmp_path / "out"
+
+    def another(done: int, total: int) -> None:
+        with pytest.raises(StoreError, match=r"another export into .*out is under way"):
+            export(store, out)
+
+    assert len(export(store, out, progress=another)) == 5
+    assert not (out / UNFINISHED).exists()
+
+
+@pytest.mark.parametrize("text", ["of somebody else\n", "[1]\n", "[[]]\n", '{"a": 1}\n'])
+def test_a_list_that_no_export_wrote(tmp_path: Path, text: str) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / UNFINISHED).write_text(text)
+    with pytest.raises(StoreError, match=r"out is not empty: its unfinished-export.jsonl is not of an export"):
+        export(make_store(tmp_path / "s", seeds=1), out)
+    assert everything(out) == {UNFINISHED: text.encode()}
+
+
+def test_an_export_killed_before_its_first_file(tmp_path: Path) -> None:
+    """The list is empty, or its first line was cut off."""
+    store = make_store(tmp_path / "s", seeds=1)
+    for number, text in enumerate(("", '["blocks.0')):
+        out = tmp_path / str(number)
+        out.mkdir()
+        (out / UNFINISHED).write_text(text)
+        assert len(export(store, out)) == 5
+        assert not (out / UNFINISHED).exists()
 
 
 def test_a_damaged_store_is_not_exported(tmp_path: Path) -> None:
@@ -185,7 +267,7 @@ def test_exporting_onto_a_disk_that_fails_at_any_call(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s", seeds=2)
 
     def after(said: str) -> None:
-        assert said.startswith(("exporting to", str(tmp_path / "out")))
+        assert said.startswith("exporting ")
         assert list((tmp_path / "out").iterdir()) == []
 
     assert failing_at_each_call(lambda: export(store, tmp_path / "out"), after) > 12
