@@ -23,7 +23,7 @@ from probes.prepare import prepare
 from probes.score import resample
 from probes.source import Key
 from probes.spread import interval
-from probes.transfer import apply, known, score_elsewhere
+from probes.transfer import apply, check_interval, known, score_elsewhere
 
 SCHEMA = {
     "train": pl.String, "test": pl.String, "step": pl.Int64, "layer": pl.Int64,
@@ -61,6 +61,7 @@ def transfer_between(
     """
     if not isinstance(options.get("model", ""), str):
         raise ProbeError("Transfer between kinds of runs is of built-in models; give one by name (model='logistic').")
+    check_interval(resamples, level)
     if isinstance(between, str):
         if isinstance(source, Mapping):
             raise ProbeError(f"between={between!r} names a label of a store; with arrays give the kind of each run.")

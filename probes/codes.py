@@ -21,6 +21,10 @@ SCHEMA = {
     "n": pl.Int64, "groups": pl.Int64,
 }  # fmt: skip
 
+OPTIONS = (
+    "groups", "site", "steps", "layers", "branch", "pool", "sigmas", "standardise", "max_rows", "seed", "dtype",
+)  # fmt: skip
+
 
 def code_grid(
     source: Any,
@@ -37,7 +41,8 @@ def code_grid(
     """The online code (`probes.online_code`) of every cell.
 
     Args:
-        source, target, options: as in `probes.fit_grid`: groups, site, steps, layers, branch, pool, max_rows, seed ...
+        source, target, options: as in `probes.fit_grid`; options that say which rows and features: groups, site, steps,
+            layers, branch, pool, sigmas, standardise, max_rows, seed, dtype (of features as they are read).
         fractions, path: as in `probes.online_code`.
         orders: random orders of groups that codes are averaged over; the same in all cells.
         controls, kinds: control tasks, as in `probes.fit_grid`.
@@ -49,15 +54,12 @@ def code_grid(
         control (bits of control tasks, which a probe can only learn by heart; null without), n (rows), groups.
 
     Raises:
-        ProbeError: no order, an option that there is not, or a target of values.
+        ProbeError: no order, an option that there is not, or a target of values (bin them).
     """
     if orders < 1:
         raise ProbeError(f"orders={orders}: need 1 or more.")
-    given = {"folds": 2, "standardise": True, **known(options)}
-    data, plan = prepare(source, target, **given, path=path, shuffles=0)
-    if not plan.classification:
-        raise ProbeError("A code is of classes; bin the values, or fit a ridge probe.")
-    seed = int(given.get("seed", 0))
+    data, plan = prepare(source, target, **known(options, OPTIONS), folds=2, path=path, shuffles=0)
+    seed = int(options.get("seed", 0))
     by_heart = control_labels(data, plan, controls, kinds=kinds, seed=seed + 3).astype(np.int64)
     rows = []
     for key in progress(data.keys) if progress else data.keys:

@@ -104,8 +104,8 @@ def fit_grid(
         bootstrap, level: resamples of groups, and level of all intervals.
         weights: how much each run (or row) counts in the fit; scores count every row alike.
         max_rows: fit on at most so many rows, drawn evenly from the groups.
-        memory: bytes that features and fits may take at once; whatever the store's size, a cell is read at a time. By
-            default several small cells are, for speed.
+        memory: bytes that features and fits may take at once; whatever the store's size, a cell is read at a time,
+            whole, before its tokens are pooled or its rows thinned. By default several small cells are, for speed.
         controls, kinds: number of control tasks, and what a probe could go by in them (one per run or row): random
             labels that go with the kind of a row (`probes.control_task`), fitted like the real ones. By default kinds
             are the tokens' places; a target per run has control tasks only where kinds are given.
@@ -154,7 +154,8 @@ def fit_grid(
     chances = plan.shuffled.shape[1]
     by_heart = control_labels(data, plan, controls, kinds=kinds, seed=seed + 3)
     plan = replace(plan, shuffled=np.concatenate([plan.shuffled, by_heart], axis=1))
-    base = _fit_baselines(baselines or {}, source, data, plan, branch)  # first: what is wrong with them shows at once
+    # First: what is wrong with them shows at once.
+    base = _fit_baselines(baselines or {}, source, data, plan, branch, memory)
     cells = (
         (key, f"step {key[0]}, layer {key[1]}", partial(data.matrix, key, dtype=plan.dtype, device=device))
         for key in (progress(data.keys) if progress else data.keys)
@@ -166,7 +167,7 @@ def fit_grid(
 
 
 def _fit_baselines(
-    baselines: Mapping[str, Any], source: Any, data: Source, plan: Plan, branch: str | None
+    baselines: Mapping[str, Any], source: Any, data: Source, plan: Plan, branch: str | None, memory: float | None
 ) -> dict[tuple[str, int], CellFit]:
     """Fits by name and step; a baseline that does not change with the step is fitted once."""
     if not isinstance(baselines, Mapping):
@@ -191,7 +192,8 @@ def _fit_baselines(
         for s, given in per_step.items():
             array = given() if callable(given) else given
             x = data.rows(array, f"baseline {name!r}", dtype=plan.dtype, device=plan.device)
-            out[name, s] = fit_each([((s, 0), f"baseline {name!r}, step {s}", partial(torch.clone, x))], bare)[s, 0]
+            cell = ((s, 0), f"baseline {name!r}, step {s}", partial(torch.clone, x))
+            out[name, s] = fit_each([cell], bare, memory=memory)[s, 0]
         for s in steps:
             out.setdefault((name, s), out[name, steps[0]])
     return out

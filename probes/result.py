@@ -35,6 +35,7 @@ from probes.said import Said
 from probes.score import METRICS, bootstrap, resample
 
 FORMAT = 3
+DIRECTIONS, ROWS, DECISIONS = "directions.safetensors", "rows.parquet", "decisions.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +188,7 @@ class GridResult:
         return plot_grid(self, path, title=title)
 
     def save(self, folder: str | Path) -> Path:
-        """Write the grid into a folder.
+        """Write the grid into a folder, over one that was saved there before.
 
         ``table.parquet``, ``baselines.parquet``, ``cells.parquet`` (group sums and null scores), ``grid.json`` and, if
         they were kept, ``directions.safetensors``, ``rows.parquet`` and ``decisions.safetensors``.
@@ -207,11 +208,13 @@ class GridResult:
             schema={name: pl.List(pl.Float64) for name in ("sums", "effects", "null")},
         )
         cells.write_parquet(out / "cells.parquet")
+        for name in (DIRECTIONS, ROWS, DECISIONS):  # those of another grid would be read as this one's
+            (out / name).unlink(missing_ok=True)
         if self.coef is not None:
-            save_file({"coef": np.ascontiguousarray(self.coef)}, out / "directions.safetensors")
+            save_file({"coef": np.ascontiguousarray(self.coef)}, out / DIRECTIONS)
         if self.said is not None:
-            self.said.rows.write_parquet(out / "rows.parquet")
-            save_file({"decision": np.ascontiguousarray(self.said.decision)}, out / "decisions.safetensors")
+            self.said.rows.write_parquet(out / ROWS)
+            save_file({"decision": np.ascontiguousarray(self.said.decision)}, out / DECISIONS)
         spec = {"format": FORMAT, "shape": list(self.sums.shape), **self.spec}
         (out / "grid.json").write_text(json.dumps(spec, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         return out
@@ -235,8 +238,8 @@ class GridResult:
         effects = np.array(cells["effects"].to_list(), dtype=np.float64).reshape(shape[0], spec["folds"], spec["folds"])
         null = np.array(cells["null"].to_list(), dtype=np.float64).reshape(shape[0], -1)
         table, baselines = pl.read_parquet(out / "table.parquet"), pl.read_parquet(out / "baselines.parquet")
-        kept = out / "directions.safetensors"
+        kept = out / DIRECTIONS
         coef = load_file(kept)["coef"] if kept.is_file() else None
-        kept = out / "decisions.safetensors"
-        said = Said(pl.read_parquet(out / "rows.parquet"), load_file(kept)["decision"]) if kept.is_file() else None
+        kept = out / DECISIONS
+        said = Said(pl.read_parquet(out / ROWS), load_file(kept)["decision"]) if kept.is_file() else None
         return GridResult(table, baselines, sums, effects, null, spec, coef, said)

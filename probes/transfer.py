@@ -8,7 +8,7 @@ cells.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -78,17 +78,24 @@ class TransferResult:
         return plot_transfer(self, path, layer=layer, step=step, title=title)
 
 
-def known(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options that are `prepare`'s.
+def known(options: Mapping[str, Any], names: Sequence[str] = ()) -> dict[str, Any]:
+    """Options that are `prepare`'s, or among ``names``.
 
     Raises:
         ProbeError: one is not; says what is near it.
     """
-    names = [name for name in inspect.signature(prepare).parameters if name not in ("source", "target", "shuffles")]
+    taken = inspect.signature(prepare).parameters
+    names = names or [name for name in taken if name not in ("source", "target", "shuffles")]
     for name in options:
         if name not in names:
             raise ProbeError(f"There is no option {name!r}{suggest(name, names)}. There are {', '.join(names)}.")
     return dict(options)
+
+
+def check_interval(resamples: int, level: float) -> None:
+    """Refuse what no interval can be made by."""
+    if resamples < 2 or not 0 < level < 1:
+        raise ProbeError(f"resamples={resamples}, level={level}: need 2 resamples or more, and 0 < level < 1.")
 
 
 def fit_transfer(
@@ -117,6 +124,7 @@ def fit_transfer(
     """
     if along not in ("step", "layer", "all"):
         raise ProbeError(f"along={along!r} is not known; use 'step', 'layer' or 'all'.")
+    check_interval(resamples, level)
     data, plan = prepare(source, target, **known(options), shuffles=0)
     places: dict[Key, Any] = {}
 

@@ -41,9 +41,10 @@ def test_codes_of_a_store_and_what_has_none():
     assert table["bits"][1] < table["bits"][0]
     assert table["spread"].null_count() == 2
     x = {(0, 0): np.random.default_rng(0).normal(size=(40, 2))}
-    with pytest.raises(ProbeError, match="A code is of classes"):
-        code_grid(x, np.random.default_rng(1).normal(size=40), groups=np.arange(40), model="ridge")
-    with pytest.raises(ProbeError, match="no option 'fold' "):
-        code_grid(x, np.arange(40) % 2, groups=np.arange(40), fold=3)
+    with pytest.raises(ProbeError, match="look like measurements"):
+        code_grid(x, np.random.default_rng(1).normal(size=40), groups=np.arange(40))
+    for nothing in ({"model": "lda"}, {"weights": np.ones(40)}, {"folds": 3}):  # which a code would not heed
+        with pytest.raises(ProbeError, match=f"no option {next(iter(nothing))!r}"):
+            code_grid(x, np.arange(40) % 2, groups=np.arange(40), **nothing)
     with pytest.raises(ProbeError, match="orders=0"):
         code_grid(x, np.arange(40) % 2, groups=np.arange(40), orders=0)

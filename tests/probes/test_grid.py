@@ -419,6 +419,8 @@ def test_a_grid_is_saved_and_loaded_whole(tmp_path):
     assert again.spec == grid.spec
     assert again.onset().equals(grid.onset())
     np.testing.assert_array_equal(again.direction(3, 1), grid.direction(3, 1))
+    less = fit_grid({(0, 0): cells[0, 0]}, y, groups=groups, bootstrap=5, shuffles=0)
+    assert GridResult.load(less.save(tmp_path / "grid")).coef is None  # not that of the grid saved there before
     with pytest.raises(ProbeError, match=r"no grid\.json"):
         GridResult.load(tmp_path)
 

@@ -165,5 +165,9 @@ def test_a_cell_that_does_not_fit_is_refused(tmp_path):
     x = np.random.default_rng(0).normal(size=(200, 50))
     with pytest.raises(ProbeError, match=r"200 rows and 50 features needs about \d+ MB, more than memory=0"):
         fit_grid({(0, 0): x}, np.arange(200) % 2, groups=np.arange(200), memory=1e5)
+    with pytest.raises(ProbeError, match=r"baseline 'wide', step 0: One cell of 200 rows and 9000 features"):
+        fit_grid(
+            {(0, 0): x}, np.arange(200) % 2, groups=np.arange(200), memory=1e7, baselines={"wide": np.ones((200, 9000))}
+        )
     grid = fit_grid({(0, 0): x, (1, 0): x}, np.arange(200) % 2, groups=np.arange(200), memory=5e8, shuffles=2)
     assert grid.table.height == 2

@@ -96,6 +96,10 @@ def test_transfer():
         fit_transfer({(0, 0): CELLS[0, 0], (1, 0): CELLS[2, 0][:, :3]}, Y, groups=GROUP, path=0.1)
     with pytest.raises(ProbeError, match="between='seed' names a label of a store"):
         transfer_between(CELLS, Y, groups=GROUP, between="seed")
+    with pytest.raises(ProbeError, match="level=95"):
+        fit_transfer(CELLS, Y, groups=GROUP, level=95)
+    with pytest.raises(ProbeError, match="resamples=0"):
+        transfer_between(CELLS, Y, groups=GROUP, between=GROUP % 2, resamples=0)
     result = fit_transfer(CELLS, Y, groups=GROUP, path=0.1, layers=0, resamples=5)
     with pytest.raises(ProbeError, match="no column 'lst'"):
         result.matrix(layer=0, column="lst")
