@@ -10,6 +10,25 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+RUNS, TOKENS, FEATURES = 30, 8, 6
+"""Of `planted` cells."""
+
+
+def planted(*, onset=3, steps=6, layers=3, first_layer=1, strength=1.2, seed=0):
+    """Token-level cells that tell the label from (onset, first_layer) on, their target [run, token] and groups
+    [run]."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 2, size=(RUNS, TOKENS)).astype(float)
+    cells = {}
+    for s in range(steps):
+        for layer in range(layers):
+            x = rng.normal(size=(RUNS, TOKENS, FEATURES)).astype(np.float32)
+            if s >= onset and layer >= first_layer:
+                x[..., 2] += strength * (2 * y - 1)
+            cells[s, layer] = x
+    y[:, 0] = np.nan
+    return cells, y, np.arange(RUNS) // 2
+
 
 def rows(n: int, d: int, *, classes: int = 2, groups: int = 20, seed: int = 0, signal: float = 1.5):
     """Correlated features [n, d] on uneven scales, class numbers [n] they partly tell, group numbers [n]."""

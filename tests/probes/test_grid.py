@@ -1,11 +1,10 @@
-"""Grids: planted signals, noise, leakage traps, errors, stores, files."""
+"""Grids: planted signals, noise, what each figure of the table is, errors, files."""
 
 from __future__ import annotations
 
 import numpy as np
 import polars as pl
 import pytest
-import torch
 from scipy.special import expit, logit
 from scipy.stats import t
 from sklearn.linear_model import LogisticRegression
@@ -13,28 +12,10 @@ from sklearn.metrics import balanced_accuracy_score, r2_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from probes import GridResult, LeakageError, ProbeError, fit_grid
+from probes import GridResult, ProbeError, fit_grid
 from probes.folds import draw_folds
 from probes.score import between_folds
-from tests.probes.data import rows
-
-RUNS, TOKENS, FEATURES = 30, 8, 6
-
-
-def planted(*, onset=3, steps=6, layers=3, first_layer=1, strength=1.2, seed=0):
-    """Token-level cells that tell the label from (onset, first_layer) on, their target [run, token] and groups
-    [run]."""
-    rng = np.random.default_rng(seed)
-    y = rng.integers(0, 2, size=(RUNS, TOKENS)).astype(float)
-    cells = {}
-    for s in range(steps):
-        for layer in range(layers):
-            x = rng.normal(size=(RUNS, TOKENS, FEATURES)).astype(np.float32)
-            if s >= onset and layer >= first_layer:
-                x[..., 2] += strength * (2 * y - 1)
-            cells[s, layer] = x
-    y[:, 0] = np.nan
-    return cells, y, np.arange(RUNS) // 2
+from tests.probes.data import RUNS, TOKENS, planted, ridge_reference, rows
 
 
 def test_a_planted_signal_is_found_where_it_is():
@@ -123,25 +104,6 @@ def common(x, y, fold):
     return max(0, 2 * sum(does[a, b] * does[b, a] for a, b in does if a < b))
 
 
-def test_regularisation_is_chosen_on_training_folds_only():
-    # Fold by fold: the choice must not change when the labels of the tested fold do.
-    x, y, group = rows(180, 30, groups=18)
-    folds = np.array([g % 3 for g in group])
-    from probes.cell import fit_cell
-    from probes.plan import make_plan
-
-    def chosen(labels):
-        plan = make_plan(
-            labels, group, folds=folds, path=(0.001, 0.01, 0.1, 1.0, 10.0), shuffles=0, tol=1e-8, dtype=torch.float64
-        )
-        return fit_cell(torch.from_numpy(x), plan)
-
-    other = y.copy()
-    other[folds == 0] = 1 - other[folds == 0]
-    assert chosen(y).chosen[0] == chosen(other).chosen[0]
-    np.testing.assert_allclose(chosen(y).decision[folds == 0], chosen(other).decision[folds == 0], atol=1e-5)
-
-
 @pytest.mark.parametrize("selection", ["shared", "nested"])
 def test_multinomial(selection):
     x, y, group = rows(300, 8, classes=4, groups=30, signal=4)
@@ -164,8 +126,6 @@ def test_ridge_predicts_values():
     assert row["chance"] < 0.05
     assert row["auc"] is None
     folds = draw_folds(group, 5, seed=0)
-    from tests.probes.data import ridge_reference
-
     one = fit_grid({(0, 0): x}, values, groups=group, model="ridge", path=10.0, dtype="float64")
     predicted = np.empty(300)
     for f in range(5):
@@ -192,76 +152,6 @@ def test_baselines_are_fitted_on_the_same_rows():
     assert grid.table.sort("step", "layer")["baseline_x0"][0] < 0.65
     assert grid.baselines.columns == ["baseline", "step", "score", "low", "high", "auc"]
     assert grid.baselines.height == 6
-
-
-# ---- leakage ---------------------------------------------------------------------------------------------------------
-
-
-def test_what_groups_share_is_not_learnt():
-    # Features say which group a row is of, and nothing else; labels are constant in groups. Row-wise folds would give
-    # 100 %.
-    rng = np.random.default_rng(0)
-    group = np.repeat(np.arange(40), 10)
-    x = rng.normal(size=(40, 30))[group] + 0.01 * rng.normal(size=(400, 30))
-    y = rng.integers(0, 2, size=40)[group]
-    grid = fit_grid({(0, 0): x}, y, groups=group, bootstrap=300)
-    row = grid.table.row(0, named=True)
-    assert row["score"] < 0.7
-    assert row["low"] < row["chance_high"]  # forty groups, not four hundred rows: the interval is wide
-    assert row["high"] - row["low"] > 0.2
-
-
-def test_group_shares_of_a_label_are_not_a_finding():
-    # Groups differ in how often the label is 1 and features tell groups apart, but within a group there is nothing to
-    # find.
-    rng = np.random.default_rng(0)
-    rate = np.tile([0.2, 0.8], 20)
-    y = (rng.random((40, 12)) < rate[:, None]).astype(float)
-    x = np.broadcast_to((rate[:, None] > 0.5), (40, 12))[..., None] + 0.1 * rng.normal(size=(40, 12, 1))
-    row = fit_grid({(0, 0): x.astype(np.float32)}, y, groups=np.arange(40), bootstrap=200).table.row(0, named=True)
-    assert row["score"] > 0.7
-    assert row["chance"] == pytest.approx(row["score"], abs=0.03)
-    assert row["p"] > 0.01
-
-
-def test_tokens_of_a_run_in_two_groups_are_refused():
-    cells, y, _ = planted(steps=1, layers=1)
-    with pytest.raises(LeakageError, match="tokens of run 0"):
-        fit_grid(cells, y, groups=np.arange(RUNS * TOKENS).reshape(RUNS, TOKENS))
-
-
-def test_folds_of_the_user_that_split_a_group_are_refused():
-    cells, y, groups = planted(steps=1, layers=1)
-    with pytest.raises(LeakageError, match="more than one fold"):
-        fit_grid(cells, y, groups=groups, folds=np.arange(RUNS) % 3)
-
-
-def test_seeds_shared_by_mazes_stay_on_one_side():
-    cells, y, _ = planted(steps=1, layers=1)
-    maze, seed = np.arange(RUNS) // 3, np.arange(RUNS) % 3
-    with pytest.raises(ProbeError, match="5 folds were asked of 1 group"):
-        fit_grid(cells, y, groups=(maze, seed))  # every maze shares seeds with every other: nothing can be held out
-    grid = fit_grid(cells, y, groups=(maze, maze * 10 + seed), shuffles=0, bootstrap=10)
-    assert grid.table["groups"][0] == 10
-
-
-def test_scaling_is_learnt_on_training_rows():
-    # An outlier in the tested fold must not change the fit: predictions elsewhere stay what they were.
-    from probes.cell import fit_cell
-    from probes.plan import make_plan
-
-    x, y, group = rows(100, 5, groups=10)
-    folds = group % 5
-    plan = make_plan(y, group, folds=folds, path=0.1, shuffles=0, dtype=torch.float64, tol=1e-8)
-    before = fit_cell(torch.from_numpy(x), plan).decision
-    wild = x.copy()
-    wild[np.flatnonzero(folds == 2)[0]] *= 1e4
-    after = fit_cell(torch.from_numpy(wild), plan).decision
-    still = (folds == 2) & (np.arange(100) != np.flatnonzero(folds == 2)[0])
-    np.testing.assert_allclose(after[still], before[still], atol=1e-4)
-
-
-# ---- errors ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -307,105 +197,6 @@ def test_a_class_that_only_one_fold_has_is_refused():
     labels = np.where(group == 0, 2, y)
     with pytest.raises(ProbeError, match=r"Class '2' \(5 rows\) lies in one fold only"):
         fit_grid({(0, 0): x}, labels, groups=group)
-
-
-# ---- sources and files -----------------------------------------------------------------------------------------------
-
-
-class Memory:
-    """The part of a store's interface that a grid needs."""
-
-    def __init__(self, cells, labels, steps, sigmas):
-        self.cells, self._labels, self._steps, self._sigmas, self.reads = cells, labels, steps, sigmas, []
-        self.sites = (
-            *(f"blocks.{layer}.hook_resid_post" for layer in sorted({k[1] for k in cells})),
-            "latents.hook_x0",
-        )
-
-    def schedule(self):
-        return pl.DataFrame({"step": self._steps, "sigma": self._sigmas})
-
-    def read(self, site, step, branch=None, **_):
-        self.reads.append((site, step, branch))
-        layer = 0 if site.startswith("latents") else int(site.split(".")[1])
-        return self.cells[step, layer]
-
-    def labels(self, name, site=None):
-        return self._labels[name]
-
-
-def test_a_store_gives_the_same_grid_as_its_arrays():
-    cells, y, groups = planted()
-    store = Memory(
-        {k: torch.from_numpy(v) for k, v in cells.items()},
-        {"on_path": y, "sample": np.array([f"maze-{g}" for g in groups])},
-        list(range(6)),
-        [1 - s / 6 for s in range(6)],
-    )
-    a = fit_grid(
-        store,
-        "on_path",
-        groups="sample",
-        branch="cond",
-        steps=(2, 3),
-        layers=(0, 2),
-        baselines={"x0": "latents.hook_x0"},
-    )
-    b = fit_grid(
-        {k: v for k, v in cells.items() if k[0] in (2, 3) and k[1] in (0, 2)},
-        y, groups=groups, sigmas={2: 1 - 2 / 6, 3: 0.5}, baselines={"x0": {s: cells[s, 0] for s in (2, 3)}},
-    )  # fmt: skip
-    assert a.table.equals(b.table)
-    assert ("blocks.2.hook_resid_post", 3, "cond") in store.reads
-    with pytest.raises(ProbeError, match="did you mean"):
-        fit_grid(store, "on_path", site="blocks.{layer}.hook_resid_pos")
-    with pytest.raises(ProbeError, match="no step 9"):
-        fit_grid(store, "on_path", steps=(9,))
-
-
-def test_cells_are_read_one_at_a_time():
-    cells, y, groups = planted(steps=2, layers=2)
-    calls = []
-
-    def lazily(key):
-        def read():
-            calls.append(key)
-            return cells[key]
-
-        return read
-
-    lazy = fit_grid({k: lazily(k) for k in cells}, y, groups=groups, shuffles=3)
-    assert sorted(calls) == sorted(cells)
-    assert lazy.table.equals(fit_grid(cells, y, groups=groups, shuffles=3).table)
-
-
-def test_pooling_for_targets_per_run():
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, 2, size=60)
-    x = rng.normal(size=(60, 5, 4)) + 1.5 * y[:, None, None]
-    options = {"groups": np.arange(60), "shuffles": 0, "bootstrap": 50}
-    mean = fit_grid({(0, 0): x}, y, pool="mean", **options)
-    own = fit_grid({(0, 0): x}, y, pool=lambda t: t.float().mean(dim=1), **options)
-    assert mean.table.equals(own.table)
-    assert mean.table.equals(fit_grid({(0, 0): x.mean(axis=1)}, y, **options).table)
-    assert fit_grid({(0, 0): x}, y, pool="flatten", **options).table["score"][0] > 0.8
-    with pytest.raises(ProbeError, match="must give"):
-        fit_grid({(0, 0): x}, y, pool=lambda t: t[:, 0, 0], **options)
-
-
-def test_thinned_rows_come_evenly_from_the_groups():
-    cells, y, groups = planted(steps=1, layers=1)
-    grid = fit_grid(cells, y, groups=groups, max_rows=60, shuffles=0, bootstrap=10)
-    assert grid.table["n"][0] == 60
-    assert (grid.sums[0, :, 2:].sum(axis=1) == 4).all()
-
-
-def test_text_labels_are_classes():
-    x, y, group = rows(100, 4, groups=20, signal=4)
-    names = np.array(["left", "right"])[y]
-    grid = fit_grid({(0, 0): x}, names, groups=group, shuffles=2, bootstrap=10)
-    assert grid.spec["classes"] == ["left", "right"]
-    assert grid.table["score"][0] == fit_grid({(0, 0): x}, y, groups=group, shuffles=2, bootstrap=10).table["score"][0]
 
 
 def test_a_grid_is_saved_and_loaded_whole(tmp_path):

@@ -208,3 +208,30 @@ def test_17_values_are_centred_by_training_rows_only():
     decision = fit_cell(torch.from_numpy(x), plan).decision[:, 0]
     own = RidgeProbe(1.0).fit(x[group != 0], values[group != 0]).predict(x[group == 0])
     np.testing.assert_allclose(decision[group == 0], own, atol=1e-5)
+
+
+def test_18_what_groups_share_is_not_learnt():
+    # Features say which group a row is of, and nothing else; labels are constant in groups. Row-wise folds would give
+    # 100 %.
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(40), 10)
+    x = rng.normal(size=(40, 30))[group] + 0.01 * rng.normal(size=(400, 30))
+    y = rng.integers(0, 2, size=40)[group]
+    grid = fit_grid({(0, 0): x}, y, groups=group, bootstrap=300)
+    row = grid.table.row(0, named=True)
+    assert row["score"] < 0.7
+    assert row["low"] < row["chance_high"]  # forty groups, not four hundred rows: the interval is wide
+    assert row["high"] - row["low"] > 0.2
+
+
+def test_19_group_shares_of_a_label_are_not_a_finding():
+    # Groups differ in how often the label is 1 and features tell groups apart, but within a group there is nothing to
+    # find.
+    rng = np.random.default_rng(0)
+    rate = np.tile([0.2, 0.8], 20)
+    y = (rng.random((40, 12)) < rate[:, None]).astype(float)
+    x = np.broadcast_to((rate[:, None] > 0.5), (40, 12))[..., None] + 0.1 * rng.normal(size=(40, 12, 1))
+    row = fit_grid({(0, 0): x.astype(np.float32)}, y, groups=np.arange(40), bootstrap=200).table.row(0, named=True)
+    assert row["score"] > 0.7
+    assert row["chance"] == pytest.approx(row["score"], abs=0.03)
+    assert row["p"] > 0.01
