@@ -22,7 +22,7 @@ from interp.fingerprint import fingerprint
 from interp.grid import TokenGrid
 from interp.model import check_pipeline, load_pipeline
 from interp.observe import Seen, observe
-from interp.planning import grid_of, planned, space_of
+from interp.planning import grid_of, planned, samples_of, seeds_of, space_of
 from interp.result import RunResult
 from interp.runspec import RunSpec, SamplerSettings
 from interp.schedule import build_scheduler, schedule_of
@@ -68,12 +68,11 @@ class Lab:
             settings: fields of `SamplerSettings`: ``steps``, ``guidance_scale``, ``scheduler``, ``shift`` ...
 
         Raises:
+            TaskError: ``samples`` are something else.
             InterpError: an unknown preset or setting, or a value that cannot be.
             ModelError: a pipeline that can be observed only.
         """
-        many = [samples] if isinstance(samples, Sample) else list(samples)
-        numbers = range(seeds) if isinstance(seeds, int) else seeds
-        return planned(self.pipe, self.name, many, numbers, preset, settings)
+        return planned(self.pipe, self.name, samples_of(samples), seeds_of(seeds), preset, settings)
 
     def grid(self, sample: Sample) -> TokenGrid:
         """The token grid of a sample's video."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from interp.conditioning import IMAGE_TOKENS
-from interp.errors import InterpError, suggest
+from interp.errors import InterpError, TaskError, suggest
 from interp.fingerprint import fingerprint
 from interp.grid import TokenGrid
 from interp.kinds import check_loop
@@ -36,6 +40,40 @@ def planned(
     config = described(build_scheduler(pipe, settings))
     now, adapters = fingerprint(pipe), adapters_of(pipe)
     return [RunSpec(name, now, sample, seed, settings, config, adapters) for sample in samples for seed in seeds]
+
+
+def samples_of(asked: Any) -> list[Sample]:
+    """One sample or several, as a list.
+
+    Raises:
+        TaskError: something else was given.
+    """
+    try:
+        many: list[Any] = [asked] if isinstance(asked, Sample | str) else list(asked)
+    except TypeError:
+        many = [asked]
+    for each in many:
+        if not isinstance(each, Sample):
+            said = textwrap.shorten(repr(each), 60)
+            raise TaskError(
+                f"plan was given {said} ({type(each).__name__}) where it needs samples; pass what a task makes, as "
+                "lab.plan(task.sample(4, seed=0)), or your own interp.Sample"
+            )
+    return many
+
+
+def seeds_of(asked: Any) -> list[int]:
+    """A number of seeds, 0 to n - 1, or the seeds themselves, as a list.
+
+    Raises:
+        InterpError: they are no whole numbers.
+    """
+    try:
+        return list(range(operator.index(asked))) if np.ndim(asked) == 0 else [operator.index(seed) for seed in asked]
+    except TypeError as error:
+        raise InterpError(
+            f"seeds={asked!r} is neither a number of seeds nor a list of seeds; pass seeds=3, or seeds=[3, 7]"
+        ) from error
 
 
 def grid_of(pipe: Any, sample: Sample) -> TokenGrid:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 
 # Before anything imports huggingface_hub, torch or matplotlib.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -12,8 +13,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
+import jaxtyping
 import pytest
-from jaxtyping import install_import_hook
 
 import tests.shapes  # so that the name below can be resolved
 
@@ -22,7 +23,7 @@ CHECKED = ("interp", "probes")
 early = sorted(name for name in sys.modules if name.split(".")[0] in CHECKED)
 if early:
     raise pytest.UsageError(f"imported before the shape checks were in place: {', '.join(early)}")
-install_import_hook(CHECKED, f"{tests.shapes.__name__}.check")
+jaxtyping.install_import_hook(CHECKED, f"{tests.shapes.__name__}.check")
 
 import torch
 
@@ -43,3 +44,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _global_state_is_kept() -> None:
     """Every test starts from the same global random state, so that their order does not matter."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def nobody_checks_types() -> Iterator[None]:
+    """As it is outside of this suite: what comes in is what a user wrote."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

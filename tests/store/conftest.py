@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
-import jaxtyping
 import pytest
 
 from tests.store.making import make_store
-
-
-@pytest.fixture
-def nobody_checks_types() -> Iterator[None]:
-    """As it is outside of this suite: what comes in is what a user wrote."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module")
