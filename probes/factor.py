@@ -7,6 +7,7 @@ On other devices by torch, all at once.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from numpy.typing import NDArray
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
 from torch import Tensor
 
@@ -24,6 +26,10 @@ BORDER_FROM = 256
 ENDLESS = 1e30
 """Diagonal under right-hand sides that are factored: whatever is taken from it, its square root does not fail."""
 
+
+KEPT = 16 * 2**20
+"""Bytes of workspace up to which it is kept for the next call: memory that is new each time costs a page fault each
+4 KiB, for a matrix of 512 rows as long as two thirds of its factor."""
 
 SMALL = 1_000_000
 """Multiplications up to which OpenBLAS takes its short way, without copies, in a product."""
@@ -85,6 +91,18 @@ def products(parts: Sequence[Float[Tensor, "_ size"]]) -> Float[Tensor, "part si
     return out
 
 
+def less_outer(
+    half: Float[Tensor, "matrix size size"], rows: Float[Tensor, "matrix size"]
+) -> Float[Tensor, "matrix size size"]:
+    """Takes ``row' row`` from each matrix, in place; nothing is said of the half below the diagonal."""
+    if not _on_cpu(half):
+        return half.baddbmm_(rows[:, :, None], rows[:, None, :], alpha=-1)
+    syr = _blas("syr", half)
+    for matrix, row in zip(half.numpy(), rows.numpy(), strict=True):
+        syr(-1.0, row, lower=1, a=matrix.T, overwrite_a=1)
+    return half
+
+
 def times(
     rows: Float[Tensor, "matrix row size"], matrices: Float[Tensor, "matrix size width"]
 ) -> Float[Tensor, "matrix row width"]:
@@ -124,7 +142,7 @@ def solve_shifted(
     posv, potrf, trtrs = (_lapack(name, matrix) for name in ("posv", "potrf", "trtrs"))
     out = torch.empty(count, shift.shape[1], columns, size, dtype=rows.dtype)
     failed = np.zeros(shift.shape[:2], dtype=bool)
-    own = torch.empty(size + further, size + further, dtype=matrix.dtype).numpy()
+    own = _workspace(size + further, matrix)
     inside, border, corner = own[:size, :size], own[:size, size:], own[size:, size:]
     half = size // 2
     diagonal, by_columns = own.reshape(-1)[:: len(own) + 1], own.T  # as LAPACK counts
@@ -143,6 +161,21 @@ def solve_shifted(
                 info = posv(by_columns, solution.T, lower=1, overwrite_a=1, overwrite_b=1)[2]
             failed[m, a] = 0 < info <= size
     return out, torch.from_numpy(failed)
+
+
+_kept = threading.local()
+
+
+def _workspace(size: int, like: Tensor) -> NDArray[Any]:
+    """A matrix [size, size] of whatever, this thread's until the next call."""
+    dtype = like.numpy().dtype
+    needed = size**2 * dtype.itemsize
+    if needed > KEPT:
+        return np.empty((size, size), dtype)
+    held: NDArray[np.uint8] | None = getattr(_kept, "held", None)
+    if held is None or len(held) < needed:
+        held = _kept.held = np.empty(needed, np.uint8)
+    return held[:needed].view(dtype).reshape(size, size)
 
 
 def _on_cpu(value: Tensor) -> bool:

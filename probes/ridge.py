@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from probes.factor import mirrored, solve_shifted
+from probes.factor import less_outer, mirrored, solve_shifted
 from probes.shares import Sums, shares
 from probes.space import Block
 
@@ -133,13 +133,14 @@ class Moments:
         assert self.sums.gram is not None
         shares, size, _ = self.sums.gram.shape
         step = max(1, GRAM_VALUES // size**2) if self.takes.device.type == "cpu" else len(self.takes)
+        room = self.takes.new_empty(size, size) if step == 1 else None
         for some in (slice(start, start + step) for start in range(0, len(self.takes), step)):
             if step == 1:
-                out = self.sums.gram_of(self.places[some.start])[None]
+                out = self.sums.gram_of(self.places[some.start], room)[None]
             else:
                 out = (self.takes[some] @ self.sums.gram.view(shares, -1)).view(-1, size, size)
             mean = (self.x_sum[some] / self.mass[some, None].sqrt()).to(out.dtype)
-            yield some, out.baddbmm_(mean[:, :, None], mean[:, None, :], alpha=-1)
+            yield some, less_outer(out, mean)
 
 
 def set_moments(

@@ -95,24 +95,40 @@ class Sums:
         return Sums(held, parts, mass, total, products(weighed) if gram else None)
 
     @cached_property
+    def squares(self) -> Float[Tensor, "share feature"]:
+        """Sums of squares: the diagonals, in one piece, for they lie far apart."""
+        assert self.gram is not None
+        return self.gram.diagonal(dim1=1, dim2=2).contiguous()
+
+    @cached_property
     def whole(self) -> Float[Tensor, "feature feature"]:
         """Products over all rows."""
         assert self.gram is not None
         return self.gram.sum(dim=0)
 
-    def gram_of(self, place: int) -> Float[Tensor, "feature feature"]:
-        """Products over the shares of one set: their sum, or the whole less what the set lacks, where that is less to
-        read and costs no digits."""
+    @cached_property
+    def subtracts(self) -> list[bool]:
+        """For which sets the whole less what they lack is less to read than the sum, and costs no digits."""
+        takes, squares = self.held.takes, self.squares.to(torch.float64)
+        less = takes.sum(dim=1) > len(squares) / 2
+        near = (takes @ squares * FAR >= (1 - takes) @ squares).all(dim=1)
+        return (less & near).tolist()
+
+    def gram_of(
+        self, place: int, out: Float[Tensor, "feature feature"] | None = None
+    ) -> Float[Tensor, "feature feature"]:
+        """Products over the shares of one set, in ``out`` if given: their sum, or the whole less what the set lacks."""
         assert self.gram is not None
-        lacking = list(self.held.left_out[place])
-        held = [share for share in range(len(self.gram)) if share not in lacking]
-        squares = self.gram.diagonal(dim1=1, dim2=2)
-        if len(lacking) < len(held) and bool((squares[held].sum(0) * FAR >= squares[lacking].sum(0)).all()):
-            out = self.whole - self.gram[lacking[0]] if lacking else self.whole.clone()
-            for share in lacking[1:]:
-                out -= self.gram[share]
-            return out
-        out = self.gram[held[0]].clone()
-        for share in held[1:]:
-            out += self.gram[share]
+        lacking = self.held.left_out[place]
+        if self.subtracts[place]:
+            first, more, sign = self.whole, lacking, -1
+        else:
+            held = [share for share in range(len(self.gram)) if share not in lacking]
+            first, more, sign = self.gram[held[0]], tuple(held[1:]), 1
+        out = torch.empty_like(first) if out is None else out
+        if not more:
+            return out.copy_(first)
+        torch.add(first, self.gram[more[0]], alpha=sign, out=out)
+        for share in more[1:]:
+            out.add_(self.gram[share], alpha=sign)
         return out

@@ -118,7 +118,7 @@ def deviations(
     held = shares(train) if sums is None else sums.held
     if sums is not None and sums.gram is not None:
         total, mass = sums.total.to(torch.float64), sums.mass
-        squares = sums.gram.diagonal(dim1=1, dim2=2).to(torch.float64)
+        squares = sums.squares.to(torch.float64)
         whole = squares.sum(dim=0) if weights is None else x.square().sum(dim=0, dtype=torch.float64)
     else:
         onehot, squared = held.onehot.to(x.dtype), x.square()
