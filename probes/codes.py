@@ -49,8 +49,8 @@ def code_grid(
         progress: wraps the list of cells.
 
     Returns:
-        One row a cell: step, sigma, layer, bits (mean over orders), spread (standard deviation over orders; null for
-        one), uniform and entropy (bits without features, see `probes.OnlineCode`), compression (uniform / bits),
+        One row a cell, with step, sigma, layer, bits (mean over orders), spread (standard deviation over orders; null
+        for one), uniform and entropy (bits without features, see `probes.OnlineCode`), compression (uniform / bits),
         control (bits of control tasks, which a probe can only learn by heart; null without), n (rows), groups.
 
     Raises:

@@ -1,21 +1,4 @@
-"""The result of a grid of probes: one table, and what is needed to ask it further questions without refitting.
-
-Columns of ``table``, one row per cell, ordered by step and layer:
-
-===================== ======= ==========================================================================================
-step, layer           int     the cell
-sigma                 float   noise level of the step, where the source knows it
-score, low, high      float   out-of-fold score and its interval; what it covers is said in `probes.spread`
-chance, chance_high   float   mean score on shuffled labels, and the upper quantile of that chance level
-p                     float   how often shuffled labels score as high
-auc                   float   area under the ROC curve within folds (classes only)
-control               float   mean score on control tasks (null: none were asked for, or no kinds of rows are known)
-selectivity           float   score - control
-regularisation        float   median over folds of the chosen C or alpha (null: an estimator has its own)
-n, groups             int     rows and groups
-baseline_NAME         float   score of the named baseline at this step
-===================== ======= ==========================================================================================
-"""
+"""The result of a grid of probes: one table, and what is needed to ask it further questions without refitting."""
 
 from __future__ import annotations
 
@@ -42,9 +25,25 @@ DIRECTIONS, ROWS, DECISIONS = "directions.safetensors", "rows.parquet", "decisio
 class GridResult:
     """Scores of a whole grid.
 
-    ``table`` as above; ``baselines`` one row per baseline and step (baseline, step, score, low, high, auc); ``sums``
+    ``table`` as below; ``baselines`` one row per baseline and step (baseline, step, score, low, high, auc); ``sums``
     [cell, group, statistic], ``effects`` [cell, fold, fold] and ``null`` [cell, shuffle] behind them; ``spec`` how it
     was made (JSON).
+
+    Columns of ``table``, one row per cell, ordered by step and layer:
+
+    ===================== ======= ====================================================================================
+    step, layer           int     the cell
+    sigma                 float   noise level of the step, where the source knows it
+    score, low, high      float   out-of-fold score and its interval; what it covers is said in `probes.spread`
+    chance, chance_high   float   mean score on shuffled labels, and the upper quantile of that chance level
+    p                     float   how often shuffled labels score as high
+    auc                   float   area under the ROC curve within folds (classes only)
+    control               float   mean score on control tasks (null: none were asked for, or no kinds of rows are known)
+    selectivity           float   score - control
+    regularisation        float   median over folds of the chosen C or alpha (null: an estimator has its own)
+    n, groups             int     rows and groups
+    baseline_NAME         float   score of the named baseline at this step
+    ===================== ======= ====================================================================================
     """
 
     table: pl.DataFrame
@@ -98,9 +97,10 @@ class GridResult:
         """What the probes of a cell said of the rows that their fold left out.
 
         Returns:
-            One row a row: run (its place in the source), token (null for a target per run), group, fold, target,
-            predicted (classes by name, or values), probability (a list over the classes in ``spec["classes"]``; null
-            for values and for models that give none: all but "logistic" and "lda").
+            One line a row, with run (its place in the source), token (null for a target per run), group, fold, target,
+            predicted (classes by name, or values), probability (a list over the classes in ``spec["classes"]``, as
+            frequent as the probes were fitted to take them; null for values and for models that give none, which are
+            all but "logistic" and "lda").
 
         Raises:
             ProbeError: the grid was fitted without ``predictions=True``, or has no such cell.
@@ -181,8 +181,8 @@ class GridResult:
         return frame
 
     def plot(self, path: str | Path | None = None, *, title: str | None = None) -> Any:
-        """Heatmap over steps and layers above curves over steps, with chance and baselines; written if ``path`` is
-        given."""
+        """Heatmap over steps and layers, with a dot where the interval lies above chance, over curves with chance and
+        baselines; written if ``path`` is given."""
         from probes.plot import plot_grid
 
         return plot_grid(self, path, title=title)

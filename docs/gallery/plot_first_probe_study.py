@@ -24,10 +24,11 @@ print(store.runs_frame.select("run", "sample", "seed", "solved").head())
 # %%
 # One probe for each step and layer: is this token on the path that the run ended with? Mazes are never split between
 # training and test, and chance comes from shuffled labels. Late steps are separable, so the probes are regularised.
-grid = probes.fit_grid(store, target="on_path", groups="sample", over=("step", "layer"), path=(0.001, 0.03))
+grid = probes.fit_grid(store, target="on_path", groups="sample", path=(0.001, 0.03))
 print(grid.table.select("step", "sigma", "layer", "score", "low", "high", "chance_high"))
 
 # %%
-# The first step at which a probe is better than chance, and the whole grid as a picture.
+# The first step at which a probe is better than chance, and the whole grid as a picture. Dots mark cells whose interval
+# lies above chance.
 print(grid.onset())
 grid.plot("when.png")

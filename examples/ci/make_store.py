@@ -1,4 +1,4 @@
-"""Make the small store that probes are fitted on in CI: 24 mazes through the bundled model, 32 random directions kept.
+"""Make the small store that probes are fitted on in CI: 16 mazes through the bundled model, 32 random directions kept.
 
 python examples/ci/make_store.py examples/ci/store
 """
@@ -9,12 +9,14 @@ from pathlib import Path
 import interp
 from interp.store import Store
 
+MAZES = 16
+
 
 def make(to: Path) -> Store:
     """Capture the last latent frame after every block at every step."""
     lab = interp.load("wan-maze-mini")
     task = interp.tasks.get("maze", size=4)
-    runs = lab.plan(task.sample(24, seed=0), seeds=1, steps=8)
+    runs = lab.plan(task.sample(MAZES, seed=0), seeds=1, steps=8)
     where = interp.select("blocks.*.hook_resid_post", branch="cond", frames=-1)
     return lab.capture(runs, where, to=to, views="random_projection-32", progress=False)
 

@@ -29,9 +29,8 @@ class AttentionProbe(ClassifierMixin, Saved):
         max_iter: steps of L-BFGS.
         seed: of the small random start that tells heads apart.
 
-    Attributes:
-        query_: [head, feature]; ``coef_``: [class, head, feature]; ``intercept_``: [class]; all for features scaled by
-        ``mean_`` and ``scale_`` [feature]. ``classes_``: [class].
+    Once fitted: ``query_`` [head, feature], ``coef_`` [class, head, feature] and ``intercept_`` [class], for features
+    scaled by ``mean_`` and ``scale_`` [feature]; ``classes_`` [class].
     """
 
     tokens = True

@@ -50,8 +50,7 @@ class LinearSVM(Scored, _Scaled):
         class_weight: as in `sklearn.svm.LinearSVC`.
         max_iter: of the solver.
 
-    Attributes:
-        coef_: [1 or class, feature]; ``intercept_``: [1 or class]; ``classes_``: [class].
+    Once fitted: ``coef_`` [1 or class, feature], ``intercept_`` [1 or class], ``classes_`` [class].
     """
 
     def __init__(self, C: Any = 1.0, *, class_weight: Any = None, max_iter: Any = 5000) -> None:
@@ -92,8 +91,8 @@ class MLPProbe(LogOdds, _Scaled):
         early: stopping at ``max_iter`` is regularisation.
         seed: of the initial weights.
 
-    Attributes:
-        w0_ [feature, hidden], b0_ [hidden], w1_ [hidden, output], b1_ [output]: for standardised features.
+    Once fitted: ``w0_`` [feature, hidden], ``b0_`` [hidden], ``w1_`` [hidden, output] and ``b1_`` [output], for
+    standardised features.
     """
 
     def __init__(

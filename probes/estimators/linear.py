@@ -48,8 +48,7 @@ class LogisticProbe(LogOdds, Saved):
         standardise: scale features to unit variance on the training rows.
         tol, max_iter: of the solver (`probes.logistic`).
 
-    Attributes:
-        coef_: [1 or class, feature]; ``intercept_``: [1 or class]; ``classes_``: [class].
+    Once fitted: ``coef_`` [1 or class, feature], ``intercept_`` [1 or class], ``classes_`` [class].
     """
 
     def __init__(
@@ -129,8 +128,7 @@ class RidgeProbe(RegressorMixin, Saved):
 
     Equal to ``make_pipeline(StandardScaler(), Ridge(alpha=alpha))``, or without the scaler.
 
-    Attributes:
-        coef_: [feature], or [target, feature] for several targets; ``intercept_``: a number, or [target].
+    Once fitted: ``coef_`` [feature], or [target, feature] for several targets; ``intercept_``, a number, or [target].
     """
 
     def __init__(self, alpha: Any = 1.0, *, standardise: Any = True) -> None:

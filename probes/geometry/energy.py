@@ -111,7 +111,7 @@ def energy_table(cells: Mapping[tuple[int, int], Energy], grid: Any) -> pl.DataF
         grid: the token grid (frames, rows, cols), such as ``store.index(run).grid``.
 
     Returns:
-        One row a cell and token: step, layer, token, frame, row, col, l2, robust, relative, sink (share of runs).
+        One row a cell and token, with step, layer, token, frame, row, col, l2, robust, relative, sink (share of runs).
     """
     frames, rows, cols = grid.frames, grid.rows, grid.cols
     parts = []

@@ -111,8 +111,8 @@ def compare(
         options: of the measure.
 
     Returns:
-        One row a pair: first, second (names as text), value, low, high (null with ``parts=0`` and of `Components`),
-        chance (mean over shuffles; null without).
+        One row a pair, with first, second (names as text), value, low, high (null with ``parts=0`` and of
+        `Components`), chance (mean over shuffles; null without).
 
     The interval is the delete-a-group jackknife's (Shao and Tu 1995, chapter 2): value -+ t times the error that
     leaving out parts shows, with one degree of freedom less than parts. Drawing rows with replacement would not do:

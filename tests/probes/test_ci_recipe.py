@@ -8,10 +8,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from interp.store import Store
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ci"
 
 
-def test_the_store_is_small():
+def test_the_store_is_small_and_what_the_script_makes():
+    assert Store.open(EXAMPLE / "store").runs_frame.height == runpy.run_path(str(EXAMPLE / "make_store.py"))["MAZES"]
     assert sum(file.stat().st_size for file in (EXAMPLE / "store").rglob("*")) < 2_000_000
 
 
