@@ -18,10 +18,10 @@ from interp.store.disk import allocate, bytes_of, pwrite_all
 from interp.store.exportfolder import ExportFolder, filling
 from interp.store.index import Piece
 from interp.store.layout import few
+from interp.store.storefile import Shard
+from interp.store.tables import runs_table
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from interp.store.gather import Steps, Tokens
     from interp.store.store import Store
     from interp.store.view import SiteView
@@ -87,7 +87,7 @@ def export(
     if not chosen:
         raise StoreError(f"no site of {store.path} matches {sites!r}; there are {few(store.sites)}")
     jobs = [_Job(store, site, keys, step, branch, tokens) for site in chosen]
-    table = store.runs_frame  # before hours of work, as it may be refused
+    table = runs_table([Shard(store.path, store.line(run)) for run in keys])  # before hours of work: it may be refused
     done, total, written = 0, sum(job.nbytes for job in jobs), list[str]()
     try:
         with filling(to) as folder:
@@ -101,7 +101,7 @@ def export(
             written += _write_labels(store, folder, keys)
             written.append("runs.parquet")
             with folder.whole(written[-1]) as path:
-                _in_order(table, keys).write_parquet(path)
+                table.write_parquet(path)
     except OSError as error:
         raise StoreError(f"exporting to {to} failed: {error.strerror or error}") from error
     return tuple(to / name for name in written)
@@ -220,9 +220,3 @@ def _write_labels(store: Store, folder: ExportFolder, runs: Sequence[str]) -> It
             with folder.whole(f"labels/{name}.npy") as path, path.open("wb") as file:
                 np.save(file, np.stack([store.label(run, name) for run in runs]), allow_pickle=False)
             yield f"labels/{name}.npy"
-
-
-def _in_order(table: pl.DataFrame, runs: Sequence[str]) -> pl.DataFrame:
-    import polars as pl
-
-    return pl.DataFrame({"run": list(runs)}).join(table, on="run", how="left", maintain_order="left")

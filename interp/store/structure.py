@@ -143,6 +143,9 @@ def _agree(file: h5py.File, found: dict[str, h5py.Dataset], index: Index) -> Non
             _said_of(dataset, "tokens", "codec"),
         )
         same = said == (shape, axes, run.branches_of(layout), (tokens, layout.codec))
+        same &= _said_of(dataset, "dtype")[0] in (None, layout.dtype)  # None: of files made before it was said
+        plan = (entry.plan.together, entry.plan.block_nbytes)
+        same &= (dataset.attrs["cells_per_group"], dataset.attrs["block_bytes"]) == plan
         if not same or dtype_of_h5(dataset.id.get_type()) != layout.kind or _places(dataset) != _said(entry):
             raise ValueError(f"its index and /sites/{name} disagree")
         _same_piece(found[f"checksums/{name}"], entry.checksums)

@@ -142,10 +142,11 @@ class Worker:
 
 def step_back() -> None:
     """Wait for a processor that is free, or one's turn, when there is something to write. Otherwise the process that
-    computes is interrupted each time it hands over a slot, on two cores for about half a millisecond.
+    computes is interrupted each time it hands over a slot, on two cores for about half a millisecond. Only a hint.
     """
     if hasattr(os, "SCHED_BATCH"):
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        with suppress(OSError):  # a container, or a policy that is even humbler, may not allow it
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def main(arguments: list[str]) -> None:

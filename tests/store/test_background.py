@@ -19,6 +19,7 @@ import torch
 
 from interp.errors import StoreError
 from interp.store import BackgroundWriter, RunLayout, SiteLayout, Store
+from interp.store.worker import step_back
 from tests.store.faults import descriptors, leftovers
 from tests.store.making import PROVENANCE, RESID, labels_of, layout_of, make_store, tensors_of
 from tests.store.test_writing import assert_sound
@@ -46,6 +47,14 @@ def test_the_same_bytes_as_in_one_process(tmp_path: Path, borrow: bool) -> None:
     for run in near.runs:
         assert (far.path / f"runs/{run}.h5").read_bytes() == (near.path / f"runs/{run}.h5").read_bytes()
     assert (far.path / "manifest.jsonl").read_bytes() == (near.path / "manifest.jsonl").read_bytes()
+
+
+def test_a_system_that_allows_no_other_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse, raising=False)
+    step_back()
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="other systems have no such policy")

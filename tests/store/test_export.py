@@ -20,7 +20,7 @@ from interp.errors import StoreError
 from interp.store import Store, consolidate, export
 from interp.store.exportfolder import UNFINISHED
 from tests.store.faults import failing_at_each_call
-from tests.store.making import HEADS, NORM, RESID, labels_of, layout_of, make_store, stacked, write_run
+from tests.store.making import HEADS, NORM, RESID, labels_of, layout_of, make_store, stacked, tensors_of, write_run
 from tests.store.test_damage import flip
 
 EXPORT = importlib.import_module("interp.store.export")
@@ -63,6 +63,21 @@ def test_export_of_some_to_npy(tmp_path: Path) -> None:
     assert got.dtype == np.float32
     assert np.array_equal(got, stacked(store, RESID)[[2, 0]][:, 2:3, 1:2, [3, 1]].float().numpy())
     assert pl.read_parquet(tmp_path / "out/runs.parquet")["run"].to_list() == runs
+
+
+def test_runs_that_are_left_out_do_not_matter(tmp_path: Path) -> None:
+    """Not even where the table of all runs would be refused."""
+    store = make_store(tmp_path / "s", seeds=2)
+    layout = layout_of("other")
+    with store.writer("other", layout) as writer:
+        for site, tensor in tensors_of(layout).items():
+            for at in np.ndindex(*tensor.shape[:2]):
+                writer.write(site, *at, tensor[at])
+        writer.finish({"kind": 3})
+    with pytest.raises(StoreError, match="label 'kind' is of different kinds"):
+        export(store, tmp_path / "out")
+    export(store, tmp_path / "out", RESID, runs=["run1", "run0"])
+    assert pl.read_parquet(tmp_path / "out/runs.parquet")["kind"].to_list() == ["k1", "k0"]
 
 
 @pytest.mark.parametrize("memory", [1, 3000, 1 << 30])

@@ -146,6 +146,8 @@ HOSTILE: dict[str, tuple[Callable[[h5py.File], object], str]] = {
         f"/sites/{RESID} disagree",
     ),
     "other tokens": (lambda f: f["sites"][RESID].attrs.__setitem__("tokens", np.bytes_("/tokens/1")), "disagree"),
+    "other dtype": (lambda f: f["sites"][RESID].attrs.__setitem__("dtype", np.bytes_("float16")), "disagree"),
+    "other blocks": (lambda f: f["sites"][RESID].attrs.__setitem__("block_bytes", 1), f"/sites/{RESID} disagree"),
     "other grid": (lambda f: f["grid"].attrs.__setitem__("rows", 4), "/grid disagree about rows"),
     "no grid": (lambda f: f["grid"].attrs.__delitem__("rows"), "HDF5 cannot read it"),
     "other provenance": (
