@@ -65,7 +65,9 @@ def compare_grids(
         deviation), paired.
 
     Pairs are used where both grids were fitted on the same rows, groups and folds; otherwise the grids are resampled
-    independently (they must then not share samples, or the test is conservative or worse).
+    independently (they must then not share samples, or the test is conservative or worse). Of simulated pairs on the
+    same rows, intervals of 95 % held the truth in 96 of 100 at scores of 0.7 to 0.96, but only in 90 at 0.986 and
+    0.995: differences are not taken on the scale of log odds, as scores are.
 
     Raises:
         ProbeError: different scores, or no cell in common.

@@ -24,12 +24,13 @@ print(answers.steps.group_by("step", "mode").len().sort("step", "mode"))
 
 # %%
 # When does each run commit, and do seeds of one maze agree? Chance is one half.
-print(answers.runs.select("seed", "solved", "committed", "leaned", "prunes", "switches").head())
-agreement = answers.agreement()
-figures.curves(agreement, "agreement.png", by="measure", label="pairs of seeds", limits=(0, 1))
+print(answers.runs.select("seed", "solved", "committed", "leaned", "prunes").head())
+agree = answers.agreement()
+figures.curves(agree, "agreement.png", by="measure", label="pairs of seeds", limits=(0, 1))
 
 # %%
-# The head on every layer's residual stream, plain and through a tuned lens that was fitted on other mazes.
+# The head on every layer's residual stream, through a tuned lens that was fitted on other mazes; layer -1 is what
+# enters the first block.
 lens = interp.lenses.fit_affine_lens(lab, lab.plan(task.sample(8, seed=1), steps=8))
 solved = mean_by(interp.lenses.layer_lens(lab, runs, task, lens=lens), "solved")
 title = "What each layer shows, by the tuned lens"
