@@ -41,6 +41,7 @@ autodoc_typehints = "signature"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+strip_signature_backslash = True  # else a parameter "as_" is shown as "as"
 
 
 def saved_pictures(block: tuple[str, str, int], variables: dict[str, Any], gallery: dict[str, Any]) -> str:
@@ -68,3 +69,14 @@ sphinx_gallery_conf = {
     "write_computation_times": False,
     "download_all_examples": False,
 }
+
+
+def keep_first_line(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Have napoleon take "Latents: [channel, frame]" of a property as text, not as a type "Latents"."""
+    if what == "property":
+        lines[:0] = ["..", ""]  # an empty comment
+
+
+def setup(app: Any) -> None:
+    """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", keep_first_line, priority=400)  # before napoleon's 500

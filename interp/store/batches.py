@@ -60,7 +60,8 @@ class Batches(IterableDataset[Batch]):
 
     Args:
         path: folder of the store; each process opens it for itself.
-        site, step, branch, runs, tokens: as in `interp.store.Store.read`; one branch.
+        site, step, runs, tokens: as in `interp.store.Store.read`.
+        branch: one branch; None is the only one there is.
         label: name of the label that is the target.
         size: rows of a batch; the last one may be smaller.
         shuffle: in random order; else by step, run and token.

@@ -67,7 +67,8 @@ def export(
             After an error it is empty.
         sites: pattern of site names, as "blocks.*.hook_resid_post".
         form: "safetensors", "npy" or "zarr" (version 3; ``pip install wan-interp[zarr]``).
-        step, branch, runs, tokens: as in `Store.read`; a branch of None is all that a site has.
+        step, runs, tokens: as in `Store.read`.
+        branch: a branch or several; None is all that a site has.
         progress: called with the bytes done and the bytes in all.
 
     Returns:

@@ -269,7 +269,8 @@ class Store:
         """Batches of rows (a token of a run at a step) for training, truly shuffled, with memory for one batch.
 
         Args:
-            site, step, branch, runs, tokens: as in `read`; one branch.
+            site, step, runs, tokens: as in `read`.
+            branch: one branch; None is the only one there is.
             size: rows of a batch.
             label: name of a label of runs or tokens, which comes with each row as its target.
             shuffle: in a random order over all rows, another for each epoch (`Batches.set_epoch`).
