@@ -53,9 +53,7 @@ def batch_size(plan: Plan, features: int, memory: float | None = None) -> int:
 def needed_bytes(plan: Plan, features: int) -> int:
     """What fitting one cell takes at its height, its features included: no less, and seldom more than twice as much.
 
-    How many times a thing is held was measured (``tests/probes/test_memory.py``). Logistic cells of more features than
-    rows may take twice as much where variances differ between training sets, which then do not share preconditioners:
-    that shows in the features only.
+    How many times a thing is held was measured (``tests/probes/test_memory.py``).
     """
     rows, item = len(plan.y), torch.finfo(plan.dtype).bits // 8
     kernel = plan.model != "means" and features > KERNEL_FROM * shares(plan.tensors.train).most

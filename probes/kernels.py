@@ -50,8 +50,8 @@ class Kernels(Form):
     ) -> None:
         super().__init__(c, outputs, which, by_set=uneven)
         self.kernels, self.train = kernels, train
-        # Worth it for one output: of several, iterations cost more, and few are saved.
-        self.left_out = LeftOut.of(train) if outputs == 1 else None
+        # Where sets share a preconditioner, and for one output: of several, iterations cost more, and few are saved.
+        self.left_out = LeftOut.of(train) if outputs == 1 and not uneven else None
         self.loose = LOOSE if outputs == 1 else STALE
         self.mean = kernels if uneven else kernels.mean(dim=1, keepdim=True)
         self.columns = self.columns_of(which)
@@ -115,13 +115,13 @@ class LeftOut:
     """Rows that training sets leave out.
 
     ``rows`` [S, m]: their numbers (any, where a set leaves out fewer: ``real`` says which are meant); ``corner``: where
-    their products lie in a matrix [n, n]; ``all`` [S, m + 1]: the numbers, then n, which is that of the intercept.
+    their products lie in a matrix [n, n]; ``unknowns`` [S, m + 1]: theirs, then that of the intercept, n.
     """
 
     rows: Int[Tensor, "S m"]
     real: Bool[Tensor, "S m"]
     corner: Int[Tensor, " S*m*m"]
-    all: Int[Tensor, "S m+1"]
+    unknowns: Int[Tensor, "S m+1"]
 
     @staticmethod
     def of(train: Bool[Tensor, "S n"]) -> LeftOut:
@@ -148,7 +148,8 @@ class Newton:
 
     The first rows less the last say ``-1' a = g_b - 1' g_a``, in which no w appears. So one ``inverse`` [B, D, D], of H
     for all rows, serves all sets: rows are left out by taking from g what makes a 0 there. Times ``correct`` [B, S, m,
-    m + 1], what a would be gives that, and what goes with it for the intercept. Without these, w is that of all rows.
+    m + 1], what a would be gives that, and what goes with it for the intercept. Without these, steps
+    are as if each set had all rows that w is not 0 for.
     """
 
     inverse: Float[Tensor, "B D D"]
@@ -183,7 +184,7 @@ class Newton:
         out = times(g, self.inverse)
         if self.left_out is None or self.correct is None:
             return out
-        which = torch.cat([self.left_out.all[s].expand(at.stop - at.start, -1) for s, at in columns.places])
+        which = torch.cat([self.left_out.unknowns[s].expand(at.stop - at.start, -1) for s, at in columns.places])
         which = which.expand(len(g), -1, -1)
         off = columns.times(out.gather(2, which[..., :-1]), self.correct)
         return out.sub_(times(torch.zeros_like(g).scatter_add_(2, which, off), self.inverse))

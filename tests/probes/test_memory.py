@@ -51,6 +51,8 @@ from probes.plan import make_plan
 def fitted(model, rows, features, classes, shuffles, options):
     rng = np.random.default_rng(0)
     x = torch.from_numpy(rng.normal(size=(rows, features)).astype(np.float32))
+    if options.pop("outlier", False):
+        x[5, ::3] *= 60  # variances differ between training sets, so that they share no preconditioner
     y = rng.integers(0, classes, size=rows) if classes else rng.normal(size=rows)
     weights = rng.uniform(0.5, 2, size=rows) if options.pop("weights", False) else None
     plan = make_plan(np.asarray(y), np.arange(rows) % 50, model=model, shuffles=shuffles, weights=weights, **options)
@@ -77,6 +79,7 @@ CASES = (
     ("logistic", 5000, 16, 2, 60, {}),
     ("logistic", 2000, 512, 4, 20, {"selection": "nested"}),
     ("logistic", 600, 2048, 2, 20, {}),  # corrections of preconditioners for the rows that sets leave out
+    ("logistic", 600, 2048, 2, 20, {"outlier": True}),
     ("logistic", 600, 2048, 2, 0, {"folds": 10}),
     ("logistic", 600, 2048, 4, 5, {}),
     ("logistic", 1000, 1100, 2, 5, {}),  # the kernel form, by the largest training set and not by all rows
