@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from probes.factor import Factors, mirrored, products, solve_shifted
+from probes.factor import Factors, less_outer, mirrored, products, solve_shifted
 
 
 @pytest.fixture(params=["lapack", "torch"], autouse=True)
@@ -49,3 +49,12 @@ def test_factors_solve_and_invert():
     torch.testing.assert_close(Factors.of(half.clone()).solve(rows.clone()), torch.linalg.solve(whole, rows.mT).mT)
     torch.testing.assert_close(Factors.of(half.clone()).inverse(), torch.linalg.inv(whole))
     assert Factors.of(torch.cat([half, -half])).failed.tolist() == [False] * 3 + [True] * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_less_outer_products_of_rows(dtype):
+    generator = torch.Generator().manual_seed(0)
+    half, rows = (torch.randn(*size, generator=generator, dtype=dtype) for size in ((3, 7, 7), (3, 7)))
+    wanted = half.triu() - torch.einsum("mi,mj->mij", rows, rows).triu()
+    torch.testing.assert_close(less_outer(half, rows).triu(), wanted)
+    torch.testing.assert_close(half.triu(), wanted)  # in place
