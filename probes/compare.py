@@ -12,33 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 from scipy.stats import norm
-from scipy.stats import t as student
 
+from probes.difference import Difference
 from probes.errors import ProbeError
-from probes.score import METRICS, between_folds, bootstrap, resample
+from probes.score import METRICS, resample
 from probes.spread import Spread
 
 if TYPE_CHECKING:
     from probes.result import GridResult
-
-Floats = NDArray[np.float64]
-
-
-def max_deviation(draws: Floats, point: Floats, groups: int, between: Floats) -> tuple[Floats, Floats, Floats]:
-    """Error [cell] of each cell, each resample's studentised deviation [resample, cell], the largest [resample].
-
-    ``draws`` [resample, cell] scatter around ``point`` [cell]; ``between`` [cell] is the variance that they lack
-    (`probes.spread`). Deviations are as wide as a t distribution's with one degree of freedom less than groups. Cells
-    that do not vary count as exact.
-    """
-    own = draws.std(axis=0, ddof=1)
-    scaled = np.divide(np.abs(draws - point), own, out=np.zeros_like(draws), where=own > 0)
-    if groups > 1:
-        scaled *= student.ppf(0.975, groups - 1) / norm.ppf(0.975)
-        own = own * np.sqrt(groups / (groups - 1))
-    return np.sqrt(own**2 + between), scaled, scaled.max(axis=1)
 
 
 def simultaneous_bands(grid: GridResult, level: float = 0.95) -> pl.DataFrame:
@@ -65,15 +47,18 @@ def compare_grids(
         deviation), paired.
 
     Pairs are used where both grids were fitted on the same rows, groups and folds; otherwise the grids are resampled
-    independently (they must then not share samples, or the test is conservative or worse). Of simulated pairs on the
-    same rows, intervals of 95 % held the truth in 96 of 100 at scores of 0.7 to 0.96, but only in 90 at 0.986 and
-    0.995: differences are not taken on the scale of log odds, as scores are.
+    independently (they must then not share samples, or the test is conservative or worse). Intervals are made on the
+    scale of log odds (of R², of -log(1 - R²)), and exclude 0 where p is less than 1 - ``level``; so do bands, by
+    p_adjusted (`probes.difference`).
 
     Raises:
-        ProbeError: different scores, or no cell in common.
+        ProbeError: different scores, no cell in common, or too few resamples for ``level``.
     """
     if not 0 < level < 1 or resamples < 1:
         raise ProbeError(f"level={level}, resamples={resamples}: need 0 < level < 1 and resamples >= 1.")
+    rarer = int((1 - level) * (resamples + 1) + 1e-9)  # so many deviations may be as large before p_adjusted passes
+    if rarer < 1:
+        raise ProbeError(f"level={level} of resamples={resamples}: a band needs 1 / (1 - level) - 1 of them or more.")
     for side in (a, b):
         if not hasattr(side, "sums"):
             raise ProbeError(
@@ -96,27 +81,23 @@ def compare_grids(
         )
     sums = [np.stack([grid.sums[grid.cell(*key)] for key in keys.iter_rows()]) for grid in (a, b)]
     paired = a.spec["rows"] == b.spec["rows"]
+    effects = [np.stack([grid.effects[grid.cell(*key)] for key in keys.iter_rows()]) for grid in (a, b)]
     first = resample(sums[0].shape[1], resamples, seed)
     second = first if paired else resample(sums[1].shape[1], resamples, seed + 1)
-    draws = bootstrap(sums[0], first, metric) - bootstrap(sums[1], second, metric)
-    scores = [metric.from_sums(s.sum(axis=1)) for s in sums]
-    difference = scores[0] - scores[1]
-    effects = [np.stack([grid.effects[grid.cell(*key)] for key in keys.iter_rows()]) for grid in (a, b)]
-    first_between, second_between = map(between_folds, effects)
-    between = between_folds(effects[0] - effects[1]) if paired else first_between + second_between
-    error, own, largest = max_deviation(draws, difference, min(s.shape[1] for s in sums), between)
-    scaled = np.divide(np.abs(difference), error, out=np.where(difference == 0, 0.0, np.inf), where=error > 0)
-    reach = float(np.quantile(largest, level))
-    alone = np.quantile(own, level, axis=0) * error
+    found = Difference.of((sums[0], sums[1]), (effects[0], effects[1]), (first, second), metric, paired=paired)
+    largest, away, alone = found.largest(), found.reach(), float(norm.isf((1 - level) / 2))
+    low, high = found.bounds(alone)
+    band_low, band_high = found.bounds(max(alone, float(np.sort(largest)[-rarer])))
+    p = 2 * norm.sf(away)
     return keys.with_columns(
-        score_a=pl.Series(scores[0]),
-        score_b=pl.Series(scores[1]),
-        difference=pl.Series(difference),
-        low=pl.Series(difference - alone),
-        high=pl.Series(difference + alone),
-        band_low=pl.Series(difference - reach * error),
-        band_high=pl.Series(difference + reach * error),
-        p=pl.Series((1 + (own >= scaled).sum(axis=0)) / (1 + resamples)),
-        p_adjusted=pl.Series((1 + (largest[:, None] >= scaled).sum(axis=0)) / (1 + resamples)),
+        score_a=pl.Series(metric.from_sums(sums[0].sum(axis=1))),
+        score_b=pl.Series(metric.from_sums(sums[1].sum(axis=1))),
+        difference=pl.Series(found.score),
+        low=pl.Series(low),
+        high=pl.Series(high),
+        band_low=pl.Series(band_low),
+        band_high=pl.Series(band_high),
+        p=pl.Series(p),
+        p_adjusted=pl.Series(np.maximum(p, (1 + (largest[:, None] >= away).sum(axis=0)) / (1 + resamples))),
         paired=pl.lit(paired),
     )

@@ -67,6 +67,7 @@ class Spread:
 
     Attributes:
         at: [cell] the score there.
+        slope: [cell] of that scale, at the score.
         draws: [resample, cell] of the score, there.
         own: [cell] variance by resampled groups.
         between: [cell] variance that folds have in common.
@@ -76,6 +77,7 @@ class Spread:
     """
 
     at: Floats
+    slope: Floats
     draws: Floats
     own: Floats
     between: Floats
@@ -95,16 +97,20 @@ class Spread:
         drawn = bootstrap(sums, draws, score)
         own = np.nanvar(drawn, axis=0, ddof=1) * slope**2 * groups / max(groups - 1, 1)
         drawn, _ = _opened(drawn, end, share)
+        drawn = np.where(np.isnan(drawn), at, drawn)  # a resample of one value has no R², and shows nothing
         between = between_folds(effects) * slope**2
         doubt = own**2 / max(groups - 1, 1) + between**2 / max(folds * (folds - 1) / 2, 1)
         freedom = np.divide((own + between) ** 2, doubt, out=np.full_like(own, np.inf), where=doubt > 0)
-        return Spread(at, drawn, own, between, freedom, share, end)
+        return Spread(at, slope, drawn, own, between, freedom, share, end)
 
     def bounds(self, reach: float) -> tuple[Floats, Floats]:
         """Low and high [cell], as far from the score as ``reach`` standard deviations of a normal are unlikely."""
         error = student.isf(norm.sf(reach), self.freedom) * np.sqrt(self.own + self.between)
-        low, high = self.at - error, self.at + error
-        return (expit(low), expit(high)) if self.share else (1 - np.exp(-low), 1 - np.exp(-high))
+        return self.scores(self.at - error), self.scores(self.at + error)
+
+    def scores(self, there: Floats) -> Floats:
+        """Scores [..., cell] of places on the scale without ends."""
+        return np.asarray(expit(there) if self.share else 1 - np.exp(-there))
 
     def largest(self) -> Floats:
         """The largest deviation [resample] of any cell, in its own standard deviations. Cells that do not vary count as

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import norm
+from scipy.stats import t as student
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from probes import ProbeError, compare_grids, fit_grid, online_code, simultaneous_bands
-from probes.compare import max_deviation
+from probes.difference import Difference
+from probes.score import METRICS, resample
 from tests.probes.data import rows
 
 
@@ -28,16 +31,78 @@ def test_a_simultaneous_band_is_wider_than_an_interval():
     assert (simultaneous_bands(result, 0.5)["low"] > band["low"]).all()
 
 
-def test_bands_cover_all_cells_at_once():
-    # Normal draws around a known truth: the band must cover all of 30 cells in about 95 of 100 repetitions.
-    rng = np.random.default_rng(0)
-    covered = 0
-    for _ in range(400):
-        point = rng.normal(size=30)  # truth 0, error 1
-        draws = point + rng.normal(size=(400, 30))
-        error, _, largest = max_deviation(draws, point, 10**6, np.zeros(30))
-        covered += bool((np.abs(point) <= np.quantile(largest, 0.95) * error).all())
-    assert 0.91 <= covered / 400 <= 0.98
+def right_and_rows(rng, share, *, groups=20, rows=8, common=None):
+    """Group sums [cell, group, statistic] of accuracy, of rows right with probability ``share`` [cell]."""
+    u = rng.random((len(share), groups, rows)) if common is None else common
+    right = (u < np.asarray(share)[:, None, None]).sum(axis=2).astype(float)
+    return np.stack([right, np.full(right.shape, float(rows))], axis=2)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_a_difference_is_bounded_by_all_pairs_of_scores_that_are_likely_enough(paired):
+    # The naive version: pairs of log odds, drawn all over the ellipse that their covariance gives.
+    rng, metric, groups = np.random.default_rng(0), METRICS["accuracy"], 20
+    u = rng.random((3, groups, 8))
+    a = right_and_rows(rng, [0.6, 0.9, 0.97], common=u)
+    b = right_and_rows(rng, [0.5, 0.8, 0.9], common=u if paired else None)
+    first = resample(groups, 400, 1)
+    draws = (first, first if paired else resample(groups, 400, 2))
+    none = np.zeros((3, 2, 2))  # folds have nothing in common
+    found = Difference.of((a, b), (none, none), draws, metric, paired=paired)
+    low, high = found.bounds(1.96)
+    inside = rng.normal(size=(20_000, 2))
+    inside /= np.linalg.norm(inside, axis=1, keepdims=True)
+    for cell in range(3):
+        shares, odds, scale = [], [], []
+        for sums, drawn in zip((a, b), draws, strict=True):
+            right, rows = sums[cell].T
+            share, scores = right.sum() / rows.sum(), (drawn @ right) / (drawn @ rows)
+            shares.append(share)
+            inner = np.clip(scores, 0.5 / 160, 1 - 0.5 / 160)  # half a row from the ends
+            odds.append(np.log(inner / (1 - inner)))
+            scale.append(scores.std(ddof=1) * np.sqrt(groups / (groups - 1)) / (share * (1 - share)))
+        r = np.corrcoef(odds)[0, 1] if paired else 0.0
+        covariance = np.diag(scale) @ np.array([[1, r], [r, 1]]) @ np.diag(scale)
+        v = np.diag(covariance)
+        freedom = groups - 1 if paired else v.sum() ** 2 / ((v**2).sum() / (groups - 1))
+        reach = student.isf(norm.sf(1.96), freedom)
+        at = np.log(np.array(shares) / (1 - np.array(shares)))
+        pairs = 1 / (1 + np.exp(-(at + reach * inside @ np.linalg.cholesky(covariance).T)))
+        differences = pairs[:, 0] - pairs[:, 1]
+        assert [low[cell], high[cell]] == pytest.approx([differences.min(), differences.max()], abs=1e-5)
+        away = abs(at[0] - at[1]) / np.sqrt(v.sum() - 2 * covariance[0, 1])
+        assert found.reach()[cell] == pytest.approx(norm.isf(student.sf(away, freedom)))
+
+
+def test_intervals_and_bands_exclude_0_where_tests_say_so():
+    rng, n = np.random.default_rng(0), 120
+    y = np.arange(n) % 2
+    sides = []
+    for slope in (0.1, 0.02):
+        data = {(s, 0): rng.normal(size=(n, 2)) + slope * s * (y[:, None] - 0.5) for s in range(40)}
+        sides.append(fit_grid(data, y, groups=np.arange(n) // 4, model="means", shuffles=0, bootstrap=5))
+    for level in (0.8, 0.95):
+        table = compare_grids(sides[0], sides[1], level=level, resamples=200)
+        apart = (table["low"] > 0) | (table["high"] < 0)
+        assert apart.to_list() == (table["p"] <= 1 - level).to_list()
+        assert 3 < apart.sum() < 37
+        everywhere = (table["band_low"] > 0) | (table["band_high"] < 0)
+        assert everywhere.to_list() == (table["p_adjusted"] <= 1 - level).to_list()
+        assert 0 < everywhere.sum() < apart.sum()
+        assert ((table["band_low"] <= table["low"]) & (table["high"] <= table["band_high"])).all()
+    with pytest.raises(ProbeError, match="resamples=18"):
+        compare_grids(sides[0], sides[1], resamples=18)
+
+
+def test_scores_without_a_fault_are_not_known_to_be_equal():
+    one = right_and_rows(np.random.default_rng(0), [1.0, 0.0])
+    draws, none = resample(20, 200, 1), np.zeros((2, 3, 3))
+    found = Difference.of((one, one), (none, none), (draws, draws), METRICS["accuracy"], paired=True)
+    low, high = found.bounds(1.96)
+    assert (found.score == 0).all()
+    assert (found.reach() == 0).all()
+    assert (low < -1 / 160).all()
+    assert (high > 1 / 160).all()
 
 
 def test_a_difference_is_found_where_it_is():

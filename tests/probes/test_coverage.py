@@ -13,7 +13,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from probes import GridResult, fit_grid, fit_transfer, simultaneous_bands, transfer_between
+from probes import GridResult, compare_grids, fit_grid, fit_transfer, simultaneous_bands, transfer_between
 from probes.between import by_kind, plan_of
 from probes.cell import fit_cell
 from probes.prepare import prepare
@@ -54,9 +54,9 @@ class Made:
     def options(self) -> dict:
         return {"groups": self.group, "model": "means", "standardise": False, "dtype": "float64"}
 
-    def truth(self, strength: float, seed: int) -> np.ndarray:
+    def truth(self, strength: float | dict[int, float], seed: int) -> np.ndarray:
         """True balanced accuracy [step] of the probes of each step, mean over the folds that are drawn with ``seed``:
-        what the interval is of."""
+        what the interval is of. ``strength``: from the onset on, or of each step."""
         data, plan = prepare(self.cells, self.y, **self.options(), shuffles=0, seed=seed)
         out = []
         for (s, _), x in self.cells.items():
@@ -64,7 +64,8 @@ class Made:
             assert probes is not None
             assert len(x) == len(self.y)
             w, b = probes.coef[..., 0].astype(float), probes.intercept[:, 0]
-            gap, spread = (s >= ONSET) * strength * w[:, 0], np.linalg.norm(w, axis=1)
+            planted = strength[s] if isinstance(strength, dict) else (s >= ONSET) * strength
+            gap, spread = planted * w[:, 0], np.linalg.norm(w, axis=1)
             out.append(np.mean((norm.cdf((gap + b) / spread) + norm.cdf((gap - b) / spread)) / 2))
         return np.array(out)
 
@@ -110,6 +111,37 @@ def near_the_end(repetitions: int, strength: float) -> float:
         row = fit_grid(made.cells, made.y, **made.options(), shuffles=0, bootstrap=1000, seed=seed).table
         hits += row["low"][0] <= made.truth(strength, seed)[0] <= row["high"][0]
     return hits / repetitions
+
+
+NEAR, MIDDLE = ((1.8, 2.2), (2.2, 2.6), (2.6, 2.6)), ((0.5, 0.7), (0.7, 1.0), (1.0, 1.4))
+"""Strengths on both sides of a difference: scores of 0.96 to 0.995, and of 0.68 to 0.92."""
+
+
+def covered_differences(repetitions: int) -> tuple[np.ndarray, float]:
+    """Share of repetitions whose interval of a difference holds the truth [pair of strengths], and of those whose bands
+    hold all. Pairs of unlike strengths share their noise, as two sites of a model do; the like ones do not."""
+    pairs = NEAR + MIDDLE
+    hits, at_once = np.zeros(len(pairs)), 0
+    for seed in range(repetitions):
+        rng = np.random.default_rng(seed)
+        group = np.repeat(np.arange(GROUPS), ROWS)
+        y = rng.integers(0, 2, size=len(group))
+        shared, grids, truths = [noise(rng, group) for _ in pairs], [], []
+        for side in (0, 1):
+            strengths, cells = {i: pair[side] for i, pair in enumerate(pairs)}, {}
+            for i, (first, second) in enumerate(pairs):
+                x = noise(rng, group) if first == second else shared[i].copy()
+                x[:, 0] += strengths[i] * (2 * y - 1)
+                cells[i, 0] = x
+            made = Made(cells, y, group)
+            grids.append(fit_grid(cells, y, **made.options(), shuffles=0, bootstrap=20, seed=seed))
+            truths.append(made.truth(strengths, seed))
+        table = compare_grids(grids[0], grids[1], resamples=500, seed=seed)
+        low, high, band_low, band_high = table.select("low", "high", "band_low", "band_high").to_numpy().T
+        truth = truths[0] - truths[1]
+        hits += (low <= truth) & (truth <= high)
+        at_once += bool(((band_low <= truth) & (truth <= band_high)).all())
+    return hits / repetitions, at_once / repetitions
 
 
 def covered_elsewhere(repetitions: int, strength: float, rescale: bool) -> np.ndarray:
@@ -214,6 +246,17 @@ def test_intervals_hold_scores_near_the_end_of_their_scale(strength):
     share = near_the_end(500, strength)
     print(f"strength {strength}: covered {share:.3f}")
     assert 0.93 <= share <= 0.985
+
+
+@pytest.mark.slow
+def test_intervals_and_bands_of_differences_hold_the_truth_near_the_end_and_in_the_middle():
+    share, at_once = covered_differences(150)
+    near, middle = share[: len(NEAR)], share[len(NEAR) :]
+    print(f"near {near.round(3).tolist()}, middle {middle.round(3).tolist()}, all at once {at_once:.3f} of 150")
+    assert 0.93 <= near.mean() <= 0.997
+    assert 0.93 <= middle.mean() <= 0.985
+    assert share.min() >= 0.91
+    assert at_once >= 0.93
 
 
 @pytest.mark.slow
