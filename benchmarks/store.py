@@ -55,7 +55,9 @@ def main() -> None:
     if not rows:
         raise SystemExit(f"no case begins with {chosen.only!r}")
     if chosen.only:
-        rows += [one for one in kept_rows(name) if not one["case"].startswith(chosen.only)]
+        measured = {(one["case"], one["peer"]) for one in rows}
+        kept = [one for one in kept_rows(name) if not one["case"].startswith(chosen.only)]
+        rows += [one for one in kept if (one["case"], one["peer"]) not in measured]
     publish(name, sorted(rows, key=lambda one: one["case"]), as_json=chosen.json)
 
 
