@@ -20,7 +20,7 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 from probes.score import Metric, between_folds
-from probes.spread import Spread
+from probes.spread import Spread, doubt_of
 
 Floats = NDArray[np.float64]
 
@@ -63,7 +63,7 @@ class Difference:
         if paired:
             own, between = _together(a, b, effects, score)
             groups, folds = sums[0].shape[1], effects[0].shape[-1]
-            doubt = own**2 / max(groups - 1, 1) + between**2 / max(folds * (folds - 1) / 2, 1)
+            doubt = doubt_of(own, between, groups, folds)
             varied = own + between
         else:
             varied, doubt = of_a + of_b, of_a**2 / a.freedom + of_b**2 / b.freedom

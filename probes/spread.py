@@ -99,7 +99,7 @@ class Spread:
         drawn, _ = _opened(drawn, end, share)
         drawn = np.where(np.isnan(drawn), at, drawn)  # a resample of one value has no R², and shows nothing
         between = between_folds(effects) * slope**2
-        doubt = own**2 / max(groups - 1, 1) + between**2 / max(folds * (folds - 1) / 2, 1)
+        doubt = doubt_of(own, between, groups, folds)
         freedom = np.divide((own + between) ** 2, doubt, out=np.full_like(own, np.inf), where=doubt > 0)
         return Spread(at, slope, drawn, own, between, freedom, share, end)
 
@@ -127,3 +127,9 @@ def _opened(scores: Floats, end: Floats, share: bool) -> tuple[Floats, Floats]:
         return -np.log(left), 1 / left
     inside = np.clip(scores, end, 1 - end)
     return logit(inside), 1 / (inside * (1 - inside))
+
+
+def doubt_of(own: Floats, between: Floats, groups: int, folds: int) -> Floats:
+    """How far off the sum of two variances [cell] may be, by groups and by pairs of folds: half its own variance, which
+    over its square is one over the degrees of freedom (Welch and Satterthwaite's)."""
+    return own**2 / max(groups - 1, 1) + between**2 / max(folds * (folds - 1) / 2, 1)
