@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from probes.cell import fit_cell
 from probes.errors import ProbeError
 from probes.folds import draw_folds
+from probes.known import is_known
+from probes.leaks import Watch, named
 from probes.plan import Plan, make_plan
 from probes.prepare import prepare
 from probes.score import resample
@@ -57,6 +59,7 @@ def transfer_between(
     `probes.fit_transfer` a mapping with one "layer" for each.
 
     Raises:
+        LeakageError: a feature is the target, or two groups hold one and the same run.
         ProbeError: fewer than two kinds, or a kind that lies in too few folds to be trained on without the tested one.
     """
     if not isinstance(options.get("model", ""), str):
@@ -68,6 +71,10 @@ def transfer_between(
         between = source.labels(between)
     data, plan = prepare(source, target, **known(options), path=path, shuffles=0)
     kind = data.per_row(np.asarray(between), "between")
+    if not is_known(kind).all():
+        raise ProbeError(
+            f"between= is NaN or None in {int((~is_known(kind)).sum())} rows. To leave them out, make their target NaN."
+        )
     names = np.unique(kind)
     if len(names) < 2:
         raise ProbeError(
@@ -77,8 +84,11 @@ def transfer_between(
     if np.ndim(options.get("folds", 5)) == 0:
         plan = by_kind(plan, kind, seed=seed)
     plans = {name: plan_of(plan, kind == name, str(name)) for name in names}
+    watch = Watch(plan, data.run)
     for key in progress(data.keys) if progress else data.keys:
         x = data.matrix(key, dtype=plan.dtype, device=plan.device)
+        with named(f"step {key[0]}, layer {key[1]}"):
+            watch.see(x)
         for train, own in plans.items():
             of = x[torch.from_numpy(kind == train).to(x.device)]
             probes = fit_cell(of, own, keep_directions=True, keep_pairs=True).directions

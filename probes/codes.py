@@ -10,6 +10,7 @@ import polars as pl
 
 from probes.control_task import control_labels
 from probes.errors import ProbeError
+from probes.leaks import Watch, named
 from probes.mdl import FRACTIONS, online_code
 from probes.prepare import prepare
 from probes.source import Key
@@ -54,16 +55,20 @@ def code_grid(
         control (bits of control tasks, which a probe can only learn by heart; null without), n (rows), groups.
 
     Raises:
+        LeakageError: a feature is the target, or two groups hold one and the same run.
         ProbeError: no order, an option that there is not, or a target of values (bin them).
     """
     if orders < 1:
         raise ProbeError(f"orders={orders}: need 1 or more.")
     data, plan = prepare(source, target, **known(options, OPTIONS), folds=2, path=path, shuffles=0)
     seed = int(options.get("seed", 0))
+    watch = Watch(plan, data.run)
     by_heart = control_labels(data, plan, controls, kinds=kinds, seed=seed + 3).astype(np.int64)
     rows = []
     for key in progress(data.keys) if progress else data.keys:
         x = data.matrix(key, dtype=plan.dtype, device="cpu")
+        with named(f"step {key[0]}, layer {key[1]}"):
+            watch.see(x)
 
         def coded(labels: Any, order: int, x: Any = x) -> Any:
             return online_code(

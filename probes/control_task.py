@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probes.errors import ProbeError
+from probes.known import is_known
 from probes.plan import Plan
 from probes.source import Source
 
@@ -22,7 +23,7 @@ def control_target(target: Any, *, kinds: Any = None, seed: int = 0) -> NDArray[
     """A target of the same shape and about the same frequencies, constant for each kind of row.
 
     Args:
-        target: [run, token], or [row] with ``kinds``; NaN stays NaN.
+        target: [run, token], or [row] with ``kinds``; NaN (or None) stays what it is.
         kinds: what a probe could go by, one for each token (the same in all runs) or one for each row; by default the
             token's place in the video.
 
@@ -45,12 +46,13 @@ def control_target(target: Any, *, kinds: Any = None, seed: int = 0) -> NDArray[
     count = int(code.max()) + 1
     if count < 2:
         raise ProbeError("There is one kind of row only, so every control label would be the same.")
-    applies = ~np.isnan(values) if values.dtype.kind == "f" else np.ones(values.shape, dtype=bool)
+    applies = is_known(values)
     # One draw a kind, spread evenly over the target's values so that few kinds keep its frequencies too.
     ordered = np.sort(values[applies])
     drawn = ordered[((np.arange(count) + 0.5) / count * len(ordered)).astype(np.int64)]
     out = np.random.default_rng(seed).permutation(drawn)[code]
-    return np.where(applies, out, np.nan) if values.dtype.kind == "f" else out
+    none: Any = np.nan if values.dtype.kind == "f" else None
+    return out if applies.all() else np.where(applies, out, none)
 
 
 def control_labels(data: Source, plan: Plan, count: int, *, kinds: Any = None, seed: int = 0) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from probes.errors import LeakageError, ProbeError
+from probes.known import is_known
 
 Ints = NDArray[np.int64]
 
@@ -53,8 +54,10 @@ def merge_groups(*keys: ArrayLike) -> Ints:
         if column.ndim != 1 or len(column) != rows:
             shapes = [c.shape for c in columns]
             raise ProbeError(f"Group keys need one value per row each; got arrays of shapes {shapes}.")
-        if column.dtype.kind == "f" and np.isnan(column).any():
-            raise ProbeError("A group key is NaN, so it is unknown where that row belongs. Give every row a key.")
+        if not is_known(column).all():
+            raise ProbeError(
+                "A group key is NaN or None: it is not known where that row belongs. Give every row a key."
+            )
     if rows == 0:
         raise ProbeError("There are no rows to group.")
     from scipy.sparse import coo_matrix

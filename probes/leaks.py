@@ -5,13 +5,56 @@ Neither can be seen from groups or folds. Both give a perfect score that means n
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probes.errors import LeakageError
+from probes.errors import LeakageError, ProbeError
+from probes.plan import Plan
+from probes.space import check_finite
+
+
+class Watch:
+    """Looks at cells one after the other. Runs are compared in the first cell that tells any two of them apart.
+
+    Args:
+        plan: of the cells.
+        run: number of the run of each row [row]. None: features may be the target, and runs the same (a baseline shows
+            what was given).
+    """
+
+    def __init__(self, plan: Plan, run: NDArray[np.int64] | None) -> None:
+        self.plan, self.run = plan, run
+        self.twins = run is not None
+
+    def see(self, x: Float[Tensor, "row ..."]) -> None:
+        """Take a cell's features.
+
+        Raises:
+            LeakageError: one of them is the target, or a run is there under two names.
+            ProbeError: they are not finite.
+        """
+        flat = x.flatten(1)
+        check_finite(flat)
+        if self.run is None:
+            return
+        check_target(flat, self.plan.y, len(self.plan.classes))
+        if self.twins:
+            self.twins = not check_twins(flat, self.run, self.plan.folds.group)
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """What goes wrong is said with the name of the cell."""
+    try:
+        yield
+    except ProbeError as error:
+        raise type(error)(f"{name}: {error}") from error
 
 
 def check_target(x: Float[Tensor, "row feature"], y: NDArray[np.float64], classes: int) -> None:

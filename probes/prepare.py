@@ -15,11 +15,10 @@ from probes.batch import batch_size
 from probes.cell import fit_cells
 from probes.cell_fit import CellFit
 from probes.errors import ProbeError
-from probes.leaks import check_target, check_twins
+from probes.leaks import Watch, named
 from probes.pick import Asked
 from probes.plan import Plan, make_plan
 from probes.source import KEEP_TOKENS, Key, Pool, Source, from_arrays, from_store
-from probes.space import check_finite
 
 
 def prepare(
@@ -129,7 +128,7 @@ def fit_each(
     ``run`` [row]: refuse runs that are the same to the bit, and features that are the target. A baseline may be both:
     it shows what was given. ``memory``: bytes that features and fits may take.
     """
-    look_for_twins = run is not None
+    watch = Watch(plan, run)
     out: dict[Key, CellFit] = {}
     waiting: list[tuple[Key, str, torch.Tensor]] = []
 
@@ -149,16 +148,9 @@ def fit_each(
 
     for key, name, read in cells:
         x = read()
-        try:
-            flat = x.flatten(1)
-            check_finite(flat)
-            if run is not None:
-                check_target(flat, plan.y, len(plan.classes))
-            if look_for_twins and run is not None:
-                look_for_twins = not check_twins(flat, run, plan.folds.group)
-            most = batch_size(plan, flat.shape[1], memory) if plan.estimator is None else 1
-        except ProbeError as error:
-            raise type(error)(f"{name}: {error}") from error
+        with named(name):
+            watch.see(x)
+            most = batch_size(plan, x.flatten(1).shape[1], memory) if plan.estimator is None else 1
         if waiting and x.shape != waiting[0][2].shape:
             flush()
         waiting.append((key, name, x))

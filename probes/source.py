@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from interp.errors import suggest
 from probes.errors import LeakageError, ProbeError
 from probes.folds import group_keys
+from probes.known import is_known
 from probes.pick import Asked, pick
 
 Key = tuple[int, int]
@@ -71,11 +72,11 @@ class Source:
 
 def _numbers(value: Any, name: str) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
-        return value
+        return value.detach()
     array = np.ascontiguousarray(value)
     if array.dtype.kind not in "biuf":
         raise ProbeError(f"{name}: features must be numbers; got {type(value).__name__} of {array.dtype}.")
-    return torch.from_numpy(array)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def flatten(value: torch.Tensor, runs: int, tokens: int | None, pool: Pool | None, name: str) -> torch.Tensor:
@@ -184,12 +185,9 @@ def _source(
         raise ProbeError(f"A target is [run] or [run, token]; got shape {target.shape}.")
     runs, tokens = target.shape[0], (target.shape[1] if target.ndim == 2 else None)
     flat = target.reshape(-1)
+    keep = is_known(flat)
     if flat.dtype == object:
-        flat = np.asarray([str(v) if v is not None else None for v in flat], dtype=object)
-        keep = np.asarray([v is not None for v in flat])
-        flat = np.where(keep, flat, "").astype(str)
-    else:
-        keep = ~np.isnan(flat) if flat.dtype.kind == "f" else np.ones(len(flat), dtype=bool)
+        flat = np.asarray([str(v) if there else "" for v, there in zip(flat, keep, strict=True)])
     if not keep.any():
         raise ProbeError("The target is NaN in every row: it does not apply to these runs or tokens.")
     many = isinstance(groups, (tuple, list)) and len(groups) > 0 and np.ndim(groups[0]) >= 1
@@ -263,10 +261,7 @@ def from_store(
                 else "One array is a grid of one cell: {(0, 0): array}."
             )
         )
-    there = dict(sorted(_layers(store, site).items()))
-    if not there:
-        held = [str(s) for s in store.sites]
-        raise ProbeError(f"The store holds no site {site!r}{suggest(site, held)}. It holds: {', '.join(held[:12])}.")
+    there = site_layers(store, site)
     names = {layer: there[layer] for layer in pick(layers, list(there), "layer", f"The store holds {site!r} of")}
     first = next(iter(names.values()))
     held_steps, sigmas = _steps(store)
@@ -288,13 +283,21 @@ def from_store(
     return _source(cells, read, values, keys, pool, sigmas, max_rows, seed, about)
 
 
-def _layers(store: Any, site: str) -> dict[int, str]:
-    """Concrete site names by layer."""
+def site_layers(store: Any, site: str) -> dict[int, str]:
+    """Names of a store's sites by layer, in order; of a site without layers, 0.
+
+    Raises:
+        ProbeError: the store holds no such site.
+    """
     names = [str(s) for s in store.sites]
-    if "{layer}" not in site:
-        return {0: site} if site in names else {}
-    pattern = re.compile(re.escape(site).replace(re.escape("{layer}"), r"(\d+)"))
-    return {int(m.group(1)): name for name in names if (m := pattern.fullmatch(name))}
+    if "{layer}" in site:
+        pattern = re.compile(re.escape(site).replace(re.escape("{layer}"), r"(\d+)"))
+        found = {int(m.group(1)): name for name in names if (m := pattern.fullmatch(name))}
+    else:
+        found = {0: site} if site in names else {}
+    if not found:
+        raise ProbeError(f"The store holds no site {site!r}{suggest(site, names)}. It holds: {', '.join(names[:12])}.")
+    return dict(sorted(found.items()))
 
 
 def _steps(store: Any) -> tuple[list[int], dict[int, float]]:

@@ -50,6 +50,11 @@ def test_control_labels_go_with_the_place_of_the_token():
     assert (np.nanmax(control, axis=0) == np.nanmin(control, axis=0)).all()
     assert np.nanmean(control) == pytest.approx(np.nanmean(y), abs=0.07)
     assert not np.array_equal(control_target(y, seed=2), control, equal_nan=True)
+    words = np.where(np.isnan(y), None, np.array(["off", "on"])[np.nan_to_num(y).astype(int)])
+    assert (
+        control_target(words, seed=1)[~np.isnan(y)] == np.array(["off", "on"])[control[~np.isnan(y)].astype(int)]
+    ).all()
+    assert control_target(words, seed=1)[3, 2] is None
     names = control_target(np.array(["left", "right"] * 6), kinds=np.arange(12) // 2)
     assert set(names) == {"left", "right"}
     assert (names[::2] == names[1::2]).all()

@@ -6,11 +6,22 @@ perfectly.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
-from probes import LeakageError, ProbeError, RidgeProbe, fit_grid, fit_transfer, online_code
+from probes import (
+    LeakageError,
+    ProbeError,
+    RidgeProbe,
+    code_grid,
+    fit_grid,
+    fit_transfer,
+    online_code,
+    transfer_between,
+)
 from probes.cell import fit_cell
 from probes.folds import draw_folds
 from probes.plan import make_plan
@@ -153,6 +164,9 @@ def test_12_groups_that_are_missing(told):
     x, y, sample = told
     with pytest.raises(ProbeError, match="NaN"):
         fit_grid({(0, 0): x.mean(axis=1)}, y, groups=np.where(sample == 3, np.nan, sample))
+    keys = [None if k == 3 else f"maze {k}" for k in sample]
+    with pytest.raises(ProbeError, match="None"):
+        fit_grid({(0, 0): x.mean(axis=1)}, y, groups=np.array(keys, dtype=object))
     with pytest.raises(ProbeError, match="names a label of a store"):
         fit_grid({(0, 0): x.mean(axis=1)}, y)
     with pytest.raises(ProbeError, match="one key per row"):
@@ -235,3 +249,20 @@ def test_19_group_shares_of_a_label_are_not_a_finding():
     assert row["score"] > 0.7
     assert row["chance"] == pytest.approx(row["score"], abs=0.03)
     assert row["p"] > 0.01
+
+
+@pytest.mark.parametrize("leak", ["twins", "target"])
+def test_20_neither_transfer_nor_codes_take_twins_or_the_target(told, leak):
+    # One run under two names, of two seeds: a probe of the first seed would be tested on what it was fitted to.
+    x, y, sample = told
+    x = x.mean(axis=1)
+    kind, keys, labels = np.arange(SAMPLES) % 2, sample, y
+    if leak == "twins":
+        x, labels = np.concatenate([x, x[:3]]), np.concatenate([y, y[:3]])
+        keys, kind = np.arange(SAMPLES + 3), np.append(kind, 1 - kind[:3])
+        says = r"step 2, layer 1: Runs (\d+) and 4\d have the same features"
+    else:
+        x, says = np.column_stack([x, y]), "step 2, layer 1: Feature 30 of 31 is the target itself"
+    for fit in (partial(transfer_between, between=kind), code_grid, fit_transfer):
+        with pytest.raises(LeakageError, match=says):
+            fit({(2, 1): x}, labels, groups=keys)

@@ -198,6 +198,9 @@ def test_values_between_kinds_and_what_cannot_be_done():
         transfer_between({(0, 0): x}, y, groups=groups, between=np.zeros(240))
     with pytest.raises(ProbeError, match="lie in 1 of 5 folds"):
         transfer_between({(0, 0): x}, y, groups=groups, between=(groups == 3).astype(int))
+    for unknown in (np.where(size == 2, np.nan, size), np.where(size == 2, None, size.astype(str))):
+        with pytest.raises(ProbeError, match="NaN or None in 80 rows"):
+            transfer_between({(0, 0): x}, y, groups=groups, between=unknown)
 
 
 def test_branches_of_the_same_runs_are_cells():
