@@ -12,6 +12,7 @@ from probes.errors import LeakageError, ProbeError
 from probes.estimators import AttentionProbe, LinearSVM, LogisticProbe, MLPProbe, RidgeProbe
 from probes.grid import fit_grid
 from probes.mdl import OnlineCode, online_code
+from probes.regions import RegionGrids, fit_regions
 from probes.result import GridResult
 from probes.transfer import TransferResult, fit_transfer
 
@@ -25,6 +26,7 @@ __all__ = [
     "MLPProbe",
     "OnlineCode",
     "ProbeError",
+    "RegionGrids",
     "RidgeProbe",
     "TransferResult",
     "calibration",
@@ -32,6 +34,7 @@ __all__ = [
     "compare_grids",
     "control_target",
     "fit_grid",
+    "fit_regions",
     "fit_transfer",
     "online_code",
     "simultaneous_bands",

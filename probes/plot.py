@@ -5,6 +5,7 @@ Their style is that of all figures, `probes.style`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 BASELINES = tuple(zip(CATEGORIES[1:], (*DASHES[1:6], (0, (3, 1.5))), strict=True))
 MOST_CURVES = 6
+ACROSS = 3
+"""Heatmaps side by side."""
 
 
 def plot_grid(grid: GridResult, path: str | Path | None = None, *, title: str | None = None) -> Any:
@@ -29,7 +32,8 @@ def plot_grid(grid: GridResult, path: str | Path | None = None, *, title: str | 
         figure = blank(PAGE, height + 3.4)
         spaces = figure.add_gridspec(2, 2, height_ratios=[height, 3.4], width_ratios=[1, 0.022])
         upper, lower = figure.add_subplot(spaces[0, 0]), figure.add_subplot(spaces[1, 0])
-        _heatmap(grid, upper, figure.add_subplot(spaces[0, 1]))
+        image = _heatmap(grid, upper, *_limits(grid))
+        _scale(grid, figure, image, cax=figure.add_subplot(spaces[0, 1]))
         _curves(grid, lower)
         upper.set_title(title or _title(grid), loc="left")
         for axes in (upper, lower):
@@ -53,11 +57,15 @@ def _matrix(grid: GridResult, column: str) -> np.ndarray:
     return out
 
 
-def _heatmap(grid: GridResult, axes: Any, side: Any) -> None:
-    score, low, bar = (_matrix(grid, c) for c in ("score", "low", "chance_high"))
-    chance = _matrix(grid, "chance")
+def _limits(grid: GridResult) -> tuple[float, float]:
+    """From chance, or else the lowest score, to the highest."""
+    score, chance = _matrix(grid, "score"), _matrix(grid, "chance")
     bottom = float(np.nanmin(chance)) if np.isfinite(chance).any() else float(np.nanmin(score))
-    top = max(float(np.nanmax(score)), bottom + 1e-3)
+    return bottom, max(float(np.nanmax(score)), bottom + 1e-3)
+
+
+def _heatmap(grid: GridResult, axes: Any, bottom: float, top: float) -> Any:
+    score, low, bar = (_matrix(grid, c) for c in ("score", "low", "chance_high"))
     image = axes.imshow(
         score, aspect="auto", origin="lower", cmap=SEQUENTIAL, vmin=bottom, vmax=top, interpolation="nearest"
     )
@@ -70,7 +78,11 @@ def _heatmap(grid: GridResult, axes: Any, side: Any) -> None:
     ticks(axes.xaxis, grid.steps)
     ticks(axes.yaxis, grid.layers, 16)
     axes.set_ylabel("layer")
-    scale = axes.figure.colorbar(image, cax=side)
+    return image
+
+
+def _scale(grid: GridResult, figure: Any, image: Any, **where: Any) -> None:
+    scale = figure.colorbar(image, **where)
     scale.set_label(METRICS[grid.spec["score"]].label)
     scale.outline.set_visible(False)
 
@@ -119,6 +131,30 @@ def _curves(grid: GridResult, axes: Any) -> None:
         every = max(1, int(np.ceil(len(grid.steps) / 10)))
         second.set_xticks(range(0, len(grid.steps), every), [f"{sigmas[s]:.2f}" for s in grid.steps[::every]])
         second.set_xlabel(r"noise level $\sigma$")
+
+
+def plot_regions(grids: Mapping[str, GridResult], path: str | Path | None = None, *, title: str | None = None) -> Any:
+    """The figure of `RegionGrids.plot`; returns a matplotlib Figure."""
+    first = next(iter(grids.values()))
+    across = min(len(grids), ACROSS)
+    down = -(-len(grids) // across)
+    limits = [_limits(grid) for grid in grids.values()]
+    bottom, top = min(low for low, _ in limits), max(high for _, high in limits)
+    with style():
+        figure = blank(PAGE, 0.6 + down * (1.5 + 0.12 * min(len(first.layers), 24)))
+        spaces = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
+        for (name, grid), axes in zip(grids.items(), spaces.flat, strict=False):
+            image = _heatmap(grid, axes, bottom, top)
+            axes.set_title(name, loc="left")
+        for number, axes in enumerate(spaces.flat):
+            axes.set_visible(number < len(grids))
+            axes.label_outer()
+            if number + across >= len(grids):
+                axes.set_xlabel("sampling step")
+                axes.tick_params(labelbottom=True)
+        _scale(first, figure, image, ax=list(spaces.flat), pad=0.02, shrink=0.9)
+        figure.suptitle(title or f"{first.spec.get('target') or 'target'} by region", x=0.01, ha="left", fontsize=10.5)
+        return save(figure, path)
 
 
 def plot_transfer(

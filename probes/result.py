@@ -230,7 +230,7 @@ class GridResult:
                 f"{out} holds no grid of probes: there is no grid.json in it. Give the folder that save() wrote."
             )
         spec = json.loads((out / "grid.json").read_text(encoding="utf-8"))
-        if spec.pop("format") != FORMAT:
+        if spec.pop("format", None) != FORMAT:
             raise ProbeError(f"{out} was written by another version of probes; fit the grid again.")
         shape = spec.pop("shape")
         cells = pl.read_parquet(out / "cells.parquet")
