@@ -9,7 +9,15 @@ from probes.codes import code_grid
 from probes.compare import compare_grids, simultaneous_bands
 from probes.control_task import control_target
 from probes.errors import LeakageError, ProbeError
-from probes.estimators import AttentionProbe, LinearSVM, LogisticProbe, MLPProbe, RidgeProbe
+from probes.estimators import (
+    AttentionProbe,
+    LDAProbe,
+    LinearSVM,
+    LogisticProbe,
+    MeansProbe,
+    MLPProbe,
+    RidgeProbe,
+)
 from probes.grid import fit_grid
 from probes.mdl import OnlineCode, online_code
 from probes.regions import RegionGrids, fit_regions
@@ -20,10 +28,12 @@ __all__ = [
     "AttentionProbe",
     "Calibration",
     "GridResult",
+    "LDAProbe",
     "LeakageError",
     "LinearSVM",
     "LogisticProbe",
     "MLPProbe",
+    "MeansProbe",
     "OnlineCode",
     "ProbeError",
     "RegionGrids",

@@ -6,12 +6,14 @@ class is read off the weighted means. At the start all queries are zero: the pro
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -26,7 +28,8 @@ class AttentionProbe(ClassifierMixin, Saved):
     Parameters:
         heads: how many weighted means are read.
         C: inverse strength of the L2 penalty on all weights.
-        max_iter: steps of L-BFGS.
+        max_iter: steps of L-BFGS; a fit that meets it warns, unless ``early`` says that this is meant.
+        early: stopping at ``max_iter`` is regularisation.
         seed: of the small random start that tells heads apart.
 
     Once fitted: ``query_`` [head, feature], ``coef_`` [class, head, feature] and ``intercept_`` [class], for features
@@ -35,10 +38,11 @@ class AttentionProbe(ClassifierMixin, Saved):
 
     tokens = True
 
-    def __init__(self, heads: Any = 1, *, C: Any = 0.1, max_iter: Any = 100, seed: Any = 0) -> None:
+    def __init__(self, heads: Any = 1, *, C: Any = 0.1, max_iter: Any = 100, early: Any = True, seed: Any = 0) -> None:
         self.heads = heads
         self.C = C
         self.max_iter = max_iter
+        self.early = early
         self.seed = seed
 
     def fit(self, X: Any, y: Any) -> AttentionProbe:
@@ -47,6 +51,8 @@ class AttentionProbe(ClassifierMixin, Saved):
         Raises:
             ProbeError: X is not [sample, token, feature], lengths differ, or there is one class.
         """
+        if int(self.heads) < 1 or not self.C > 0:
+            raise ValueError(f"heads={self.heads}, C={self.C}: need one head or more, and C above 0")
         x = self._checked(X)
         target = np.asarray(y)
         check_classification_targets(target)
@@ -78,6 +84,12 @@ class AttentionProbe(ClassifierMixin, Saved):
 
         with torch.enable_grad():
             solver.step(closure)
+        self.n_iter_ = int(solver.state[query]["n_iter"])
+        met = self.n_iter_ >= self.max_iter or solver.state[query]["func_evals"] >= self.max_iter * 5 // 4
+        if met and not self.early:
+            warnings.warn(
+                f"The fit met max_iter={self.max_iter} before it had converged.", ConvergenceWarning, stacklevel=2
+            )
         self.query_, self.coef_, self.intercept_ = (p.detach().numpy().copy() for p in parameters)
         return self
 
@@ -116,7 +128,8 @@ class AttentionProbe(ClassifierMixin, Saved):
 
     @staticmethod
     def _checked(X: Any) -> NDArray[np.float64]:
-        x = np.asarray(X, dtype=np.float64)
+        given = X.detach().cpu().double() if isinstance(X, Tensor) else X  # NumPy knows no bfloat16
+        x = np.asarray(given, dtype=np.float64)
         if x.ndim != 3 or not x.size or not np.isfinite(x).all():
             raise ProbeError(f"Tokens must be finite numbers [sample, token, feature]; got shape {x.shape}.")
         return x

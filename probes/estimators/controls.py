@@ -16,7 +16,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from probes.estimators.saved import Saved
-from probes.estimators.scored import LogOdds, Scored
+from probes.estimators.scored import Linear, LogOdds, Scored
 
 
 class _Scaled(Saved):
@@ -39,7 +39,7 @@ class _Scaled(Saved):
         return np.asarray((x - self.mean_) / self.scale_)
 
 
-class LinearSVM(Scored, _Scaled):
+class LinearSVM(Linear, Scored, _Scaled):
     """Linear support vector machine (squared hinge), one class against the rest.
 
     Equal to ``make_pipeline(StandardScaler(), LinearSVC(C=C))``, but ``coef_`` and ``intercept_`` apply to raw
@@ -69,13 +69,6 @@ class LinearSVM(Scored, _Scaled):
         self.intercept_ = inner.intercept_ - self.coef_ @ self.mean_
         self.n_iter_ = int(inner.n_iter_)
         return self
-
-    def decision_function(self, X: Any) -> NDArray[Any]:
-        """Signed distances [row], or one a class [row, class]."""
-        check_is_fitted(self)
-        x = validate_data(self, X, dtype=np.float64, reset=False)
-        out = x @ self.coef_.T + self.intercept_
-        return out[:, 0] if len(self.classes_) == 2 else out
 
 
 class MLPProbe(LogOdds, _Scaled):

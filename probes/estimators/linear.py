@@ -8,35 +8,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
+from probes.estimators.given import classes, features, weighted
 from probes.estimators.saved import Saved
-from probes.estimators.scored import LogOdds
+from probes.estimators.scored import Linear, LogOdds
 from probes.logistic import Columns, solve_logistic
 from probes.ridge import solve_ridge
 from probes.space import blocks
 
 
-def _features(x: NDArray[Any]) -> torch.Tensor:
-    """float32 stays; everything else is fitted in float64."""
-    return torch.from_numpy(np.ascontiguousarray(x if x.dtype == np.float32 else x.astype(np.float64)))
-
-
-def _weighted(
-    x: NDArray[Any], target: NDArray[Any], sample_weight: Any
-) -> tuple[NDArray[Any], NDArray[Any], torch.Tensor | None]:
-    """Rows of positive weight, with their weights."""
-    if sample_weight is None:
-        return x, target, None
-    weights = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
-    used = weights > 0
-    if not used.any():
-        raise ValueError("Every sample weight is zero, so there is nothing to fit.")
-    return x[used], target[used], torch.from_numpy(weights[used])
-
-
-class LogisticProbe(LogOdds, Saved):
+class LogisticProbe(Linear, LogOdds, Saved):
     """Logistic regression, binary or multinomial, with standardisation inside.
 
     Equal to ``make_pipeline(StandardScaler(), LogisticRegression(C=C))`` (or without the scaler), but ``coef_`` and
@@ -72,24 +54,21 @@ class LogisticProbe(LogOdds, Saved):
             raise ValueError(f"C must be positive; got {self.C}")
         if self.class_weight not in (None, "balanced") and not isinstance(self.class_weight, dict):
             raise ValueError(f"class_weight must be None, 'balanced' or weights by class; got {self.class_weight!r}")
-        x, target = validate_data(self, X, y, dtype=[np.float64, np.float32])
-        check_classification_targets(target)
-        x, target, weights = _weighted(x, target, sample_weight)
-        self.classes_, code = np.unique(target, return_inverse=True)
+        x, code, weights = classes(self, X, y, sample_weight)
         count = len(self.classes_)
-        if count < 2:
-            raise ValueError(f"A classifier needs at least 2 classes; the data holds 1 class, {self.classes_}.")
         balancing = None
         if self.class_weight is not None:
             by_row = np.ones(len(x)) if weights is None else weights.numpy()
             if isinstance(self.class_weight, dict):
+                for name in set(self.class_weight) - set(self.classes_.tolist()):
+                    raise ValueError(f"class_weight names {name!r}; the classes are {self.classes_.tolist()}")
                 factor = np.array([float(self.class_weight.get(c, 1.0)) for c in self.classes_])
             else:
                 factor = by_row.sum() / (count * np.bincount(code, weights=by_row))
             balancing = torch.from_numpy(factor)[None, None]
-        labels = torch.from_numpy(code.astype(np.int64))[:, None]
+        labels = torch.from_numpy(code)[:, None]
         train = torch.ones(len(x), 1, dtype=torch.bool)
-        (block,) = blocks(_features(x), train, standardise=self.standardise, weights=weights, dual=True)
+        (block,) = blocks(features(x), train, standardise=self.standardise, weights=weights, dual=True)
         zero = torch.zeros(1, dtype=torch.int64)
         (fitted,) = solve_logistic(
             [block],
@@ -115,13 +94,6 @@ class LogisticProbe(LogOdds, Saved):
         self.n_iter_ = fitted.iterations
         return self
 
-    def decision_function(self, X: Any) -> NDArray[Any]:
-        """Log odds [row], or one score a class [row, class]."""
-        check_is_fitted(self)
-        x = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        out = x @ self.coef_.T + self.intercept_
-        return out[:, 0] if len(self.classes_) == 2 else out
-
 
 class RidgeProbe(RegressorMixin, Saved):
     """Ridge regression with standardisation inside; ``coef_`` applies to raw features.
@@ -140,10 +112,10 @@ class RidgeProbe(RegressorMixin, Saved):
         if self.alpha < 0:
             raise ValueError(f"alpha must not be negative; got {self.alpha}")
         x, target = validate_data(self, X, y, dtype=[np.float64, np.float32], multi_output=True, y_numeric=True)
-        x, target, weights = _weighted(x, target, sample_weight)
+        x, target, weights = weighted(x, target, sample_weight)
         values = torch.from_numpy(np.ascontiguousarray(target, dtype=np.float64).reshape(len(x), -1))
         train = torch.ones(len(x), 1, dtype=torch.bool)
-        (block,) = blocks(_features(x), train, standardise=self.standardise, weights=weights, dual=True)
+        (block,) = blocks(features(x), train, standardise=self.standardise, weights=weights, dual=True)
         mean = values.mean(dim=0)
         fitted = solve_ridge(block, values - mean, train, torch.tensor([float(self.alpha)]), weights=weights)
         coef, intercept = fitted.raw(0, 0)

@@ -1,4 +1,4 @@
-"""From scores to classes and probabilities, the same for every probe that has a decision function."""
+"""From features to scores, classes and probabilities: the same for every probe that has such."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 from sklearn.base import ClassifierMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 
 class Scored(ClassifierMixin, ABC):
@@ -37,3 +38,18 @@ class LogOdds(Scored):
             p = expit(decision)
             return np.stack([1 - p, p], axis=1)
         return np.asarray(softmax(decision, axis=1))
+
+
+class Linear:
+    """Scores that are linear in raw features: ``coef_`` [1 or class, feature] and ``intercept_`` [1 or class]."""
+
+    classes_: NDArray[Any]
+    coef_: NDArray[Any]
+    intercept_: NDArray[Any]
+
+    def decision_function(self, X: Any) -> NDArray[Any]:
+        """Scores [row] of the second class against the first, or one a class [row, class]."""
+        check_is_fitted(self)
+        x = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        out = x @ self.coef_.T + self.intercept_
+        return np.asarray(out[:, 0] if len(self.classes_) == 2 else out)

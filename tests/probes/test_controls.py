@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.neural_network import MLPClassifier
+from sklearn.linear_model import Ridge
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
@@ -101,6 +102,11 @@ def test_tokens_that_cannot_be_read() -> None:
         AttentionProbe().fit(x, np.zeros(20))
     with pytest.raises(ProbeError, match="8 features"):
         AttentionProbe(max_iter=2).fit(x, y).predict(x[..., :3])
+    with pytest.warns(match="before it had converged"):
+        assert AttentionProbe(max_iter=2, early=False).fit(x, y).n_iter_ <= 2
+    for wrong in ({"C": 0.0}, {"heads": 0}):
+        with pytest.raises(ValueError, match="need one head or more, and C above 0"):
+            AttentionProbe(**wrong).fit(x, y)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -129,3 +135,17 @@ def test_a_grid_of_the_attention_probe_keeps_tokens_together() -> None:
         fit_grid({(0, 0): x}, y, pool="mean", **options)
     with pytest.raises(ProbeError, match="run, token, feature"):
         fit_grid({(0, 0): x[:, 0]}, y, **options)
+
+
+def test_values_have_their_non_linear_control_too() -> None:
+    rng = np.random.default_rng(0)
+    x, groups = rng.normal(size=(240, 4)), np.arange(240) // 4
+    values = np.abs(x[:, 0]) + 0.1 * rng.normal(size=240)  # a distance, say: no line reads it
+    options: dict[str, Any] = {"groups": groups, "shuffles": 2, "folds": 3, "bootstrap": 20}
+    linear = fit_grid({(0, 0): x}, values, model="ridge", path=10.0, dtype="float64", **options).table
+    own = fit_grid({(0, 0): x}, values, model=make_pipeline(StandardScaler(), Ridge(10.0)), **options).table
+    for column in ("score", "low", "high", "chance"):
+        np.testing.assert_allclose(own[column].to_numpy(), linear[column].to_numpy(), atol=1e-9)
+    network = MLPRegressor(hidden_layer_sizes=(16,), solver="lbfgs", alpha=0.1, max_iter=3000, random_state=0)
+    curved = fit_grid({(0, 0): x}, values, model=make_pipeline(StandardScaler(), network), **options).table
+    assert linear["high"][0] < 0.3 < 0.6 < curved["low"][0]
