@@ -50,6 +50,7 @@ def heatmap(
     known = sorted(v for v in table[y].unique().to_list() if v is not None)
     rows = [*known, *([None] if table[y].null_count() else [])]
     cells = np.full((len(rows), len(columns)), np.nan)
+    _numbers(table, value)
     for i, j, number in table.select(x, y, value).iter_rows():
         cells[rows.index(j), columns.index(i)] = np.nan if number is None else number
     with style():
@@ -84,6 +85,7 @@ def curves(
         by: column that tells lines apart; at most 7 of them.
     """
     _need(table, x, y, *([by] if by else []))
+    _numbers(table, y)
     names = [None] if by is None else table[by].unique(maintain_order=True).to_list()
     if len(names) > len(CATEGORIES):
         raise ProbeError(f"{len(names)} lines cannot be told apart; choose at most {len(CATEGORIES)} of {by}.")
@@ -223,7 +225,7 @@ def energy_map(
         path, title: see `heatmap`.
         kind: "l2", "robust" or "relative". Colours end at the 99th percentile of tokens that are no sinks.
     """
-    values = getattr(found, kind).reshape(grid.frames, grid.rows, grid.cols)
+    values = found.map(kind).reshape(grid.frames, grid.rows, grid.cols)
     sinks = np.zeros(values.size, dtype=bool)
     sinks[found.sinks] = True
     calm = values.reshape(-1)[~sinks]
@@ -276,3 +278,11 @@ def _need(table: pl.DataFrame, *names: str) -> None:
             raise ProbeError(f"The table has no column {name!r}{suggest(name, table.columns)}.")
     if not table.height:
         raise ProbeError("The table is empty, so there is nothing to draw.")
+
+
+def _numbers(table: pl.DataFrame, name: str) -> None:
+    kind = table[name].dtype
+    if not (kind.is_numeric() or kind == pl.Boolean):
+        raise ProbeError(f"Column {name!r} holds {kind} and cannot be drawn; choose a flag or a number.")
+    if table[name].cast(pl.Float64).fill_nan(None).null_count() == table.height:
+        raise ProbeError(f"Column {name!r} holds no number, so there is nothing to draw.")

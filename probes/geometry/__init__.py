@@ -5,7 +5,7 @@ from probes.geometry.dimension import Dimension, participation_ratio, two_nn
 from probes.geometry.direction import Direction, MeanDifference, mean_difference
 from probes.geometry.energy import Energy, energies, energy, energy_table
 from probes.geometry.erase import Eraser, Leace, leace
-from probes.geometry.paths import Paths, pca_paths, rows_of, umap_paths
+from probes.geometry.paths import Paths, blocks_of, pca_paths, rows_of, umap_paths
 from probes.geometry.pca import Components, Covariance, pca
 from probes.geometry.similarity import StreamedCKA, compare, matrix_of, procrustes, rsa, subspace_overlap
 
@@ -20,6 +20,7 @@ __all__ = [
     "MeanDifference",
     "Paths",
     "StreamedCKA",
+    "blocks_of",
     "cka",
     "cka_matrix",
     "cka_minibatch",

@@ -8,22 +8,22 @@ from typing import Any
 import numpy as np
 
 from probes.errors import ProbeError
-from probes.geometry.pca import Covariance, _matrix
+from probes.geometry.given import matrix
+from probes.geometry.pca import Covariance
 
 
 def participation_ratio(source: Covariance | Any) -> float:
     """``tr(C)^2 / tr(C^2)`` of the covariance C: d for d equal variances, 1 if one direction has it all.
 
     Args:
-        source: a (streamed) `Covariance`, or rows [row, feature]. With fewer rows than features it is biased low: it
-            cannot exceed rows - 1.
+        source: a (streamed) `Covariance`, rows [row, feature], or an iterable of blocks of them. With fewer rows than
+            features it is biased low: it cannot exceed rows - 1.
     """
-    running = source if isinstance(source, Covariance) else Covariance().update(source)
-    matrix = running.covariance()
-    squared = float((matrix * matrix).sum())
+    found = Covariance.of(source).covariance()
+    squared = float((found * found).sum())
     if squared == 0:
         raise ProbeError("The rows are all the same, so they fill no dimension.")
-    return float(np.trace(matrix) ** 2 / squared)
+    return float(np.trace(found) ** 2 / squared)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def two_nn(x: Any, *, level: float = 0.95) -> Dimension:
     from scipy.stats import gamma
     from sklearn.neighbors import NearestNeighbors
 
-    rows = np.unique(_matrix(x).numpy(), axis=0)
+    rows = np.unique(matrix(x).cpu().numpy(), axis=0)
     if len(rows) < 10:
         raise ProbeError(f"A local dimension needs at least 10 different rows; {len(rows)} given.")
     distance, _ = NearestNeighbors(n_neighbors=3).fit(rows).kneighbors(rows)

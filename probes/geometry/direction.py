@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probes.errors import ProbeError
+from probes.geometry.given import array, matrix
+from probes.known import is_known
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,14 @@ class Direction:
         Args:
             vector: [feature], such as ``grid.direction(step, layer)``.
             x, y: rows [row, feature] and their two classes [row].
+
+        Raises:
+            ProbeError: the vector does not fit the rows, or there are not two classes.
         """
-        way = mean_difference(x, y).vector
-        unit = np.asarray(vector, dtype=np.float64) / np.linalg.norm(vector)
+        way, given = mean_difference(x, y).vector, array(vector)
+        if given.shape != way.shape or not np.isfinite(given).all() or not given.any():
+            raise ProbeError(f"A direction of these rows is {len(way)} finite numbers, not all 0; got {given.shape}.")
+        unit = given / np.linalg.norm(given)
         return Direction(unit * float(unit @ way), {"from": "probe", **about})
 
     def save(self, path: str | Path) -> Path:
@@ -73,12 +80,13 @@ class MeanDifference:
         self._sums: dict[Any, NDArray[np.float64]] = {}
 
     def update(self, x: Any, y: Any) -> MeanDifference:
-        """Take rows ``x`` [row, feature] and their classes ``y`` [row]; NaN: the row does not count."""
-        rows, names = np.asarray(x, dtype=np.float64), np.asarray(y)
-        if len(rows) != len(names):
-            raise ProbeError(f"{len(rows)} rows and {len(names)} classes were given.")
-        known = ~np.isnan(names) if names.dtype.kind == "f" else np.ones(len(names), dtype=bool)
-        for name in np.unique(names[known]):
+        """Take rows ``x`` [row, feature] and their classes ``y`` [row]; NaN or None: the row does not count."""
+        names = np.asarray(y)
+        there = is_known(names)
+        if len(x) != len(names) or names.ndim != 1:
+            raise ProbeError(f"{len(x)} rows were given, and classes of shape {names.shape}; need one a row.")
+        rows, names = matrix(x).cpu().numpy()[there], names[there]
+        for name in np.unique(names):
             part = rows[names == name]
             self._rows[name] = self._rows.get(name, 0) + len(part)
             self._sums[name] = self._sums.get(name, 0) + part.sum(axis=0)

@@ -15,9 +15,12 @@ import polars as pl
 import torch
 
 from probes.errors import ProbeError
+from probes.geometry.given import blocks as each
+from probes.geometry.given import tensor
 
 MASSIVE = 50.0
 SINK = 4.0
+MAPS = ("l2", "robust", "relative")
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,12 @@ class Energy:
         """Channels `MASSIVE` times as large as the median channel, or larger."""
         return np.flatnonzero(self.channel >= MASSIVE).tolist()
 
+    def map(self, kind: str) -> np.ndarray:
+        """One of the maps [token]: "l2", "robust" or "relative"."""
+        if kind not in MAPS:
+            raise ProbeError(f"kind={kind!r} is not known; use {', '.join(map(repr, MAPS))}.")
+        return np.asarray(getattr(self, kind))
+
     def contrast(self, mask: Any, kind: str = "relative") -> float:
         """Mean energy of the masked tokens over that of the others: foreground against background.
 
@@ -62,7 +71,7 @@ class Energy:
         chosen[np.asarray(mask)] = True
         if chosen.all() or not chosen.any():
             raise ProbeError("The mask holds all tokens or none, so there is nothing to contrast them with.")
-        values = getattr(self, kind)
+        values = self.map(kind)
         return float(values[chosen].mean() / values[~chosen].mean())
 
 
@@ -75,8 +84,8 @@ def energy(blocks: Any) -> Energy:
     sums: dict[str, Any] = {}
     runs = 0
     shape: tuple[int, ...] = ()
-    for block in [blocks] if hasattr(blocks, "shape") else blocks:
-        x = torch.as_tensor(np.asarray(block) if not isinstance(block, torch.Tensor) else block).float()
+    for block in each(blocks):
+        x = tensor(block).float()
         if x.ndim != 3:
             raise ProbeError(f"Energy is of activations [run, token, feature]; got shape {tuple(x.shape)}.")
         shape = shape or tuple(x.shape[1:])

@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probes.errors import ProbeError
+from probes.geometry.given import array
 from probes.geometry.pca import Covariance
+from probes.known import is_known
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Eraser:
 
     def __call__(self, x: Any) -> NDArray[np.float64]:
         """Features [..., feature] without the concept."""
-        given = np.asarray(x, dtype=np.float64)
+        given = array(x)
         if given.shape[-1:] != self.mean.shape:
             raise ProbeError(f"The eraser is of {len(self.mean)} features; got shape {given.shape}.")
         return np.asarray(given - ((given - self.mean) @ self.right.T) @ self.left.T)
@@ -55,19 +57,43 @@ class Eraser:
         return Eraser(**load_file(path))
 
 
-class Leace:
-    """Fit an `Eraser` from blocks of rows: ``Leace().update(x, z).update(x, z).eraser()``."""
+MOST_CLASSES = 64
+"""Whole numbers of more values than that are taken for values and not for classes."""
 
-    def __init__(self) -> None:
+
+class Leace:
+    """Fit an `Eraser` from blocks of rows: ``Leace().update(x, z).update(x, z).eraser()``.
+
+    Args:
+        classes: names of the classes [class], where ``z`` [row] names them; None where ``z`` are values.
+    """
+
+    def __init__(self, classes: Any = None) -> None:
         self._features, self._shared = Covariance(), Covariance()
-        self._classes: tuple[Any, ...] | None = None
+        self._classes = None if classes is None else np.unique(np.asarray(classes))
 
     def update(self, x: Any, z: Any) -> Leace:
-        """Take rows ``x`` [row, feature] and their concept ``z``: values [row], [row, value], or one-hot classes."""
-        concept = np.asarray(z, dtype=np.float64)
-        concept = concept[:, None] if concept.ndim == 1 else concept
-        self._features.update(x)
-        self._shared.update(x, concept)
+        """Take rows ``x`` [row, feature] and their concept ``z``: values [row] or [row, value], or classes [row]. Rows
+        whose concept is NaN or None do not count.
+
+        Raises:
+            ProbeError: a class that was not named, text that is no class, or shapes that do not fit.
+        """
+        concept = np.asarray(z)
+        if concept.ndim not in (1, 2) or len(concept) != len(x):
+            raise ProbeError(f"A concept is [row] or [row, value] for {len(x)} rows; got shape {concept.shape}.")
+        there = is_known(concept).reshape(len(concept), -1).all(axis=1)
+        concept, rows = concept[there], x if there.all() else array(x)[there]
+        if self._classes is not None:
+            strange = set(concept.reshape(-1).tolist()) - set(self._classes.tolist())
+            if concept.ndim != 1 or strange:
+                raise ProbeError(f"Classes are {self._classes.tolist()}, one a row; got {sorted(map(str, strange))}.")
+            concept = concept[:, None] == self._classes[1:]
+        elif concept.dtype.kind not in "biuf":
+            raise ProbeError("The concept is no number. Name its classes: Leace(classes=[...]).")
+        concept = concept.astype(np.float64).reshape(len(concept), -1)
+        self._features.update(rows)
+        self._shared.update(rows, concept)
         return self
 
     def eraser(self, tolerance: float = 1e-9) -> Eraser:
@@ -91,12 +117,23 @@ class Leace:
 
 
 def leace(x: Any, z: Any) -> Eraser:
-    """Erase ``z`` from ``x`` [row, feature]. Classes (text, booleans, whole numbers [row]) are coded one-hot; other
-    ``z`` are values [row] or [row, value]."""
+    """Erase ``z`` from ``x`` [row, feature].
+
+    Args:
+        x: rows.
+        z: classes [row] (text, bools, whole numbers of any format), all of which are erased and not only their order;
+            or values [row] or [row, value]. Rows where it is NaN or None do not count.
+
+    Raises:
+        ProbeError: the concept does not vary, or not with the features.
+    """
     concept = np.asarray(z)
-    if concept.ndim == 1 and (concept.dtype.kind in "bUSiu"):
-        names = np.unique(concept)
-        if len(names) < 2:
-            raise ProbeError(f"The concept is {names[0]!r} in every row; there is nothing to erase.")
-        concept = (concept[:, None] == names[1:]).astype(np.float64)
-    return Leace().update(x, concept).eraser()
+    if concept.ndim != 1:
+        return Leace().update(x, concept).eraser()
+    names = np.unique(concept[is_known(concept)])
+    text = names.dtype.kind not in "biuf"
+    whole = text or (len(names) <= MOST_CLASSES and bool((names == np.round(names)).all()))
+    if len(names) < 2:
+        there = f"{names[0]!r} in every row" if len(names) else "not known of any row"
+        raise ProbeError(f"The concept is {there}; there is nothing to erase.")
+    return Leace(names if whole else None).update(x, concept).eraser()

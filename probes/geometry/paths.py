@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 
 from probes.errors import ProbeError
-from probes.geometry.pca import Components, Covariance, pca
+from probes.geometry.given import array, blocks
+from probes.geometry.pca import Components, pca
 
 EMPTY = "No step was given, so there is no trajectory."
 
@@ -46,12 +47,14 @@ def pca_paths(steps: Mapping[int, Any], components: int = 3, about: Mapping[str,
     """
     if not steps:
         raise ProbeError(EMPTY)
-    running = Covariance()
-    for step in steps:
-        for block in _blocks(steps[step]):
-            running.update(block)
-    axes = pca(running, components)
-    made = {step: np.concatenate([axes.project(block) for block in _blocks(steps[step])]) for step in steps}
+    for step, value in steps.items():
+        if isinstance(value, Iterator):
+            raise ProbeError(
+                f"Step {step} is given by a generator, which can be read once, and steps are read twice. Give a "
+                "function that makes it: lambda: rows_of(store, site, step)."
+            )
+    axes = pca((block for value in steps.values() for block in blocks(value)), components)
+    made = {step: np.concatenate([axes.project(block) for block in blocks(steps[step])]) for step in steps}
     _same_rows(made)
     return Paths(_table(made, "pc", about), axes)
 
@@ -90,7 +93,7 @@ def umap_paths(
     except ImportError:
         raise ProbeError("UMAP needs umap-learn: pip install 'wan-interp[viz]'.") from None
     if components is None:
-        arrays = {step: np.concatenate(list(_blocks(value))) for step, value in steps.items()}
+        arrays = {step: np.concatenate([array(block) for block in blocks(value)]) for step, value in steps.items()}
     else:
         found = pca_paths(steps, components)
         parts = found.table.partition_by("step", as_dict=True, maintain_order=True)
@@ -112,21 +115,19 @@ BYTES_A_VALUE = 40
 """What a value of a block takes at the height of a streamed sum: as read (4), and up to four copies in float64."""
 
 
-def rows_of(
+def blocks_of(
     store: Any,
     site: str,
     step: int,
     *,
     branch: str | None = None,
-    pool: bool = False,
     runs_at_once: int = 64,
     memory: float | None = None,
 ) -> Iterator[np.ndarray]:
-    """Rows of one cell of a store in blocks of bounded size: [run x token, feature], or run means with ``pool``.
+    """One cell of a store in blocks of bounded size: [run, token, feature], as `energy` takes them.
 
     Args:
         store, site, step, branch: the cell.
-        pool: mean over tokens.
         runs_at_once: in a block; with ``memory``, at most.
         memory: bytes that a streamed sum of the blocks may take (`Covariance`, `StreamedCKA`, `Leace`, `energy`), its
             feature x feature sums, in float64, included.
@@ -149,8 +150,21 @@ def rows_of(
     for first in range(0, len(runs), runs_at_once):
         part = store.read(site, step=step, branch=branch, runs=runs[first : first + runs_at_once])
         values = np.asarray(part, dtype=np.float32)
-        rows = values.reshape(len(values), -1, values.shape[-1])
-        yield rows.mean(axis=1) if pool else rows.reshape(-1, rows.shape[-1])
+        yield values.reshape(len(values), -1, values.shape[-1])
+
+
+def rows_of(store: Any, site: str, step: int, *, pool: bool = False, **options: Any) -> Iterator[np.ndarray]:
+    """Rows of one cell of a store in blocks of bounded size: [run x token, feature], or run means with ``pool``.
+
+    Args:
+        store, site, step, options: as in `blocks_of`; options are branch, runs_at_once, memory.
+        pool: mean over tokens.
+
+    Raises:
+        ProbeError: as `blocks_of`.
+    """
+    for values in blocks_of(store, site, step, **options):
+        yield values.mean(axis=1) if pool else values.reshape(-1, values.shape[-1])
 
 
 def _same_rows(arrays: Mapping[int, np.ndarray]) -> int:
@@ -159,15 +173,6 @@ def _same_rows(arrays: Mapping[int, np.ndarray]) -> int:
     if len(counts) != 1:
         raise ProbeError(f"Steps have {sorted(counts)} rows; a trajectory needs the same rows in each.")
     return counts.pop()
-
-
-def _blocks(value: Any) -> Iterator[np.ndarray]:
-    given = value() if callable(value) else value
-    if hasattr(given, "shape"):
-        yield np.asarray(given)
-        return
-    for block in given:
-        yield np.asarray(block)
 
 
 def _table(made: Mapping[int, np.ndarray], name: str, about: Mapping[str, Sequence[Any]] | None) -> pl.DataFrame:

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from probes.errors import ProbeError
+from probes.geometry.given import array, blocks, matrix
 
 
 class Covariance:
@@ -33,10 +34,20 @@ class Covariance:
         self._z: torch.Tensor | None = None
         self._sum: torch.Tensor | None = None
 
+    @staticmethod
+    def of(source: Any) -> Covariance:
+        """Of rows [row, feature], or of an iterable of blocks of them; one that is there already is handed on."""
+        if isinstance(source, Covariance):
+            return source
+        running = Covariance()
+        for block in blocks(source):
+            running.update(block)
+        return running
+
     def update(self, x: Any, z: Any = None) -> Covariance:
         """Take rows ``x`` [row, feature] (and with them ``z`` [row, other]). Values are summed in float64."""
-        first = _matrix(x)
-        second = first if z is None else _matrix(z)
+        first = matrix(x)
+        second = first if z is None else matrix(z)
         if len(first) != len(second):
             raise ProbeError(f"Rows must come in pairs: {len(first)} and {len(second)} given.")
         if not len(first):
@@ -92,7 +103,7 @@ class Components:
 
     def project(self, x: Any) -> NDArray[np.float64]:
         """Coordinates [..., component] of features [..., feature]."""
-        return np.asarray((np.asarray(x, dtype=np.float64) - self.mean) @ self.axes.T)
+        return np.asarray((array(x) - self.mean) @ self.axes.T)
 
     def rebuild(self, coordinates: NDArray[np.float64]) -> NDArray[np.float64]:
         """Features [..., feature] from coordinates."""
@@ -117,29 +128,15 @@ class Components:
 
 def pca(source: Covariance | Any, components: int | None = None) -> Components:
     """Principal components of a finished `Covariance`, of an array [row, feature], or of an iterable of such blocks."""
-    if not isinstance(source, Covariance):
-        running = Covariance()
-        for block in [source] if hasattr(source, "shape") else source:
-            running.update(block)
-        source = running
-    matrix = source.covariance(correction=1)
-    most = min(len(matrix), source.rows - 1)
+    source = Covariance.of(source)
+    found = source.covariance(correction=1)
+    most = min(len(found), source.rows - 1)
     count = most if components is None else components
     if not 1 <= count <= most:
-        raise ProbeError(f"components={count}: {source.rows} rows of {len(matrix)} features have 1 to {most}.")
-    values, vectors = np.linalg.eigh(matrix)
+        raise ProbeError(f"components={count}: {source.rows} rows of {len(found)} features have 1 to {most}.")
+    values, vectors = np.linalg.eigh(found)
     values, vectors = values[::-1][:count].clip(min=0), vectors[:, ::-1][:, :count].T
     sign = np.sign(vectors[np.arange(count), np.abs(vectors).argmax(axis=1)])
-    total = float(np.trace(matrix))
+    total = float(np.trace(found))
     share = values / total if total > 0 else np.zeros_like(values)
     return Components(source.mean.copy(), vectors * sign[:, None], values.copy(), share)
-
-
-def _matrix(value: Any) -> torch.Tensor:
-    tensor = value if isinstance(value, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(value))
-    tensor = tensor.to(torch.float64)
-    if tensor.ndim != 2:
-        raise ProbeError(f"Rows must be [row, feature]; got shape {tuple(tensor.shape)}.")
-    if not torch.isfinite(tensor).all():
-        raise ProbeError("Rows hold NaN or infinity.")
-    return tensor

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from probes.errors import ProbeError
 from probes.folds import group_keys
 from probes.geometry.cka import cka
-from probes.geometry.pca import Components, _matrix, pca
+from probes.geometry.given import matrix
+from probes.geometry.pca import Components, pca
 
 
 def rsa(x: Any, y: Any, *, distance: str = "euclidean", rank: bool = True) -> float:
@@ -36,7 +37,7 @@ def rsa(x: Any, y: Any, *, distance: str = "euclidean", rank: bool = True) -> fl
     from scipy.stats import pearsonr, spearmanr
 
     a, b = _rows(x, y, least=3)
-    first, second = (pdist(v.numpy(), distance) for v in (a, b))
+    first, second = (pdist(v.cpu().numpy(), distance) for v in (a, b))
     if np.ptp(first) == 0 or np.ptp(second) == 0 or not np.isfinite(first).all() or not np.isfinite(second).all():
         raise ProbeError("All rows of one side are equally far apart, so the correlation is not defined.")
     return float((spearmanr if rank else pearsonr)(first, second)[0])
@@ -134,7 +135,7 @@ def compare(
         if name not in sites:
             raise ProbeError(f"There is no site {name!r}; there are: {', '.join(map(str, sites))}.")
         value = sites[name]() if callable(sites[name]) else sites[name]
-        return value if isinstance(value, Components) else _matrix(value)
+        return value if isinstance(value, Components) else matrix(value)
 
     if len(sites) < 2 and pairs is None:
         raise ProbeError(f"A comparison needs two sites or more; got {len(sites)}.")
@@ -228,7 +229,7 @@ class _Sums:
 
 
 def _rows(x: Any, y: Any, least: int) -> tuple[torch.Tensor, torch.Tensor]:
-    a, b = _matrix(x), _matrix(y)
+    a, b = matrix(x), matrix(y)
     if len(a) != len(b):
         raise ProbeError(f"Both sides need the same rows: {len(a)} and {len(b)} given.")
     if len(a) < least:

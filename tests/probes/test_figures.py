@@ -37,6 +37,12 @@ def test_a_heatmap_holds_every_cell_with_the_model_on_top(tmp_path: Path) -> Non
         figures.heatmap(twice)
     with pytest.raises(ProbeError, match="did you mean mean"):
         figures.heatmap(cells(), value="meen")
+    for draw in (figures.heatmap, figures.curves):
+        column = {figures.heatmap: "value", figures.curves: "y"}[draw]
+        with pytest.raises(ProbeError, match="'kind' holds String"):
+            draw(cells().with_columns(kind=pl.lit("a")), **{column: "kind"})
+        with pytest.raises(ProbeError, match="holds no number"):
+            draw(cells().with_columns(mean=pl.lit(None, dtype=pl.Float64)))
 
 
 def test_curves_have_their_bands_and_no_two_look_alike() -> None:

@@ -1,0 +1,55 @@
+"""What geometry is given, as tensors: arrays, tensors of any format, tables, blocks of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from probes.errors import ProbeError
+
+
+def tensor(value: Any) -> torch.Tensor:
+    """Numbers as a tensor of their own format, without a copy where there need be none.
+
+    Raises:
+        ProbeError: they are no numbers.
+    """
+    if isinstance(value, torch.Tensor):
+        return value.detach()
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise ProbeError(f"Features must be numbers; got {type(value).__name__} of {array.dtype}.")
+    array = np.ascontiguousarray(array)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def matrix(value: Any) -> torch.Tensor:
+    """Rows [row, feature] in float64, finite.
+
+    Raises:
+        ProbeError: they are no rows of numbers, or not finite.
+    """
+    rows = tensor(value).to(torch.float64)
+    if rows.ndim != 2:
+        raise ProbeError(f"Rows must be [row, feature]; got shape {tuple(rows.shape)}.")
+    if not torch.isfinite(rows).all():
+        raise ProbeError("Rows hold NaN or infinity.")
+    return rows
+
+
+def array(value: Any) -> NDArray[np.float64]:
+    """Numbers of any shape as a float64 array."""
+    return np.asarray(tensor(value).to(torch.float64).cpu().numpy())
+
+
+def blocks(value: Any) -> Iterator[Any]:
+    """An array or a tensor as the one block that it is; an iterable of blocks; or what a function gives of these."""
+    given = value() if callable(value) else value
+    if hasattr(given, "shape"):
+        yield given
+        return
+    yield from given
