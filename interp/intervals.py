@@ -14,6 +14,16 @@ from interp.errors import InterpError, suggest
 
 Z95 = 1.959963984540054
 
+COLUMNS = {
+    "sigma": "noise level, where a cell has one",
+    "mean": "over the rows of the cell where the column is not null, in its own unit; a flag's share, 0 to 1",
+    "low": "lower end of its 95 % interval, from a bootstrap of whole groups",
+    "high": "upper end",
+    "n": "rows",
+    "groups": "groups of rows that were drawn whole, such as the seeds of one problem",
+}
+"""Of `mean_by`, after the columns that name a cell."""
+
 
 @dataclass(frozen=True)
 class Proportion:
@@ -101,7 +111,7 @@ def mean_by(
         draws, seed: of the bootstrap.
 
     Returns:
-        One row a cell, in order: the columns of ``by``, sigma where a cell has one, mean, low, high, n, groups.
+        One row a cell, in order: the columns of ``by``, then those of `COLUMNS`.
 
     Raises:
         InterpError: the table has no such column, or it holds no numbers.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import runpy
+import tomllib
 from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml  # a dependency of huggingface_hub
 
 from interp.store import Store
 
@@ -37,6 +40,17 @@ def test_the_script_fails_where_nothing_is_found(tmp_path, monkeypatch):
         main(str(EXAMPLE / "store"), str(tmp_path))
 
 
-def test_the_workflow_runs_the_script():
-    text = (EXAMPLE / "probes.yml").read_text()
-    assert "examples/ci/fit.py examples/ci/store report" in text
+def test_the_workflow_runs_what_the_page_says():
+    workflow = yaml.safe_load((EXAMPLE / "probes.yml").read_text())
+    page = (EXAMPLE.parents[1] / "docs" / "probes_in_ci.md").read_text()
+    _, fit = re.findall(r"```sh\n\s*(.*?)\n", page)
+    assert set(workflow[True]) == {"push", "pull_request"}  # YAML takes "on" for a truth value
+    (job,) = workflow["jobs"].values()
+    install, command = (step["run"].split() for step in job["steps"] if "run" in step)
+    assert [word for word in command if not word.startswith(("-W", "error"))] == fit.split()
+    for name in (command[-3], command[-2], install[-1]):
+        assert (EXAMPLE.parents[1] / name).exists()
+    versions = [step["with"]["python-version"] for step in job["steps"] if "python-version" in step.get("with", {})]
+    wanted = tomllib.loads((EXAMPLE.parents[1] / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert [f">={version}" for version in versions] == [wanted]
+    assert job["steps"][-1]["with"]["path"] == fit.split()[-1]
