@@ -16,21 +16,23 @@ from probes.factor import times
 
 @dataclass(frozen=True)
 class BySet:
-    """``places``: training sets that have columns, and where these are. ``even``: every set has as many."""
+    """``which``: the set of each column. ``places``: sets that have columns, and where these are. ``even``: every set
+    has as many."""
 
+    which: Int[Tensor, " Q"]
     places: tuple[tuple[int, slice], ...]
     even: bool
 
     @staticmethod
     def of(which: Int[Tensor, " Q"], sets: int) -> BySet:
-        """``which``: the set of each column, ascending."""
+        """Columns that come in the order of their sets."""
         counts = torch.bincount(which, minlength=sets).tolist()
         places, start = [], 0
         for s, count in enumerate(counts):
             if count:
                 places.append((s, slice(start, start + count)))
             start += count
-        return BySet(tuple(places), min(counts) == max(counts))
+        return BySet(which, tuple(places), min(counts) == max(counts))
 
     def times(self, rows: Float[Tensor, "B Q n"], matrices: Float[Tensor, "B S n m"]) -> Float[Tensor, "B Q m"]:
         """Each row times the matrix of its set."""

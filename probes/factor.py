@@ -112,7 +112,9 @@ def times(
         return torch.bmm(rows, matrices)
     out = torch.empty(count, rows.shape[1], width, dtype=rows.dtype)
     gemm = _blas("gemm", rows)
-    for a, b, c in zip(rows.contiguous().numpy(), matrices.contiguous().numpy(), out.numpy(), strict=True):
+    if matrices.stride()[1:] != (width, 1):
+        matrices = matrices.contiguous()  # otherwise each lies in one piece, wherever the others are
+    for a, b, c in zip(rows.contiguous().numpy(), matrices.numpy(), out.numpy(), strict=True):
         gemm(1.0, b.T, a.T, c=c.T, overwrite_c=1)
     return out
 

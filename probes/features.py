@@ -64,9 +64,9 @@ class Features(Form):
             matrix[idle] = torch.eye(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
         return Definite.of(matrix)
 
-    def stale(self, old: Float[Tensor, "B n"], new: Float[Tensor, "B n"]) -> bool:
-        ratio = new.sum(dim=1) / old.sum(dim=1).clamp_min(1e-30)
-        return not bool(((ratio < STALE) & (ratio > 1 / STALE) | (ratio == 0)).all())
+    def stale(self, old: Float[Tensor, "M B n"], new: Float[Tensor, "B n"]) -> Bool[Tensor, " M"]:
+        ratio = new.sum(dim=1) / old.sum(dim=2).clamp_min(1e-30)
+        return ~((ratio < STALE) & (ratio > 1 / STALE) | (ratio == 0)).all(dim=1)
 
     def precondition(self, g: Tensor) -> Tensor:
         out = super().precondition(g)

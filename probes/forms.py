@@ -52,6 +52,7 @@ class Form(ABC):
     def __init__(self, c: Float[Tensor, "B P"], outputs: int, which: Int[Tensor, " P"], *, by_set: bool) -> None:
         self.c, self.outputs, self.which, self.by_set = c, outputs, which, by_set
         self.shared: list[_Shared] = []
+        self.columns_of_shared: list[BySet] = []
 
     @property
     @abstractmethod
@@ -80,25 +81,30 @@ class Form(ABC):
         their training set where preconditioners go by it, else 0."""
 
     @abstractmethod
-    def stale(self, old: Float[Tensor, "B n"], new: Float[Tensor, "B n"]) -> bool:
-        """Is a preconditioner for one curvature no good for another?"""
+    def stale(self, old: Float[Tensor, "M B n"], new: Float[Tensor, "B n"]) -> Bool[Tensor, " M"]:
+        """Which of M preconditioners, by the curvature that they assume, are no good for another."""
 
     def prepare(self, bend: Float[Tensor, "B P n"]) -> None:
         """Renew the preconditioners that assume another curvature of the loss, at each row, than ``bend``."""
-        old, found = self.shared, list[_Shared]()
+        found = list[_Shared]()
         for at, mask in self._kinds():
             curve, some = self.curve(mask, bend), mask.any(dim=1)
-            for one in [*found, *old]:
-                if one.at == at and not self.stale(one.curve[some], curve[some]):
-                    break
-            else:
-                one = _Shared(at, self.factor(at, mask, curve), curve, mask, self.columns_of(self.which))
+            held = [one for one in [*found, *self.shared] if one.at == at]
+            good = list[int]()
+            if held:
+                stale = self.stale(torch.stack([one.curve for one in held])[:, some], curve[some])
+                good = (~stale).nonzero().flatten().tolist()
+            one = held[good[0]] if good else _Shared(at, self.factor(at, mask, curve), curve, mask)
             same = [i for i, other in enumerate(found) if other.solver is one.solver]
             if same:
                 found[same[0]] = replace(one, mask=found[same[0]].mask | mask)
             else:
                 found.append(replace(one, mask=mask))
-        self.shared = [replace(one, columns=self.columns_of(self.which[one.fits])) for one in found]
+        self._share(found)
+
+    def _share(self, found: list[_Shared]) -> None:
+        self.shared = found
+        self.columns_of_shared = [self.columns_of(self.which[one.fits]) for one in found]
 
     def columns_of(self, which: Int[Tensor, " P"]) -> BySet:
         """Columns of fits of some training sets."""
@@ -119,11 +125,11 @@ class Form(ABC):
     def precondition(self, g: Tensor) -> Tensor:
         """About the inverse Hessian times a gradient. Kinds differ between fits and, seldom, between cells."""
         if len(self.shared) == 1:
-            return self.shared[0].solver(g, self.shared[0].columns)
+            return self.shared[0].solver(g, self.columns_of_shared[0])
         out = torch.zeros_like(g)
-        for one in self.shared:
+        for one, columns in zip(self.shared, self.columns_of_shared, strict=True):
             at = wide(one.fits, self.outputs)
-            solved = one.solver(g.index_select(1, at), one.columns)
+            solved = one.solver(g.index_select(1, at), columns)
             own = one.mask[:, one.fits]
             if not bool(own.all()):
                 solved *= own.repeat_interleave(self.outputs, dim=1)[..., None]
@@ -134,8 +140,8 @@ class Form(ABC):
         """Retire cells and fits that are not among the numbers given (None: all stay)."""
         self.c = take(self.c, b, p)
         self.which = self.which if p is None else self.which[p]
-        kept = (one.keep(b, p) for one in self.shared)
-        self.shared = [replace(one, columns=self.columns_of(self.which[one.fits])) for one in kept if len(one.fits)]
+        kept = [one.keep(b, p) for one in self.shared]
+        self._share([one for one in kept if len(one.fits)])
 
 
 @dataclass(frozen=True)
@@ -146,7 +152,6 @@ class _Shared:
     solver: Solver
     curve: Float[Tensor, "B n"]
     mask: Bool[Tensor, "B P"]
-    columns: BySet
 
     @cached_property
     def fits(self) -> Int[Tensor, " some"]:

@@ -49,7 +49,7 @@ class Kernels(Form):
         uneven: bool,
     ) -> None:
         super().__init__(c, outputs, which, by_set=uneven)
-        self.kernels, self.train = kernels, train
+        self.kernels, self.own = kernels, train[which].to(kernels.dtype)  # rows of each fit's training set
         # Where sets share a preconditioner, and for one output: of several, iterations cost more, and few are saved.
         self.left_out = LeftOut.of(train) if outputs == 1 and not uneven else None
         self.loose = LOOSE if outputs == 1 else STALE
@@ -89,25 +89,24 @@ class Kernels(Form):
         """Of each row, over the fits that train on it, where preconditioners leave out rows."""
         if self.left_out is None:
             return super().curve(mask, bend)
-        own = mask.to(bend.dtype)[:, None]
-        count = own @ self.train[self.which].to(bend.dtype)
-        return ((own @ bend) / count.clamp_min(1))[:, 0]
+        fits = mask.to(bend.dtype)[:, None]
+        return ((fits @ bend) / (fits @ self.own).clamp_min(1))[:, 0]
 
     def factor(self, at: int, mask: Bool[Tensor, "B P"], curve: Float[Tensor, "B n"]) -> Solver:
         return Newton.of(self.mean[:, at], curve, self.left_out)
 
-    def stale(self, old: Float[Tensor, "B n"], new: Float[Tensor, "B n"]) -> bool:
-        before, now = old.sum(dim=1, keepdim=True).clamp_min(1e-30), new.sum(dim=1, keepdim=True).clamp_min(1e-30)
+    def stale(self, old: Float[Tensor, "M B n"], new: Float[Tensor, "B n"]) -> Bool[Tensor, " M"]:
+        before, now = old.sum(dim=2, keepdim=True).clamp_min(1e-30), new.sum(dim=1, keepdim=True).clamp_min(1e-30)
         ratio = now / before
-        moved = (new / now - old / before).abs().sum(dim=1)
-        return bool(((ratio > STALE) | (ratio < 1 / self.loose)).any() | (moved > STALE - 1).any())
+        moved = (new / now - old / before).abs().sum(dim=2, keepdim=True)
+        return ((ratio > STALE) | (ratio < 1 / self.loose) | (moved > STALE - 1)).flatten(1).any(dim=1)
 
     def keep(self, b: Tensor | None, p: Tensor | None) -> None:
         super().keep(b, p)
         if b is not None:
             self.kernels, self.mean = self.kernels[b], self.mean[b]
         if p is not None:
-            self.columns = self.columns_of(self.which)
+            self.columns, self.own = self.columns_of(self.which), self.own[p]
 
 
 @dataclass(frozen=True)
@@ -184,10 +183,9 @@ class Newton:
         out = times(g, self.inverse)
         if self.left_out is None or self.correct is None:
             return out
-        which = torch.cat([self.left_out.unknowns[s].expand(at.stop - at.start, -1) for s, at in columns.places])
-        which = which.expand(len(g), -1, -1)
-        off = columns.times(out.gather(2, which[..., :-1]), self.correct)
-        return out.sub_(times(torch.zeros_like(g).scatter_add_(2, which, off), self.inverse))
+        at = self.left_out.unknowns.index_select(0, columns.which).expand(len(g), -1, -1)
+        off = columns.times(out.gather(2, at[..., :-1]), self.correct)
+        return out.sub_(times(torch.zeros_like(g).scatter_add_(2, at, off), self.inverse))
 
     def keep(self, b: Tensor) -> Newton:
         """The solvers of some cells."""
