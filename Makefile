@@ -19,16 +19,20 @@ help:
 	@echo "make dist        build the wheel and the sdist into dist/"
 	@echo "make clean       remove what the above have made, .venv and build/ included"
 
-# One stamp a kind of set-up: done once, and again when what is to be installed has changed.
-$(VENV)/.installed: pyproject.toml constraints.txt
+# One stamp a kind of set-up: done once, and again when what is to be installed has changed. What development needs is
+# installed in one go with the package, since pip looks at all of it anew each time.
+$(VENV)/.made:
 	@echo "Setting up $(VENV) (once; a few minutes) ..."
 	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.made pyproject.toml constraints.txt
 	$(INSTALL) -e .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+$(VENV)/.installed-dev: $(VENV)/.made pyproject.toml constraints.txt
 	$(INSTALL) -e ".[viz,nnsight,zarr,dev,docs]"
-	@touch $@
+	@touch $(VENV)/.installed $@
 
 venv: $(VENV)/.installed
 
@@ -41,7 +45,7 @@ test: $(VENV)/.installed-dev
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
-	$(RUN) pytest -n 2
+	$(RUN) pytest -n 2 --dist worksteal
 
 format: $(VENV)/.installed-dev
 	$(RUN) ruff check --fix .
