@@ -58,8 +58,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: folder / name for name in SHAPES}
 
 
-@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in NEEDS_ANSWERS])
+@pytest.mark.parametrize("shape", SHAPES)  # changes last, as a model stays loaded
 def test_it_runs(name: str, shape: str, models: dict[str, Path], tmp_path: Path) -> None:
     study = study_named(name)
     command = ["--out", str(tmp_path / "out"), "--model", str(models[shape]), *SMALL, *OWN.get(name, [])]
