@@ -141,7 +141,8 @@ def mean_by(
                 "groups": known[groups].n_unique(),
             }
         )  # fmt: skip
-    return pl.DataFrame(rows, infer_schema_length=None)
+    types = {name: table.schema[name] for name in (*keys, "sigma") if name in table.columns}
+    return pl.DataFrame(rows, schema_overrides=types, infer_schema_length=None)
 
 
 def _order(key: tuple[Any, ...]) -> tuple[Any, ...]:

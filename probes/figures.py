@@ -101,6 +101,8 @@ def curves(
             shown = None if by is None else "model" if name is None else str(name)
             axes.plot(at, line, color=CATEGORIES[k], ls=DASHES[k], marker=MARKERS[k], ms=3.6, lw=1.7, label=shown)
         axes.set(xlabel=x, ylabel=label or y, **({"ylim": limits} if limits else {}))
+        if table[x].dtype.is_integer():  # there is no step 0.5
+            axes.locator_params(axis="x", integer=True)
         axes.grid(axis="y", color="0.92", lw=0.8)
         axes.set_axisbelow(True)
         axes.set_title(title or "", loc="left")

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 BASELINES = tuple(zip(CATEGORIES[1:], (*DASHES[1:6], (0, (3, 1.5))), strict=True))
 MOST_CURVES = 6
-ACROSS = 3
-"""Heatmaps side by side."""
+ACROSS = {1: 1, 2: 2, 4: 2}
+"""Heatmaps side by side, of so many; else three."""
 
 
 def plot_grid(grid: GridResult, path: str | Path | None = None, *, title: str | None = None) -> Any:
@@ -136,7 +136,7 @@ def _curves(grid: GridResult, axes: Any) -> None:
 def plot_regions(grids: Mapping[str, GridResult], path: str | Path | None = None, *, title: str | None = None) -> Any:
     """The figure of `RegionGrids.plot`; returns a matplotlib Figure."""
     first = next(iter(grids.values()))
-    across = min(len(grids), ACROSS)
+    across = ACROSS.get(len(grids), 3)
     down = -(-len(grids) // across)
     limits = [_limits(grid) for grid in grids.values()]
     bottom, top = min(low for low, _ in limits), max(high for _, high in limits)

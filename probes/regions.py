@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from interp.errors import suggest
 from probes.errors import ProbeError
 from probes.grid import fit_grid
-from probes.known import is_known
+from probes.known import is_known, labels
 from probes.result import GridResult
 from probes.source import site_layers
 
@@ -161,7 +161,7 @@ def _held(source: Any, site: str) -> list[str] | None:
 
 def _target(source: Any, target: Any, site: str) -> NDArray[Any]:
     if not isinstance(target, str) or not hasattr(source, "labels"):
-        return np.asarray(target)
+        return labels(target)
     return np.asarray(source.labels(target, site=next(iter(site_layers(source, site).values()))))
 
 

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from probes.calibration import Calibration, calibration
-from probes.errors import ProbeError
+from probes.errors import ProbeError, undamaged
 from probes.onset import first_sustained, onset_interval
 from probes.said import Said
 from probes.score import METRICS, bootstrap, resample
@@ -221,14 +221,23 @@ class GridResult:
 
     @staticmethod
     def load(folder: str | Path) -> GridResult:
-        """Read what `save` wrote."""
-        from safetensors.numpy import load_file
+        """Read what `save` wrote.
 
+        Raises:
+            ProbeError: the folder holds no grid, one of another version, or a damaged one.
+        """
         out = Path(folder)
         if not (out / "grid.json").is_file():
             raise ProbeError(
                 f"{out} holds no grid of probes: there is no grid.json in it. Give the folder that save() wrote."
             )
+        with undamaged(out):
+            return GridResult._read(out)
+
+    @staticmethod
+    def _read(out: Path) -> GridResult:
+        from safetensors.numpy import load_file
+
         spec = json.loads((out / "grid.json").read_text(encoding="utf-8"))
         if spec.pop("format", None) != FORMAT:
             raise ProbeError(f"{out} was written by another version of probes; fit the grid again.")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from interp.errors import suggest
 from probes.errors import LeakageError, ProbeError
 from probes.folds import group_keys
-from probes.known import is_known
+from probes.known import is_known, labels
 from probes.pick import Asked, pick
 
 Key = tuple[int, int]
@@ -74,6 +74,7 @@ def _numbers(value: Any, name: str) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
         return value.detach()
     array = np.ascontiguousarray(value)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype.kind not in "biuf":
         raise ProbeError(f"{name}: features must be numbers; got {type(value).__name__} of {array.dtype}.")
     return torch.from_numpy(array if array.flags.writeable else array.copy())
@@ -141,7 +142,7 @@ def from_arrays(
         if not (isinstance(key, tuple) and len(key) == 2 and all(isinstance(k, (int, np.integer)) for k in key)):
             raise ProbeError(f"Cells are named by (step, layer), two whole numbers; got {key!r}.")
         table[int(key[0]), int(key[1])] = value
-    values = np.asarray(target)
+    values = labels(target)
     if isinstance(groups, str):
         raise ProbeError(
             f"groups={groups!r} names a label of a store; with arrays give the keys themselves, one per row (or per "
@@ -186,6 +187,10 @@ def _source(
     runs, tokens = target.shape[0], (target.shape[1] if target.ndim == 2 else None)
     flat = target.reshape(-1)
     keep = is_known(flat)
+    if flat.dtype.kind == "f" and np.isinf(flat).any():
+        raise ProbeError(
+            f"The target is infinite in {int(np.isinf(flat).sum())} rows; give NaN where it does not apply."
+        )
     if flat.dtype == object:
         flat = np.asarray([str(v) if there else "" for v, there in zip(flat, keep, strict=True)])
     if not keep.any():
@@ -309,4 +314,4 @@ def _steps(store: Any) -> tuple[list[int], dict[int, float]]:
 
 def _labels(store: Any, name: Any, site: str) -> NDArray[Any]:
     """Labels [run] or [run, token] by name, of the tokens the site keeps; arrays are taken as they are."""
-    return np.asarray(store.labels(name, site=site) if isinstance(name, str) else name)
+    return labels(store.labels(name, site=site) if isinstance(name, str) else name)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from probes.errors import ProbeError
+from probes.errors import ProbeError, undamaged
 
 FORMAT = 1
 PAIRS = "pairs"
@@ -44,20 +44,22 @@ class Saved(BaseEstimator):
         """Read what `save` wrote.
 
         Raises:
-            ProbeError: the folder holds no probe, another one, or one of another version.
+            ProbeError: the folder holds no probe, another one, one of another version, or a damaged one.
         """
         from safetensors.numpy import load_file
 
         out = Path(folder)
         if not (out / "config.json").is_file():
             raise ProbeError(f"{out} holds no probe: there is no config.json in it. Give the folder that save() wrote.")
-        config = json.loads((out / "config.json").read_text(encoding="utf-8"))
+        with undamaged(out):
+            config = json.loads((out / "config.json").read_text(encoding="utf-8"))
         if config.get("probe") != cls.__name__:
             raise ProbeError(f"{out} holds a {config.get('probe')}, not a {cls.__name__}.")
         if config.get("format") != FORMAT:
             raise ProbeError(f"{out} was written by another version of probes; fit the probe again.")
-        probe = cls(**{name: _given(value) for name, value in config["params"].items()})
-        fitted = load_file(out / "probe.safetensors") | {k: np.asarray(v) for k, v in config["texts"].items()}
+        with undamaged(out):
+            probe = cls(**{name: _given(value) for name, value in config["params"].items()})
+            fitted = load_file(out / "probe.safetensors") | {k: np.asarray(v) for k, v in config["texts"].items()}
         for name, value in fitted.items():
             setattr(probe, name, value.item() if value.ndim == 0 else value)
         return probe

@@ -40,6 +40,8 @@ def cka_minibatch(batches: Iterable[tuple[Any, Any]], *, kernel: str = "linear",
             raise ProbeError(f"A batch is a pair (x, y) of the same rows; got {type(batch).__name__}.")
         x, y = batch
         a, b = _kernel(x, kernel, bandwidth), _kernel(y, kernel, bandwidth)
+        if a.shape != b.shape:
+            raise ProbeError(f"A batch needs the same rows on both sides; got {len(a)} and {len(b)}.")
         terms.append([hsic(u, v, unbiased=True) for u, v in ((a, b), (a, a), (b, b))])
     if not terms:
         raise ProbeError("No batches were given.")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from probes.errors import ProbeError
 from probes.geometry.given import array, matrix
-from probes.known import is_known
+from probes.known import is_known, labels
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class MeanDifference:
 
     def update(self, x: Any, y: Any) -> MeanDifference:
         """Take rows ``x`` [row, feature] and their classes ``y`` [row]; NaN or None: the row does not count."""
-        names = np.asarray(y)
+        names = labels(y)
         there = is_known(names)
         if len(x) != len(names) or names.ndim != 1:
             raise ProbeError(f"{len(x)} rows were given, and classes of shape {names.shape}; need one a row.")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from probes.errors import ProbeError
 from probes.geometry.given import array
 from probes.geometry.pca import Covariance
-from probes.known import is_known
+from probes.known import is_known, labels
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Leace:
         Raises:
             ProbeError: a class that was not named, text that is no class, or shapes that do not fit.
         """
-        concept = np.asarray(z)
+        concept = labels(z)
         if concept.ndim not in (1, 2) or len(concept) != len(x):
             raise ProbeError(f"A concept is [row] or [row, value] for {len(x)} rows; got shape {concept.shape}.")
         there = is_known(concept).reshape(len(concept), -1).all(axis=1)
@@ -127,7 +127,7 @@ def leace(x: Any, z: Any) -> Eraser:
     Raises:
         ProbeError: the concept does not vary, or not with the features.
     """
-    concept = np.asarray(z)
+    concept = labels(z)
     if concept.ndim != 1:
         return Leace().update(x, concept).eraser()
     names = np.unique(concept[is_known(concept)])

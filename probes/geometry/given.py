@@ -23,7 +23,7 @@ def tensor(value: Any) -> torch.Tensor:
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
         raise ProbeError(f"Features must be numbers; got {type(value).__name__} of {array.dtype}.")
-    array = np.ascontiguousarray(array)
+    array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 

@@ -84,6 +84,8 @@ def test_of_geometry() -> None:
 def test_of_means() -> None:
     table = pl.DataFrame({"sample": ["a", "a", "b"], "step": [0, 0, 0], "sigma": [1.0, 1.0, 1.0], "hit": [1, 0, 1]})
     assert_columns(intervals.mean_by(table, "hit"), "step", *intervals.COLUMNS)
+    alone = table.with_columns(layer=pl.lit(None, dtype=pl.Int64))  # of a lens without layers
+    assert_columns(intervals.mean_by(alone, "hit"), "step", "layer", *intervals.COLUMNS)
 
 
 def test_the_page_of_tables_is_made_from_them() -> None:

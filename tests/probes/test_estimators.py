@@ -173,3 +173,7 @@ def test_a_probe_of_another_version_is_refused(tmp_path):
     config.write_text(config.read_text().replace('"format": 1', '"format": 0'))
     with pytest.raises(ProbeError, match="another version"):
         MeansProbe.load(tmp_path)
+    for name in ("config.json", "probe.safetensors"):
+        (MeansProbe().fit(x, y).save(tmp_path) / name).write_bytes(b"{")
+        with pytest.raises(ProbeError, match="is damaged"):
+            MeansProbe.load(tmp_path)

@@ -53,6 +53,7 @@ def test_curves_have_their_bands_and_no_two_look_alike() -> None:
     by_name = {line.get_label(): line for line in lines}
     assert by_name["model"].get_ydata().tolist() == pytest.approx([(s + 9) / 14 for s in range(4)])
     assert len(figure.axes[0].collections) == 4
+    assert all(tick == round(tick) for tick in figure.axes[0].get_xticks())  # there is no step 0.5
     many = pl.DataFrame({"step": range(9), "mean": range(9), "kind": range(9)})
     with pytest.raises(ProbeError, match="at most 7"):
         figures.curves(many, by="kind")

@@ -167,6 +167,7 @@ def test_baselines_are_fitted_on_the_same_rows():
         ({"shuffle": "rows"}, "not known"),
         ({"target": np.full((RUNS, TOKENS), np.nan)}, "NaN in every row"),
         ({"target": np.ones((RUNS, TOKENS))}, "nothing to tell apart"),
+        ({"target": np.where(np.arange(TOKENS) == 1, np.inf, np.ones((RUNS, 1)))}, "infinite in 30 rows"),
         ({"target": np.linspace(0, 1, RUNS * TOKENS).reshape(RUNS, TOKENS)}, "look like measurements"),
         ({"target": np.arange(RUNS) % 2.0}, "pool='mean'"),
         ({"baselines": {"a": "latents.hook_x0"}}, "names a site"),
@@ -214,6 +215,14 @@ def test_a_grid_is_saved_and_loaded_whole(tmp_path):
     assert GridResult.load(less.save(tmp_path / "grid")).coef is None  # not that of the grid saved there before
     with pytest.raises(ProbeError, match=r"no grid\.json"):
         GridResult.load(tmp_path)
+    for name in ("cells.parquet", "grid.json"):
+        for damage in (lambda file: file.write_bytes(b"{"), lambda file: file.write_bytes(b"{}")):
+            damage(grid.save(tmp_path / "grid") / name)
+            with pytest.raises(ProbeError, match=r"is damaged|another version"):
+                GridResult.load(tmp_path / "grid")
+    (grid.save(tmp_path / "grid") / "cells.parquet").unlink()
+    with pytest.raises(ProbeError, match="is damaged: FileNotFoundError"):
+        GridResult.load(tmp_path / "grid")
 
 
 def test_the_figure_is_written(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from interp.store import Store
 from probes import (
@@ -152,3 +153,5 @@ def test_lists_and_series_are_arrays():
     plain = fit_grid(CELLS, Y, groups=GROUP, **FAST).table
     series = fit_grid({k: v.tolist() for k, v in CELLS.items()}, pl.Series(Y), groups=pl.Series(GROUP), **FAST).table
     assert plain.equals(series)
+    tensors = fit_grid({k: torch.tensor(v) for k, v in CELLS.items()}, torch.tensor(Y).bfloat16(), groups=GROUP, **FAST)
+    assert plain.equals(tensors.table)

@@ -17,6 +17,7 @@ from probes.geometry import (
     Leace,
     blocks_of,
     cka,
+    cka_minibatch,
     energy,
     leace,
     mean_difference,
@@ -47,7 +48,7 @@ FORMS: dict[str, Callable[[np.ndarray], Any]] = {
     "with gradients": lambda x: torch.from_numpy(x).requires_grad_(),
     "read-only": frozen,
     "not contiguous": lambda x: np.stack([x, x], axis=-1)[..., 1],
-    "backwards": lambda x: x[::-1][::-1],
+    "big-endian": lambda x: x.astype(">f4"),
 }
 MEASURES: dict[str, Callable[[Any], Any]] = {
     "pca": lambda x: pca(x, 2).project(x),
@@ -89,6 +90,7 @@ def test_probes_of_tokens_and_tables() -> None:
     [
         (lambda: pca(np.full((4, 2), "a")), "must be numbers; got ndarray of <U1"),
         (lambda: cka(object(), X), "must be numbers; got object"),
+        (lambda: cka_minibatch([(X[:9], X[:8])]), "same rows on both sides; got 9 and 8"),
         (lambda: mean_difference(X[None], Y), "1 rows were given"),
         (lambda: mean_difference(np.where(X[3] == X, np.nan, X), Y), "NaN or infinity"),
         (lambda: Direction.of_probe(np.ones(3), X, Y), "5 finite numbers"),
