@@ -110,6 +110,6 @@ def _together(a: Spread, b: Spread, effects: tuple[Floats, Floats], score: Metri
     size = np.sqrt((draws[0] ** 2).sum(axis=0) * (draws[1] ** 2).sum(axis=0))
     alike = np.divide((draws[0] * draws[1]).sum(axis=0), size, out=np.zeros_like(size), where=size > 0)
     own = a.own + b.own - 2 * alike * np.sqrt(a.own * b.own)
-    first, second = (e * side.slope[:, None, None] for e, side in zip(effects, (a, b), strict=True))
+    first, second = (e * side.eased[:, None, None] for e, side in zip(effects, (a, b), strict=True))
     least = 4 * a.end * a.slope * b.end * b.slope if score.classification else 0.0
     return np.maximum(own, least), between_folds(first - second)

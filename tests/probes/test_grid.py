@@ -14,7 +14,8 @@ from sklearn.preprocessing import StandardScaler
 
 from probes import GridResult, ProbeError, fit_grid
 from probes.folds import draw_folds
-from probes.score import between_folds
+from probes.score import METRICS, between_folds, resample
+from probes.spread import interval
 from tests.probes.data import RUNS, TOKENS, planted, ridge_reference, rows
 
 
@@ -68,15 +69,17 @@ def test_the_interval_is_that_of_resampled_groups_and_of_what_folds_share():
     for _ in range(4000):
         pick = rng.integers(0, 25, size=25)
         scores.append(right[pick].sum() / total[pick].sum())
-    own, shared = np.var(scores) * 25 / 24, common(x, y, draw_folds(group, 5, strata=y, seed=0).fold)
-    assert shared > 0
+    own, found = np.var(scores) * 25 / 24, common(x, y, draw_folds(group, 5, strata=y, seed=0).fold)
+    assert found > 0
     point = right.sum() / total.sum()
+    nearer = 0.5 + np.sign(point - 0.5) * max(0, abs(point - 0.5) - np.sqrt(found))
+    own, shared = own / (point * (1 - point)) ** 2, found / (nearer * (1 - nearer)) ** 2  # of log odds
     freedom = (own + shared) ** 2 / (own**2 / 24 + shared**2 / 10)  # 25 groups, 10 pairs of folds
-    away = t.ppf(0.975, freedom) * np.sqrt(own + shared) / (point * (1 - point))  # of log odds
+    away = t.ppf(0.975, freedom) * np.sqrt(own + shared)
     low, high = expit(logit(point) - away), expit(logit(point) + away)
     assert grid.table["low"][0] == pytest.approx(low, abs=0.004)
     assert grid.table["high"][0] == pytest.approx(high, abs=0.004)
-    np.testing.assert_allclose(between_folds(grid.effects), shared, rtol=1e-9)
+    np.testing.assert_allclose(between_folds(grid.effects), found, rtol=1e-9)
 
 
 def test_a_score_without_a_fault_is_not_certain():
@@ -89,6 +92,25 @@ def test_a_score_without_a_fault_is_not_certain():
     assert table["score"][0] == table["high"][0] == 1
     assert 0.95 < table["low"][0] < 0.99  # the rule of three says 1 - 3.7 / 200
     assert table["low"][0] > table["low"][2]
+
+
+def test_a_perfect_score_is_bounded_by_what_its_folds_show_and_not_by_the_slope_there():
+    # 40 groups of 6 rows, none wrong; probes that leave out two of five folds get `wrong` rows of the tested one wrong.
+    right = np.full((1, 40, 1), 6.0)
+    sums, draws = np.concatenate([right, right], axis=2), resample(40, 1000, 0)
+    all_but_own = 1 - np.eye(5)
+    one_pair = np.zeros((5, 5))
+    one_pair[0, 1] = one_pair[1, 0] = 1
+    lowest = []
+    for wrong, where in ((0, one_pair), (5, one_pair), (1, all_but_own), (3, all_but_own)):
+        effects = wrong * where[None] / 240
+        point, low, high = interval(sums, effects, draws, METRICS["accuracy"], 0.95)
+        shared = np.sqrt((effects**2).sum())  # a standard deviation, on the scale of shares
+        lowest.append(low[0])
+        assert point[0] == high[0] == 1
+        assert lowest[0] - 3 * shared <= low[0] <= 1 - shared
+    assert lowest[0] > lowest[1] > lowest[3]
+    assert lowest[0] > lowest[2] > lowest[3]
 
 
 def common(x, y, fold):
