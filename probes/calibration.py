@@ -46,7 +46,7 @@ def calibration(
             than itself; the interval is the basic one, which turns them about the estimate.
 
     Raises:
-        ProbeError: shapes that do not fit, or numbers that are no probabilities.
+        ProbeError: shapes that do not fit, numbers that are no probabilities, or a single group.
     """
     p, y = np.asarray(probability, dtype=np.float64), np.asarray(target)
     p = np.stack([1 - p, p], axis=1) if p.ndim == 1 else p
@@ -66,6 +66,8 @@ def calibration(
     group = group_keys(groups, len(y))
     cell = group * bins + place
     count = int(group.max()) + 1
+    if count < 2:
+        raise ProbeError("All rows are of one group, so nothing shows how far off the error may be. Give more groups.")
     parts = [np.bincount(cell, weights=w, minlength=count * bins) for w in (np.ones_like(right), confidence, right)]
     sums = np.stack([part.reshape(count, bins) for part in parts], axis=2)  # [group, bin, rows | confidence | right]
     draws = _error((resample(count, resamples, seed) @ sums.reshape(count, -1)).reshape(resamples, bins, 3))

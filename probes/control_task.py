@@ -20,7 +20,8 @@ from probes.source import Source
 
 
 def control_target(target: Any, *, kinds: Any = None, seed: int = 0) -> NDArray[Any]:
-    """A target of the same shape and about the same frequencies, constant for each kind of row.
+    """A target of the same shape and about the same frequencies, constant for each kind of row; of a target so rare
+    that no kind would get it, one does.
 
     Args:
         target: [run, token], or [row] with ``kinds``; NaN (or None) stays what it is.
@@ -28,7 +29,8 @@ def control_target(target: Any, *, kinds: Any = None, seed: int = 0) -> NDArray[
             token's place in the video.
 
     Raises:
-        ProbeError: a target per row without kinds, kinds that fit nothing, or fewer than two kinds.
+        ProbeError: a target per row without kinds, kinds that fit nothing, fewer than two kinds, or a target that does
+            not vary.
     """
     values = np.asarray(target)
     if kinds is None:
@@ -49,7 +51,12 @@ def control_target(target: Any, *, kinds: Any = None, seed: int = 0) -> NDArray[
     applies = is_known(values)
     # One draw a kind, spread evenly over the target's values so that few kinds keep its frequencies too.
     ordered = np.sort(values[applies])
+    if not len(ordered) or ordered[0] == ordered[-1]:
+        raise ProbeError("The target does not vary, so neither would a control task's labels.")
     drawn = ordered[((np.arange(count) + 0.5) / count * len(ordered)).astype(np.int64)]
+    if drawn[0] == drawn[-1]:  # other labels are rarer than one kind in `count`: a task of one label is none
+        others, rows = np.unique(ordered[ordered != drawn[0]], return_counts=True)
+        drawn[0] = others[rows.argmax()]
     out = np.random.default_rng(seed).permutation(drawn)[code]
     none: Any = np.nan if values.dtype.kind == "f" else None
     return out if applies.all() else np.where(applies, out, none)

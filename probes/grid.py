@@ -211,15 +211,15 @@ def _chance(null: NDArray[np.float64], score: NDArray[np.float64], level: float)
         nothing = np.full(cells, np.nan)
         return nothing, nothing, nothing
     mean, upper = null.mean(axis=1), 1 - (1 - level) / 2
+    counted = (1 + (null >= score[:, None]).sum(axis=1)) / (1 + count)
     if count >= OWN_QUANTILE_FROM:
-        p = (1 + (null >= score[:, None]).sum(axis=1)) / (1 + count)
-        return mean, np.quantile(null, upper, axis=1), p
+        return mean, np.quantile(null, upper, axis=1), counted
     spread = np.sqrt(null.var(axis=1, ddof=1).mean()) if count > 1 else np.nan
     spread *= np.sqrt(1 + 1 / count)  # the mean itself is known from `count` shuffles only
     return (
         mean,
         mean + norm.ppf(upper) * spread,
-        norm.sf((score - mean) / spread) if spread > 0 else (score <= mean) * 1.0,
+        norm.sf((score - mean) / spread) if spread > 0 else counted,
     )
 
 

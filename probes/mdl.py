@@ -61,8 +61,12 @@ def online_code(
         path: C of the logistic probes.
         seed: of the order of groups.
 
-    A block's probe cannot know classes that no earlier block held; one row in ``classes`` of probability is kept for
-    the uniform code (1 %), so that no label costs infinitely many bits.
+    A block's probe cannot know classes that no earlier block held; so 1 % of probability is kept for the uniform code,
+    and no label costs infinitely many bits.
+
+    Raises:
+        ProbeError: features that are no finite matrix of a row a label, fractions that do not rise to 1, or groups that
+            all fall into one block.
     """
     y, classes = encode(np.asarray(target), "logistic", "classification")
     features = x if isinstance(x, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(x))

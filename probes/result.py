@@ -144,8 +144,8 @@ class GridResult:
         """
         if along not in ("step", "layer"):
             raise ProbeError(f"onset(along={along!r}) is not known; use 'step' or 'layer'.")
-        if self.null.shape[1] == 0:
-            raise ProbeError("An onset needs a chance level. Fit the grid with shuffles > 0.")
+        if self.null.shape[1] < 2:
+            raise ProbeError("An onset needs a chance level, and how far it scatters. Fit the grid with shuffles > 1.")
         across = "layer" if along == "step" else "step"
         rows, cols = (self.layers, self.steps) if along == "step" else (self.steps, self.layers)
         place = {(r, c): i for i, (r, c) in enumerate(zip(self.table[across], self.table[along], strict=True))}

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from probes.errors import ProbeError
-from probes.geometry.given import matrix
+from probes.geometry.given import centred, matrix
 
 
 def cka(x: Any, y: Any, *, kernel: str = "linear", unbiased: bool = True, bandwidth: float = 1.0) -> float:
@@ -78,8 +78,7 @@ def hsic(a: torch.Tensor, b: torch.Tensor, *, unbiased: bool = True) -> float:
 
 
 def _kernel(value: Any, kind: str, bandwidth: float) -> torch.Tensor:
-    x = matrix(value)
-    x = x - x.mean(dim=0)  # no kernel here depends on it, and products keep their digits
+    _, x = centred(matrix(value))  # no kernel here depends on the mean, and products keep their digits
     if kind == "linear":
         return x @ x.T
     if kind != "rbf":

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from probes.errors import ProbeError
-from probes.geometry.given import matrix
+from probes.geometry.given import centred, matrix
 from probes.geometry.pca import Covariance
 
 
@@ -28,7 +28,8 @@ def participation_ratio(source: Covariance | Any) -> float:
 
 @dataclass(frozen=True)
 class Dimension:
-    """An estimate with its 95 % interval under the model's assumptions; ``rows`` it rests on."""
+    """An estimate with its interval under the model's assumptions (which take neighbourhoods as independent), and the
+    ``rows`` it rests on."""
 
     value: float
     low: float
@@ -50,11 +51,15 @@ def two_nn(x: Any, *, level: float = 0.95) -> Dimension:
     from scipy.stats import gamma
     from sklearn.neighbors import NearestNeighbors
 
-    rows = np.unique(matrix(x).cpu().numpy(), axis=0)
+    if not 0 < level < 1:
+        raise ProbeError(f"level={level}: need 0 < level < 1.")
+    rows = np.unique(centred(matrix(x))[1].cpu().numpy(), axis=0)
     if len(rows) < 10:
         raise ProbeError(f"A local dimension needs at least 10 different rows; {len(rows)} given.")
-    distance, _ = NearestNeighbors(n_neighbors=3).fit(rows).kneighbors(rows)
-    logs = np.log(distance[:, 2] / distance[:, 1])
+    near = NearestNeighbors(n_neighbors=2).fit(rows).kneighbors(return_distance=False)
+    # Distances are taken again: those of the search lose their digits where rows lie close together.
+    distance = np.sort(np.linalg.norm(rows[:, None] - rows[near], axis=2), axis=1)
+    logs = np.log(distance[:, 1] / distance[:, 0])
     n, total = len(rows), float(logs.sum())
     tail = (1 - level) / 2
     if total <= 0:

@@ -34,7 +34,10 @@ class Direction:
     @property
     def unit(self) -> NDArray[np.float64]:
         """The same of length 1."""
-        return np.asarray(self.vector / np.linalg.norm(self.vector))
+        length = float(np.linalg.norm(self.vector))
+        if not 0 < length < np.inf:
+            raise ProbeError(f"A vector of length {length} has no direction.")
+        return np.asarray(self.vector / length)
 
     @staticmethod
     def of_probe(vector: Any, x: Any, y: Any, **about: Any) -> Direction:

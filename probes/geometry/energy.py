@@ -33,7 +33,8 @@ class Energy:
             it.
         relative: length over the mean length of the run's tokens [token]; layers compare.
         sink: share of runs in which the token is `SINK` times as long as the median token, or longer [token].
-        channel: mean absolute value of each channel, over the median one [channel].
+        channel: mean absolute value of each channel, over the median one [channel]; where that is 0, 1 for those that
+            are 0 like it and infinite for the others.
         runs: how many.
     """
 
@@ -80,6 +81,9 @@ def energy(blocks: Any) -> Energy:
 
     Args:
         blocks: activations [run, token, feature], or an iterable of such blocks of runs; they are read once.
+
+    Raises:
+        ProbeError: shapes that do not fit, NaN or infinity, or a run that is 0 everywhere.
     """
     sums: dict[str, Any] = {}
     runs = 0
@@ -94,11 +98,14 @@ def energy(blocks: Any) -> Energy:
         if not torch.isfinite(x).all():
             raise ProbeError(f"Activations hold NaN or infinity (among runs {runs} to {runs + len(x) - 1}).")
         length = x.norm(dim=2)
+        empty = (length == 0).all(dim=1).nonzero().flatten()
+        if len(empty):
+            raise ProbeError(f"Run {runs + int(empty[0])} is 0 everywhere, so its tokens have no relative energy.")
         parts = {
             "l2": length,
             "robust": x.abs().median(dim=2).values,
             "relative": length / length.mean(dim=1, keepdim=True),
-            "sink": (length >= SINK * length.median(dim=1, keepdim=True).values).float(),
+            "sink": ((length >= SINK * length.median(dim=1, keepdim=True).values) & (length > 0)).float(),
             "channel": x.abs().mean(dim=1),
         }
         for name, value in parts.items():
@@ -108,7 +115,8 @@ def energy(blocks: Any) -> Energy:
         raise ProbeError("No activations were given.")
     mean = {name: (value / runs).numpy() for name, value in sums.items()}
     middle = float(np.median(mean["channel"]))
-    mean["channel"] = mean["channel"] / middle if middle > 0 else np.full_like(mean["channel"], np.nan)
+    nothing = np.where(mean["channel"] > 0, np.inf, 1.0)  # over a median channel that is 0 throughout
+    mean["channel"] = mean["channel"] / middle if middle > 0 else nothing
     return Energy(**mean, runs=runs)
 
 

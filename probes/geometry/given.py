@@ -53,3 +53,11 @@ def blocks(value: Any) -> Iterator[Any]:
         yield given
         return
     yield from given
+
+
+def centred(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean [feature] of rows [row, feature], and rows less it. A feature that does not vary comes out as exactly 0:
+    the mean of many equal numbers may round, and what is left would look like a very small signal."""
+    away = rows - rows[:1]
+    middle = away.mean(dim=0)
+    return (rows[:1] + middle).squeeze(0), away.sub_(middle)

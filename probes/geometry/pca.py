@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from probes.errors import ProbeError
-from probes.geometry.given import array, blocks, matrix
+from probes.geometry.given import array, blocks, centred, matrix
 
 
 class Covariance:
@@ -52,8 +52,9 @@ class Covariance:
             raise ProbeError(f"Rows must come in pairs: {len(first)} and {len(second)} given.")
         if not len(first):
             return self
-        x_mean, z_mean = first.mean(dim=0), second.mean(dim=0)
-        part = (first - x_mean).T @ (second - z_mean)
+        x_mean, a = centred(first)
+        z_mean, b = (x_mean.clone(), a) if z is None else centred(second)
+        part = a.T @ b
         n = len(first)
         if self._x is None or self._z is None or self._sum is None:
             self._x, self._z, self._sum, self.rows = x_mean, z_mean, part, n

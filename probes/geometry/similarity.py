@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from probes.errors import ProbeError
 from probes.folds import group_keys
 from probes.geometry.cka import cka
-from probes.geometry.given import matrix
+from probes.geometry.given import centred, matrix
 from probes.geometry.pca import Components, pca
 
 
@@ -47,7 +47,7 @@ def procrustes(x: Any, y: Any) -> float:
     """Share of a rotation's best fit: nuclear norm of ``x' y`` over both Frobenius norms, after centring (Ding et al.
     2021). The usual distance squared is ``2 - 2 *`` this."""
     a, b = _rows(x, y, least=2)
-    a, b = a - a.mean(dim=0), b - b.mean(dim=0)
+    (_, a), (_, b) = centred(a), centred(b)
     size = float(a.norm() * b.norm())
     if size == 0:
         raise ProbeError("One of the sides does not vary over these rows, so nothing can be fitted to it.")
@@ -180,7 +180,7 @@ class StreamedCKA:
         a, b = _rows(x, y, least=0)
         if len(a):
             if self._centre is None:  # likeness does not depend on it, and sums about it keep their digits
-                self._centre = a.mean(dim=0), b.mean(dim=0)
+                self._centre = centred(a)[0], centred(b)[0]
                 self._sums = {"xy": _Sums(), "xx": _Sums(), "yy": _Sums()}
             a, b = a - self._centre[0], b - self._centre[1]
             for name, (u, v) in {"xy": (a, b), "xx": (a, a), "yy": (b, b)}.items():

@@ -270,7 +270,7 @@ def test_the_figure_is_written(tmp_path):
 
 def test_an_onset_needs_chance_and_a_full_grid():
     cells, y, groups = planted(steps=3, layers=2)
-    with pytest.raises(ProbeError, match="shuffles > 0"):
+    with pytest.raises(ProbeError, match="shuffles > 1"):
         fit_grid(cells, y, groups=groups, shuffles=0, bootstrap=5).onset()
     del cells[1, 1]
     with pytest.raises(ProbeError, match="layer 1, step 1 is missing"):
