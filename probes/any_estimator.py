@@ -98,7 +98,7 @@ def _coefficients(fitted: Any, features: int) -> tuple[NDArray[np.float64], NDAr
     coef = np.atleast_2d(np.asarray(getattr(fitted, "coef_", np.empty((0, 0))), dtype=np.float64))
     if coef.ndim != 2 or coef.shape[1] != features:
         raise ProbeError(
-            f"{type(fitted).__name__} has no coefficients of raw features (coef_), so it has no direction; leave "
-            "directions= out."
+            f"{type(fitted).__name__} has no coefficients of raw features (coef_): it has no direction, and cannot be "
+            "tested in other cells. Leave directions= out."
         )
     return coef.T, np.atleast_1d(np.asarray(fitted.intercept_, dtype=np.float64))

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from probes import AttentionProbe, LinearSVM, LogisticProbe, MLPProbe, ProbeError, fit_grid
+from probes import AttentionProbe, LinearSVM, LogisticProbe, MLPProbe, ProbeError, fit_grid, fit_transfer
 
 
 @parametrize_with_checks([LinearSVM(), MLPProbe(hidden=8, max_iter=40)])
@@ -133,6 +133,8 @@ def test_a_grid_of_the_attention_probe_keeps_tokens_together() -> None:
     assert found.table["score"].item() > 0.9
     with pytest.raises(ProbeError, match="pools tokens itself"):
         fit_grid({(0, 0): x}, y, pool="mean", **options)
+    with pytest.raises(ProbeError, match="cannot be tested in other cells"):
+        fit_transfer({(0, 0): x}, y, model=options["model"], groups=np.arange(60), folds=3)
     with pytest.raises(ProbeError, match="run, token, feature"):
         fit_grid({(0, 0): x[:, 0]}, y, **options)
 
