@@ -257,7 +257,7 @@ def test_intervals_hold_scores_near_the_end_of_their_scale(strength, width):
     if len(perfect):
         low, truth = perfect.T
         print(f"{len(low)} without a fault: bounded at {low.min():.3f} or more, the truth {truth.min():.3f} or more")
-        assert low.min() > 0.93  # rows alone ask for 0.97; with the slope at the score itself, 0.67 was met
+        assert low.min() > 0.93  # rows alone ask for 0.97; with the slope at the score itself, 0.70 was met
 
 
 @pytest.mark.slow
