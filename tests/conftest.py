@@ -23,6 +23,7 @@ CHECKED = ("interp", "probes")
 early = sorted(name for name in sys.modules if name.split(".")[0] in CHECKED)
 if early:
     raise pytest.UsageError(f"imported before the shape checks were in place: {', '.join(early)}")
+jaxtyping.jaxtyped = tests.shapes.watched
 jaxtyping.install_import_hook(CHECKED, f"{tests.shapes.__name__}.check")
 
 import torch

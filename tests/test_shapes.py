@@ -8,6 +8,8 @@ from jaxtyping import TypeCheckError
 
 from interp.grid import TokenGrid
 from interp.mini.latents import denormalise, encode_blocks, normalise
+from interp.sites import site_named
+from tests.shapes import check, watched
 
 
 def test_a_wrong_axis_is_caught() -> None:
@@ -25,3 +27,24 @@ def test_axes_of_one_name_have_one_length() -> None:
 def test_a_wrong_type_is_caught() -> None:
     with pytest.raises(TypeCheckError, match="frames"):
         TokenGrid(frames="3", rows=2, cols=2)  # type: ignore[arg-type]  # that it is refused at run time too
+
+
+def given_none(say: int) -> int:
+    """For the test below, decorated as the import hook does."""
+    return None if say else 1  # type: ignore[return-value]  # on purpose
+
+
+def test_functions_that_speak_of_no_axes_are_checked_too() -> None:
+    with pytest.raises(TypeCheckError, match="site_named"):
+        site_named(3)  # type: ignore[arg-type]
+    checked = watched(typechecker=check)(given_none)
+    assert checked(0) == 1
+    with pytest.raises(TypeCheckError, match="return"):
+        checked(1)
+    with pytest.raises(TypeCheckError, match="say"):
+        checked("1")
+
+
+@pytest.mark.usefixtures("nobody_checks_types")
+def test_checks_can_be_left_out() -> None:
+    assert watched(given_none, typechecker=check)(1) is None
