@@ -45,7 +45,7 @@ def render() -> str:
     """The page as MyST Markdown."""
     lines = [INTRO]
     for title, source, held in TABLES:
-        lines += [f"## {title}", "", source, "", "| column | |", "|---|---|"]
+        lines += [f"## {title}", "", source, "", "| column | what it holds |", "|---|---|"]
         lines += [f"| `{name}` | {meaning} |" for name, meaning in held.items()]
         lines.append("")
     lines += [
