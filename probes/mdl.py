@@ -22,6 +22,7 @@ from probes.folds import group_keys
 from probes.logistic import Columns, class_counts, solve_logistic
 from probes.plan import encode
 from probes.space import blocks
+from probes.tensor import tensor
 
 FRACTIONS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.55, 0.8, 1.0)
 
@@ -69,8 +70,7 @@ def online_code(
             all fall into one block.
     """
     y, classes = encode(np.asarray(target), "logistic", "classification")
-    features = x if isinstance(x, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(x))
-    features = features.to(torch.float64 if dtype == "float64" else torch.float32)
+    features = tensor(x).to(torch.float64 if dtype == "float64" else torch.float32)
     if features.ndim != 2 or len(features) != len(y):
         raise ProbeError(f"Features must be [row, feature] with {len(y)} rows; got shape {tuple(features.shape)}.")
     ends = np.asarray(fractions, dtype=np.float64)

@@ -17,6 +17,7 @@ from probes.errors import LeakageError, ProbeError
 from probes.folds import group_keys
 from probes.known import is_known, labels
 from probes.pick import Asked, pick
+from probes.tensor import tensor
 
 Key = tuple[int, int]
 Pool = str | Callable[[Any], Any]
@@ -61,23 +62,12 @@ class Source:
 
     def rows(self, value: Any, name: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> torch.Tensor:
         """Any array given per run (or per row) as features of the kept rows, with a token axis if tokens are kept."""
-        tensor = _numbers(value, name)
-        flat = flatten(tensor, self.runs, self.tokens, self.pool, name)
+        flat = flatten(tensor(value, name), self.runs, self.tokens, self.pool, name)
         if len(flat) == len(self.keep) and not self.keep.all():
             flat = flat[torch.from_numpy(self.keep).to(flat.device)]
         if len(flat) != len(self.target):
             raise ProbeError(f"{name}: {len(flat)} rows of features for {len(self.keep)} rows of the target.")
         return flat.to(device=device, dtype=dtype).contiguous()
-
-
-def _numbers(value: Any, name: str) -> torch.Tensor:
-    if isinstance(value, torch.Tensor):
-        return value.detach()
-    array = np.ascontiguousarray(value)
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if array.dtype.kind not in "biuf":
-        raise ProbeError(f"{name}: features must be numbers; got {type(value).__name__} of {array.dtype}.")
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def flatten(value: torch.Tensor, runs: int, tokens: int | None, pool: Pool | None, name: str) -> torch.Tensor:

@@ -36,7 +36,7 @@ def given_none(say: int) -> int:
 
 def test_functions_that_speak_of_no_axes_are_checked_too() -> None:
     with pytest.raises(TypeCheckError, match="site_named"):
-        site_named(3)  # type: ignore[arg-type]
+        site_named(3)  # type: ignore[arg-type]  # on purpose
     checked = watched(typechecker=check)(given_none)
     assert checked(0) == 1
     with pytest.raises(TypeCheckError, match="return"):

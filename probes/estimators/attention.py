@@ -50,6 +50,7 @@ class AttentionProbe(ClassifierMixin, Saved):
 
         Raises:
             ProbeError: X is not [sample, token, feature], lengths differ, or there is one class.
+            ValueError: no head, or C that is not positive.
         """
         if int(self.heads) < 1 or not self.C > 0:
             raise ValueError(f"heads={self.heads}, C={self.C}: need one head or more, and C above 0")

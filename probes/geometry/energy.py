@@ -16,7 +16,7 @@ import torch
 
 from probes.errors import ProbeError
 from probes.geometry.given import blocks as each
-from probes.geometry.given import tensor
+from probes.tensor import tensor
 
 MASSIVE = 50.0
 SINK = 4.0

@@ -10,21 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from probes.errors import ProbeError
-
-
-def tensor(value: Any) -> torch.Tensor:
-    """Numbers as a tensor of their own format, without a copy where there need be none.
-
-    Raises:
-        ProbeError: they are no numbers.
-    """
-    if isinstance(value, torch.Tensor):
-        return value.detach()
-    array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
-        raise ProbeError(f"Features must be numbers; got {type(value).__name__} of {array.dtype}.")
-    array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+from probes.tensor import tensor
 
 
 def matrix(value: Any) -> torch.Tensor:
